@@ -1,0 +1,1 @@
+"""Library of the head node: configs, board protocol, links, bring-up, run control."""
