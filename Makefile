@@ -1,0 +1,52 @@
+# The commands a newcomer types.  `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON := .venv/bin/python
+
+.PHONY: help setup setup-test build run sim test test-long bench lint format clean
+
+help:  ## list these commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup:  ## system packages, .venv, build
+	@tools/setup.sh run
+	@$(MAKE) --no-print-directory build
+
+setup-test:
+	@tools/setup.sh test
+	@$(MAKE) --no-print-directory build
+
+build:  ## compile the pipeline and the simulator's packet source
+	@$(MAKE) --no-print-directory -C hashpipe
+	@$(MAKE) --no-print-directory -C simulator/packet_source
+
+run: setup  ## record a whole night in small on the simulated observatory
+	@$(PYTHON) -m simulator.night
+
+sim: setup  ## keep the simulated observatory up, for commands typed by hand in another shell
+	@$(PYTHON) -m simulator.standing
+
+test: setup-test lint  ## every test, but of the long sweeps only a seeded sample
+	@$(PYTHON) -m pytest -m "not long"
+
+test-long: setup-test  ## every test, and every long sweep
+	@$(PYTHON) -m pytest
+
+bench: setup  ## measure the pipeline against the limits of this machine
+	@$(PYTHON) -m tools.bench
+
+lint: setup-test  ## ruff, mypy, clang-format
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy panoseti daemons simulator tools tests config.py qc.py start.py stop.py status.py
+	@cd daq && ../$(PYTHON) -m mypy --python-version 3.9 .
+	@git ls-files '*.c' '*.h' | xargs .venv/bin/clang-format --dry-run -Werror
+
+format: setup-test  ## put every file into the house format
+	@$(PYTHON) -m ruff check --fix -q .
+	@$(PYTHON) -m ruff format -q .
+	@git ls-files '*.c' '*.h' | xargs .venv/bin/clang-format -i
+
+clean:  ## remove what was built (not .venv)
+	@$(MAKE) --no-print-directory -C hashpipe clean
+	@$(MAKE) --no-print-directory -C simulator/packet_source clean
