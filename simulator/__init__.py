@@ -1,0 +1,1 @@
+"""The simulated observatory: quabos that answer, boot, misbehave and send science data."""
