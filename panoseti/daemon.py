@@ -1,7 +1,6 @@
 """What all background programs of the head node share: one instance, log, signals, heartbeat.
 
-    with Daemon("capture_hk", data_dir) as daemon:
-        daemon.beat("starting")
+    with Daemon("capture_hk", data_dir, interval_s) as daemon:
         while not daemon.stop.wait(interval_s):
             ...
             daemon.beat("ok", records=17)
@@ -10,6 +9,7 @@ Files of a daemon called NAME, all in `<head node data directory>/log/`:
 
 - `NAME.log`: what it did, one line each, UTC; rotated at 20 MB, five old ones are kept.
 - `NAME.heartbeat.json`: rewritten at every beat (renamed into place, never half written).
+- `NAME.out`: what it wrote to stdout and stderr, if `launch` started it.
 - `NAME.lock`: held (flock) while the daemon lives; it keeps a second one from starting.
 
 SIGTERM and SIGINT end the daemon cleanly, with exit code 0.
@@ -27,15 +27,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 from panoseti.errors import EXIT_OK, ObsError, RefusedError
+from panoseti.launch import HEARTBEAT_VERSION, heartbeat_path, log_dir
 
-HEARTBEAT_VERSION = 1
 LOG_BYTES = 20_000_000
 OLD_LOGS = 5
 
@@ -81,85 +80,6 @@ class StopFlag:
         os.close(self._write_fd)
 
 
-@dataclass(frozen=True)
-class Heartbeat:
-    """The last sign of life of a daemon.
-
-    pid: its process; started_unix, updated_unix: Unix times, s; state: one word, "ok" when it
-    does all of its work; details: counters and lists of its own.
-    """
-
-    name: str
-    pid: int
-    started_unix: float
-    updated_unix: float
-    state: str
-    details: dict[str, Any] = field(default_factory=dict)
-
-    def age_s(self, now_unix: float) -> float:
-        """Seconds since this sign of life."""
-        return now_unix - self.updated_unix
-
-
-def log_dir(data_dir: Path) -> Path:
-    """Where daemons keep logs and heartbeats."""
-    return data_dir / "log"
-
-
-def heartbeat_path(data_dir: Path, name: str) -> Path:
-    """The heartbeat file of daemon `name`."""
-    return log_dir(data_dir) / f"{name}.heartbeat.json"
-
-
-def read_heartbeat(data_dir: Path, name: str) -> Heartbeat | None:
-    """The last heartbeat of daemon `name`; None when it never ran here.
-
-    Raises ObsError when the file cannot be read or is not a heartbeat.
-    """
-    path = heartbeat_path(data_dir, name)
-    try:
-        data = json.loads(path.read_bytes())
-        if data["version"] != HEARTBEAT_VERSION:
-            raise ValueError(f"version {data['version']}")
-        return Heartbeat(
-            name=str(data["name"]),
-            pid=int(data["pid"]),
-            started_unix=float(data["started_unix"]),
-            updated_unix=float(data["updated_unix"]),
-            state=str(data["state"]),
-            details=dict(data["details"]),
-        )
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ObsError(f"{path}: not a heartbeat ({error}); restart {name}") from error
-
-
-def wait_alive(
-    data_dir: Path, name: str, pid: int, timeout_s: float, alive: Callable[[], bool] | None = None
-) -> Heartbeat:
-    """Wait until process `pid` has written a heartbeat as daemon `name`.
-
-    alive: tells whether the process still runs (for a child: `lambda: child.poll() is None`);
-    without it only the time-out ends a vain wait.  Raises ObsError with the last line of its
-    log when the process has ended, or has not come up within `timeout_s`.
-    """
-    deadline = time.monotonic() + timeout_s
-    while True:
-        ended = alive is not None and not alive()
-        try:
-            beat = read_heartbeat(data_dir, name)
-        except ObsError:
-            beat = None  # an old, unreadable one: the daemon is about to replace it
-        if beat is not None and beat.pid == pid and not ended:
-            return beat
-        if ended or time.monotonic() > deadline:
-            what = "ended at once" if ended else f"gave no sign of life within {timeout_s:g} s"
-            log = log_dir(data_dir) / f"{name}.log"
-            raise ObsError(f"{name} (pid {pid}) {what}: {_last_line(log)} (all of it: {log})")
-        time.sleep(0.05)
-
-
 class Daemon:
     """The running daemon: context manager over lock, log, signal handlers and heartbeat.
 
@@ -167,9 +87,10 @@ class Daemon:
     directory, ObsError when the data directory cannot be written.
     """
 
-    def __init__(self, name: str, data_dir: Path, verbose: bool = False) -> None:
+    def __init__(self, name: str, data_dir: Path, interval_s: float, verbose: bool = False) -> None:
         self.name = name
         self.data_dir = data_dir
+        self.interval_s = interval_s
         self.stop = StopFlag()
         self._verbose = verbose
         self._started_unix = time.time()
@@ -195,6 +116,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._old_signals[number] = signal.signal(number, self._on_signal)
         logger.info("%s: started, pid %d", self.name, os.getpid())
+        self.beat("starting")
         return self
 
     def __exit__(
@@ -226,6 +148,7 @@ class Daemon:
             "pid": os.getpid(),
             "started_unix": self._started_unix,
             "updated_unix": time.time(),
+            "interval_s": self.interval_s,
             "state": state,
             "details": details,
         }
@@ -347,13 +270,3 @@ def _positive(text: str) -> float:
     if value <= 0:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return value
-
-
-def _last_line(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 4096))
-            lines = file.read().decode("utf-8", "replace").split("\n")
-    except OSError as error:
-        return f"no log ({error.strerror})"
-    return next((line for line in reversed(lines) if line.strip()), "its log is empty")
