@@ -57,13 +57,15 @@ class Module:
 
 @dataclass(frozen=True)
 class Dome:
-    """One dome: num counts from 0 in the order of the file; position in degrees and metres."""
+    """One dome: num counts from 0 in the order of the file; position in degrees and
+    metres, None where not given.
+    """
 
     num: int
     name: str
-    obslat_deg: float
-    obslon_deg: float
-    obsalt_m: float
+    obslat_deg: float | None
+    obslon_deg: float | None
+    obsalt_m: float | None
     modules: tuple[Module, ...]
 
 
