@@ -165,14 +165,16 @@ def star_rates_hz(module: int) -> tuple[tuple[float, ...], ...]:
 
 @lru_cache(maxsize=2048)
 def flash_shape(module: int) -> tuple[tuple[float, ...], ...]:
-    """Light of one flash in a module's 32x32 picture, in photoelectrons: a slanting track.
+    """Light of one flash in a module's 32x32 picture, in photoelectrons: two crossing tracks.
 
-    It crosses all four quadrants, bright at its upper end and fading down to the right.
+    The bright one starts at the upper left and fades downwards, the faint one starts at the
+    upper right; together they reach all four quadrants.
     """
     picture = [[0.0] * MODULE_SIDE for _ in range(MODULE_SIDE)]
     lean = 10 + module % 7
     for row in range(2, 30):
-        column = 4 + (row - 2) * lean // 16
+        bright, faint = 4 + (row - 2) * lean // 16, 28 - (row - 2) * (lean - 2) // 16
         for right, share in ((-1, 0.25), (0, 1.0), (1, 0.5)):
-            picture[row][min(31, max(0, column + right))] += share * (60.0 - 1.6 * row)
+            picture[row][min(31, bright + right)] += share * (60.0 - 1.6 * row)
+            picture[row][max(0, faint + right)] += share * (24.0 - 0.5 * row)
     return tuple(tuple(line) for line in picture)
