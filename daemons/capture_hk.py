@@ -1,0 +1,49 @@
+#!/usr/bin/env python3
+"""Capture housekeeping packets of the quabos (UDP port 60002) and keep the latest in Redis."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from panoseti import daemon, housekeeping
+from panoseti.addresses import HK_PORT
+from panoseti.hk_socket import HkSocket, listen_addresses
+from panoseti.load_configs import load_site
+from panoseti.store import Store
+
+NAME = "capture_hk"
+EXAMPLES = """  daemons/capture_hk.py --config_dir . --verbose"""
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; exits with code 2 on bad usage."""
+    parser = daemon.arguments(NAME, __doc__ or "", 1.0, EXAMPLES)
+    parser.add_argument(
+        "--hk_port", type=int, default=HK_PORT, help="for tests (default: %(default)d)"
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Capture until told to end."""
+    args = parse_args(argv)
+    site = load_site(args.config_dir, data_config=False)
+    data_dir = (args.data_dir or Path(site.daq.head_node_data_dir)).resolve()
+    known = [quabo.boardloc for module in site.obs.modules for quabo in module.quabos]
+    with (
+        daemon.Daemon(NAME, data_dir, args.interval_s, args.verbose) as running,
+        Store(site.obs.redis_host, site.obs.redis_port) as store,
+        HkSocket(listen_addresses(site.daq.head_node_ip_addr), args.hk_port) as opened,
+    ):
+        capture = housekeeping.HkCapture(store.put_records, known)
+        housekeeping.capture_loop(running, opened, capture)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(daemon.call(main, sys.argv[1:]))
