@@ -1,0 +1,1 @@
+"""Tools beside the operator's scripts; they may need more packages (requirements-tools.txt)."""
