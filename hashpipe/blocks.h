@@ -1,0 +1,74 @@
+/* blocks.h -- the two ring buffers between the three threads.
+ *
+ *   net thread --(packet blocks)--> compute thread --(frame blocks)--> output thread
+ *
+ * A block belongs to its producer while free and to its consumer while filled;
+ * hashpipe_databuf_set_filled and _set_free hand it over.  Blocks are handed over when full or
+ * after PACKET_BLOCK_NS, so that at low rates data reach the disk soon.  The last block of a run
+ * carries `end`.  The rings are created with header_size = offsetof(..., block).
+ */
+#ifndef PANOSETI_BLOCKS_H
+#define PANOSETI_BLOCKS_H
+
+#include <assert.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "hashpipe.h"
+#include "packet.h"
+#include "product.h"
+
+enum {
+	CACHE_LINE = 64,
+	PACKET_BLOCK_PACKETS = 1024,
+	FRAME_BLOCK_BYTES = 1 << 20,
+	FRAME_BLOCK_FRAMES = 1024,
+	PACKET_BLOCKS_DEFAULT = 64, /* 37 MB: 65000 packets */
+	FRAME_BLOCKS_DEFAULT = 96,  /* 98 MB: 39000 module images, or 157000 packets */
+	BLOCKS_MIN = 4,
+	BLOCKS_MAX = 8192,
+};
+
+#define PACKET_BLOCK_NS 10000000ull /* from its first packet to its hand-over */
+
+struct packet_block_header {
+	_Atomic uint32_t handed_over; /* makes the hand-over visible to race detectors too */
+	uint32_t n;                   /* packets */
+	uint32_t end;                 /* 1: nothing comes after this block */
+	int64_t clock_offset_ns;      /* CLOCK_MONOTONIC minus Unix time at hand-over */
+};
+
+struct packet_block {
+	_Alignas(CACHE_LINE) struct packet_block_header header;
+	_Alignas(CACHE_LINE) struct packet_info info[PACKET_BLOCK_PACKETS];
+	_Alignas(CACHE_LINE) uint8_t payload[PACKET_BLOCK_PACKETS][PACKET_MAX_BYTES];
+};
+
+struct packet_databuf {
+	hashpipe_databuf_t base;
+	_Alignas(CACHE_LINE) struct packet_block block[];
+};
+
+struct frame_block_header {
+	_Atomic uint32_t handed_over;
+	uint32_t n;     /* frames */
+	uint32_t bytes; /* used of the store */
+	uint32_t end;   /* 1: nothing comes after this block */
+};
+
+struct frame_block {
+	_Alignas(CACHE_LINE) struct frame_block_header header;
+	_Alignas(CACHE_LINE) struct frame_info info[FRAME_BLOCK_FRAMES];
+	_Alignas(CACHE_LINE) uint8_t store[FRAME_BLOCK_BYTES];
+};
+
+struct frame_databuf {
+	hashpipe_databuf_t base;
+	_Alignas(CACHE_LINE) struct frame_block block[];
+};
+
+static_assert(sizeof(struct packet_block) % CACHE_LINE == 0, "blocks must not share a cache line");
+static_assert(sizeof(struct frame_block) % CACHE_LINE == 0, "blocks must not share a cache line");
+
+#endif

@@ -1,0 +1,133 @@
+/* capture.c -- see capture.h; what both kinds share */
+#include "capture.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <linux/filter.h>
+#include <net/if.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+int capture_filter(int fd, const struct sock_filter *filter, unsigned short length)
+{
+	struct sock_fprog program = {.len = length, .filter = (struct sock_filter *)filter};
+
+	return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)) ? -errno : 0;
+}
+
+int capture_filter_all(int fd)
+{
+	static const struct sock_filter nothing[] = {{BPF_RET | BPF_K, 0, 0, 0}};
+
+	return capture_filter(fd, nothing, 1);
+}
+
+void capture_receive_buffer(struct capture *capture, int fd, unsigned bytes)
+{
+	int wanted = (int)bytes, got = 0;
+	socklen_t size = sizeof(got);
+
+	if (!setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &wanted, sizeof(wanted)))
+		return;
+	setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &wanted, sizeof(wanted));
+	getsockopt(fd, SOL_SOCKET, SO_RCVBUF, &got, &size);
+	/* The kernel doubles the number to account for its own overhead. */
+	if (got / 2 < wanted)
+		journal_note(capture->journal, JOURNAL_WARNING,
+			     "the receive buffer is limited to %d kB, %d kB would be safer: as root, "
+			     "sysctl -w net.core.rmem_max=%d",
+			     got / 2 / 1000, wanted / 1000, wanted);
+}
+
+bool capture_judge(struct capture *capture, const uint8_t *payload, size_t length, uint32_t source,
+		   uint64_t recv_ns, struct packet_info *info)
+{
+	struct account *account = capture->account;
+	enum packet_verdict verdict =
+		packet_check(payload, length, source, capture->modules, info);
+	struct net_stream_account *stream;
+
+	count(&account->received, 1);
+	count(&account->bytes, length);
+	capture->newest_recv_ns = recv_ns;
+	if (verdict == PACKET_OK) {
+		info->recv_ns = recv_ns;
+		stream = &account->net[stream_index(info->module, info->quabo, info->stream)];
+		count(&stream->received, 1);
+		set_counter(&stream->last_recv_ns, recv_ns);
+		return true;
+	}
+	if (account_reject(account, verdict, source, packet_boardloc(payload, length))) {
+		struct in_addr address = {htonl(source)};
+		char text[INET_ADDRSTRLEN];
+
+		inet_ntop(AF_INET, &address, text, sizeof(text));
+		journal_note(capture->journal, JOURNAL_WARNING,
+			     "bad packet from %s (%s): %zu bytes, BOARDLOC %d; not recorded, further "
+			     "ones are counted",
+			     text, packet_verdict_name(verdict), length,
+			     packet_boardloc(payload, length));
+	}
+	return false;
+}
+
+/* A packet socket needs an interface and CAP_NET_RAW. */
+static const struct capture_kind *choose(const struct options *options)
+{
+	int fd;
+
+	if (options->capture == CAPTURE_UDP)
+		return &capture_udp;
+	if (options->capture == CAPTURE_PACKET)
+		return &capture_packet;
+	if (!if_nametoindex(options->bindhost))
+		return &capture_udp;
+	fd = socket(AF_PACKET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return &capture_udp;
+	close(fd);
+	return &capture_packet;
+}
+
+int capture_open(struct capture *capture, const struct options *options,
+		 const struct module_table *modules, struct account *account,
+		 struct journal *journal, char *fault, size_t fault_size)
+{
+	int err;
+
+	memset(capture, 0, sizeof(*capture));
+	capture->options = options;
+	capture->modules = modules;
+	capture->account = account;
+	capture->journal = journal;
+	capture->fd = capture->wake_fd = -1;
+	capture->kind = choose(options);
+	err = capture->kind->open(capture, fault, fault_size);
+	if (err)
+		capture->kind = NULL;
+	return err;
+}
+
+int capture_start(struct capture *capture, char *fault, size_t fault_size)
+{
+	return capture->kind->start(capture, fault, fault_size);
+}
+
+int capture_receive(struct capture *capture, struct capture_target *target, int timeout_ms)
+{
+	return capture->kind->receive(capture, target, timeout_ms);
+}
+
+void capture_count_drops(struct capture *capture)
+{
+	capture->kind->count_drops(capture);
+}
+
+void capture_close(struct capture *capture)
+{
+	if (capture->kind)
+		capture->kind->close(capture);
+	capture->kind = NULL;
+}

@@ -1,0 +1,298 @@
+/* capture_packet.c -- science packets from a packet socket (AF_PACKET, TPACKET_V3).
+ *
+ * The kernel filters by port and copies packets into blocks of a ring that we see in memory; a
+ * block is ours when full or RETIRE_MS after its first packet.  Packets are taken at the network
+ * layer (SOCK_DGRAM), so every kind of interface will do.  A UDP socket that lets nothing in
+ * holds the port, so that the kernel does not answer the boards with "port unreachable".
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <net/if.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "capture.h"
+
+enum {
+	BLOCK_BYTES = 1 << 18,
+	RETIRE_MS = 5,
+	IP_HEADER_MIN = 20,
+	UDP_HEADER = 8,
+	FRAME_BYTES = 2048, /* only a granule of the set-up: TPACKET_V3 packs packets tightly */
+	SNAP_BYTES = 0xffff,
+};
+
+#ifndef PACKET_IGNORE_OUTGOING
+#define PACKET_IGNORE_OUTGOING 23
+#endif
+
+struct ring {
+	uint8_t *memory;
+	size_t bytes;
+	unsigned n_blocks, block;         /* block: the one we read next */
+	struct tpacket3_hdr *next;        /* next packet in it, NULL: block not begun */
+	unsigned left;                    /* packets left in it */
+	int port_fd;
+};
+
+static struct tpacket_block_desc *current(const struct ring *ring)
+{
+	return (struct tpacket_block_desc *)(ring->memory + (size_t)ring->block * BLOCK_BYTES);
+}
+
+static bool is_ours(const struct ring *ring)
+{
+	return __atomic_load_n(&current(ring)->hdr.bh1.block_status, __ATOMIC_ACQUIRE) &
+	       TP_STATUS_USER;
+}
+
+static void give_back(struct ring *ring)
+{
+	__atomic_store_n(&current(ring)->hdr.bh1.block_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
+	ring->block = (ring->block + 1) % ring->n_blocks;
+	ring->next = NULL;
+}
+
+/* IPv4, not a fragment, UDP to our port, and meant for this computer. */
+static int filter_port(int fd, uint16_t port)
+{
+	const struct sock_filter filter[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)(SKF_AD_OFF + SKF_AD_PKTTYPE)),
+		BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, PACKET_OTHERHOST, 8, 0),
+		BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 9),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, IPPROTO_UDP, 0, 6),
+		BPF_STMT(BPF_LD | BPF_H | BPF_ABS, 6),
+		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, 0x3fff, 4, 0),
+		BPF_STMT(BPF_LDX | BPF_B | BPF_MSH, 0),
+		BPF_STMT(BPF_LD | BPF_H | BPF_IND, 2),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, port, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SNAP_BYTES),
+		BPF_STMT(BPF_RET | BPF_K, 0),
+	};
+
+	return capture_filter(fd, filter, sizeof(filter) / sizeof(*filter));
+}
+
+static int hold_port(struct capture *capture, char *fault, size_t fault_size)
+{
+	const char *interface = capture->options->bindhost;
+	struct sockaddr_in address = {.sin_family = AF_INET,
+				      .sin_port = htons((uint16_t)capture->options->bindport)};
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), least = 1, err;
+
+	if (fd < 0)
+		goto failed;
+	setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &least, sizeof(least));
+	if (capture_filter_all(fd) ||
+	    setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, interface,
+		       (socklen_t)strlen(interface) + 1) ||
+	    bind(fd, (struct sockaddr *)&address, sizeof(address)))
+		goto failed;
+	return fd;
+
+failed:
+	err = errno;
+	snprintf(fault, fault_size, "cannot bind UDP port %u on %s: %s%s",
+		 capture->options->bindport, interface, strerror(err),
+		 err == EADDRINUSE ? "; see `ss -ulpn` for who has it" : "");
+	if (fd >= 0)
+		close(fd);
+	return -err;
+}
+
+static int set_up_ring(struct capture *capture, struct ring *ring)
+{
+	int version = TPACKET_V3, on = 1;
+	struct tpacket_req3 request = {
+		.tp_block_size = BLOCK_BYTES,
+		.tp_frame_size = FRAME_BYTES,
+		.tp_block_nr = ring->n_blocks,
+		.tp_frame_nr = ring->n_blocks * (BLOCK_BYTES / FRAME_BYTES),
+		.tp_retire_blk_tov = RETIRE_MS,
+	};
+
+	if (setsockopt(capture->fd, SOL_PACKET, PACKET_VERSION, &version, sizeof(version)) ||
+	    setsockopt(capture->fd, SOL_PACKET, PACKET_RX_RING, &request, sizeof(request)))
+		return -errno;
+	/* Older kernels do not know it; the filter keeps outgoing copies away there. */
+	setsockopt(capture->fd, SOL_PACKET, PACKET_IGNORE_OUTGOING, &on, sizeof(on));
+	ring->bytes = (size_t)ring->n_blocks * BLOCK_BYTES;
+	ring->memory = mmap(NULL, ring->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, capture->fd, 0);
+	return ring->memory == MAP_FAILED ? -errno : 0;
+}
+
+static int packet_open(struct capture *capture, char *fault, size_t fault_size)
+{
+	const char *interface = capture->options->bindhost;
+	struct sockaddr_ll address = {.sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_IP)};
+	struct ring *ring;
+	int err;
+
+	address.sll_ifindex = (int)if_nametoindex(interface);
+	if (!address.sll_ifindex) {
+		snprintf(fault, fault_size,
+			 "BINDHOST=%s is not an interface of this computer, as packet capture needs; "
+			 "see `ip address`, or give CAPTURE=udp",
+			 interface);
+		return -ENODEV;
+	}
+	ring = calloc(1, sizeof(*ring));
+	if (!ring) {
+		snprintf(fault, fault_size, "no memory for the packet capture");
+		return -ENOMEM;
+	}
+	ring->n_blocks = (capture->options->receive_mb << 20) / BLOCK_BYTES;
+	ring->port_fd = hold_port(capture, fault, fault_size);
+	if (ring->port_fd < 0) {
+		err = ring->port_fd;
+		goto no_port;
+	}
+	capture->fd = socket(AF_PACKET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (capture->fd < 0) {
+		err = -errno;
+		snprintf(fault, fault_size,
+			 "cannot open a packet socket: %s; it needs CAP_NET_RAW, or give CAPTURE=udp",
+			 strerror(errno));
+		goto no_socket;
+	}
+	err = capture_filter_all(capture->fd);
+	if (!err)
+		err = set_up_ring(capture, ring);
+	if (!err && bind(capture->fd, (struct sockaddr *)&address, sizeof(address)))
+		err = -errno;
+	if (err) {
+		snprintf(fault, fault_size, "cannot set up packet capture on %s: %s", interface,
+			 strerror(-err));
+		goto no_ring;
+	}
+	capture->own = ring;
+	/* The timer of the kernel may be late by a tick or two. */
+	capture->lag_ns = (RETIRE_MS + 20) * 1000000u;
+	return 0;
+
+no_ring:
+	if (ring->memory && ring->memory != MAP_FAILED)
+		munmap(ring->memory, ring->bytes);
+	close(capture->fd);
+	capture->fd = -1;
+no_socket:
+	close(ring->port_fd);
+no_port:
+	free(ring);
+	return err;
+}
+
+static void packet_count_drops(struct capture *capture)
+{
+	struct tpacket_stats_v3 stats;
+	socklen_t size = sizeof(stats);
+
+	/* Reading sets the kernel's counters back to zero. */
+	if (!getsockopt(capture->fd, SOL_PACKET, PACKET_STATISTICS, &stats, &size))
+		count(&capture->account->kernel_drops, stats.tp_drops);
+}
+
+static int packet_start(struct capture *capture, char *fault, size_t fault_size)
+{
+	struct tpacket_stats_v3 stats;
+	socklen_t size = sizeof(stats);
+	int err;
+
+	getsockopt(capture->fd, SOL_PACKET, PACKET_STATISTICS, &stats, &size);
+	err = filter_port(capture->fd, (uint16_t)capture->options->bindport);
+	if (err)
+		snprintf(fault, fault_size, "cannot open the packet socket for packets: %s",
+			 strerror(-err));
+	return err;
+}
+
+static uint16_t get16(const uint8_t *at)
+{
+	return (uint16_t)(at[0] << 8 | at[1]);
+}
+
+/* One packet of the ring, from its IP header on. */
+static void take(struct capture *capture, struct capture_target *target,
+		 const struct tpacket3_hdr *header)
+{
+	const uint8_t *ip = (const uint8_t *)header + header->tp_net, *udp;
+	uint64_t recv_ns = header->tp_sec * 1000000000ull + header->tp_nsec;
+	struct packet_info *info = &target->info[target->n];
+	size_t headers, length;
+	uint32_t source;
+
+	if (header->tp_snaplen < IP_HEADER_MIN)
+		return; /* cannot be: the filter has seen a port behind it */
+	headers = (size_t)(ip[0] & 0xf) * 4 + UDP_HEADER;
+	if (headers > header->tp_snaplen)
+		return;
+	udp = ip + headers - UDP_HEADER;
+	source = (uint32_t)get16(ip + 12) << 16 | get16(ip + 14);
+	length = get16(udp + 4);
+	/* A packet that carries less than it states has a length that no science packet has. */
+	length = length < UDP_HEADER || length - UDP_HEADER > header->tp_snaplen - headers
+			 ? 0
+			 : length - UDP_HEADER;
+	if (capture_judge(capture, udp + UDP_HEADER, length, source, recv_ns, info))
+		memcpy(target->payload[target->n++], udp + UDP_HEADER, length);
+}
+
+static int packet_receive(struct capture *capture, struct capture_target *target, int timeout_ms)
+{
+	struct ring *ring = capture->own;
+	int n = 0;
+
+	if (!is_ours(ring)) {
+		struct pollfd sources[2] = {{.fd = capture->fd, .events = POLLIN | POLLERR},
+					    {.fd = capture->wake_fd, .events = POLLIN}};
+
+		if (timeout_ms > 0)
+			poll(sources, 2, timeout_ms);
+	}
+	while (target->n < target->size && is_ours(ring)) {
+		if (!ring->next) {
+			struct tpacket_block_desc *block = current(ring);
+
+			ring->left = block->hdr.bh1.num_pkts;
+			ring->next = (struct tpacket3_hdr *)((uint8_t *)block +
+							     block->hdr.bh1.offset_to_first_pkt);
+		}
+		for (; ring->left && target->n < target->size; ring->left--, n++) {
+			take(capture, target, ring->next);
+			ring->next = (struct tpacket3_hdr *)((uint8_t *)ring->next +
+							     ring->next->tp_next_offset);
+		}
+		if (!ring->left)
+			give_back(ring);
+	}
+	return n;
+}
+
+static void packet_close(struct capture *capture)
+{
+	struct ring *ring = capture->own;
+
+	munmap(ring->memory, ring->bytes);
+	close(capture->fd);
+	close(ring->port_fd);
+	free(ring);
+	capture->own = NULL;
+	capture->fd = -1;
+}
+
+const struct capture_kind capture_packet = {
+	.name = "packet",
+	.open = packet_open,
+	.start = packet_start,
+	.receive = packet_receive,
+	.count_drops = packet_count_drops,
+	.close = packet_close,
+};

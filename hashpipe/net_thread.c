@@ -1,0 +1,275 @@
+/* net_thread.c -- first thread: from the network into packet blocks.
+ *
+ * SIGINT and SIGTERM end the pipeline in order: our handlers replace the launcher's, which would
+ * stop all threads at once.  What the kernel had received when the signal came is still taken.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "blocks.h"
+#include "hashpipe.h"
+#include "pipeline.h"
+
+enum {
+	IDLE_MS = 250,
+	DROPS_NS = 500000000, /* how often the kernel's drops are read */
+	DRAIN_MS = 60,        /* wait for what a capture may still hold back */
+	ERROR_LIMIT = 100, /* receive errors in a row after which the network is given up */
+};
+
+/* Written by the signal handler. */
+static atomic_int signal_caught;
+static atomic_llong signal_time_ns;
+static int wake_fd = -1;
+
+struct net {
+	struct pipeline *pipeline;
+	struct packet_databuf *ring;
+	int index;                  /* of the block in hand */
+	struct packet_block *block; /* NULL: none in hand */
+	struct capture_target target;
+	uint64_t first_ns; /* when the first packet was put into the block in hand */
+	uint64_t drops_ns; /* when the kernel's drops were last read */
+	unsigned errors;
+};
+
+static void on_signal(int number)
+{
+	int before = errno;
+	uint64_t one = 1;
+
+	(void)number;
+	if (!atomic_exchange(&signal_caught, 1))
+		atomic_store(&signal_time_ns, unix_ns());
+	if (write(wake_fd, &one, sizeof(one)) < 0) {
+		/* The net thread looks at signal_caught at least every IDLE_MS anyway. */
+	}
+	errno = before;
+}
+
+static hashpipe_databuf_t *create_packet_ring(int instance_id, int databuf_id)
+{
+	struct pipeline *pipeline = pipeline_get(instance_id);
+	hashpipe_databuf_t *ring;
+
+	if (!pipeline || pipeline->options_bad)
+		return NULL;
+	errno = 0;
+	ring = hashpipe_databuf_create(instance_id, databuf_id,
+				       offsetof(struct packet_databuf, block),
+				       sizeof(struct packet_block),
+				       (int)pipeline->options.packet_blocks);
+	if (!ring)
+		pipeline_refuse_ring(pipeline, "NETBLKS", pipeline->options.packet_blocks,
+				     sizeof(struct packet_block));
+	return ring;
+}
+
+static int net_init(hashpipe_thread_args_t *args)
+{
+	struct pipeline *pipeline = pipeline_get(args->instance_id);
+	char fault[CAPTURE_FAULT];
+	int err;
+
+	if (!pipeline || pipeline_prepare(pipeline))
+		return -1;
+	if (wake_fd < 0)
+		wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	err = capture_open(&pipeline->capture, &pipeline->options, &pipeline->modules,
+			   &pipeline->account, &pipeline->journal, fault, sizeof(fault));
+	if (err) {
+		pipeline_refuse(pipeline, "%s", fault);
+		return -1;
+	}
+	pipeline->capture.wake_fd = wake_fd;
+	pipeline->capture_name = pipeline->capture.kind->name;
+	return 0;
+}
+
+/* Takes the next block of the ring in hand.  False: the pipeline has failed. */
+static bool take_block(struct net *net)
+{
+	struct packet_block *block = &net->ring->block[net->index];
+
+	pipeline_activity(net->pipeline, NET_THREAD, ACTIVITY_BLOCKED);
+	if (!pipeline_wait_free(net->pipeline, &net->ring->base, net->index, COMPUTE_THREAD))
+		return false;
+	pipeline_activity(net->pipeline, NET_THREAD, ACTIVITY_RECEIVING);
+	/* Pairs with the release by which the compute thread gave the block back. */
+	atomic_load_explicit(&block->header.handed_over, memory_order_acquire);
+	block->header.n = 0;
+	block->header.end = 0;
+	net->block = block;
+	net->target = (struct capture_target){.info = block->info,
+					      .payload = block->payload,
+					      .size = PACKET_BLOCK_PACKETS};
+	return true;
+}
+
+static void hand_over(struct net *net, bool end)
+{
+	struct packet_block *block = net->block;
+
+	block->header.n = net->target.n;
+	block->header.end = end;
+	block->header.clock_offset_ns = (int64_t)monotonic_ns() - unix_ns();
+	atomic_store_explicit(&block->header.handed_over, 1, memory_order_release);
+	hashpipe_databuf_set_filled(&net->ring->base, net->index);
+	set_counter(&net->pipeline->net_block, (uint64_t)net->index);
+	count(&net->pipeline->account.net_blocks, 1);
+	net->index = (net->index + 1) % net->ring->base.n_block;
+	net->block = NULL;
+	net->target.n = 0;
+}
+
+/* One round: receive, hand the block over when it is time.  Returns what capture_receive did, or
+ * -EPIPE when no block will ever be free. */
+static int receive_once(struct net *net, int timeout_ms)
+{
+	unsigned before;
+	uint64_t begun_ns;
+	int n;
+
+	if (!net->block && !take_block(net))
+		return -EPIPE;
+	before = net->target.n;
+	begun_ns = monotonic_ns();
+	if (before && timeout_ms > 0) {
+		int64_t left_ns = (int64_t)(net->first_ns + PACKET_BLOCK_NS - begun_ns);
+
+		timeout_ms = left_ns > 0 ? (int)(left_ns / 1000000) + 1 : 0;
+	}
+	n = capture_receive(&net->pipeline->capture, &net->target, timeout_ms);
+	if (net->target.n && !before)
+		net->first_ns = monotonic_ns();
+	if (net->target.n == net->target.size ||
+	    (net->target.n && monotonic_ns() - net->first_ns >= PACKET_BLOCK_NS))
+		hand_over(net, false);
+	else if (n == 0 && !net->target.n)
+		atomic_store_explicit(&net->pipeline->idle_clock_ns,
+				      begun_ns - net->pipeline->capture.lag_ns,
+				      memory_order_release);
+	return n;
+}
+
+/* An error of the network, such as an interface that went down: told, and tried again. */
+static void note_error(struct net *net, int err)
+{
+	if (net->errors++ == 0)
+		journal_note(&net->pipeline->journal, JOURNAL_ERROR, "receiving on %s: %s",
+			     net->pipeline->options.bindhost, strerror(err));
+	if (net->errors > ERROR_LIMIT)
+		pipeline_fail(net->pipeline, "receiving on %s fails again and again: %s",
+			      net->pipeline->options.bindhost, strerror(err));
+	usleep(100000);
+}
+
+static bool wants_end(const struct net *net)
+{
+	return atomic_load_explicit(&signal_caught, memory_order_relaxed) || !run_threads() ||
+	       atomic_load_explicit(&net->pipeline->stop, memory_order_relaxed);
+}
+
+static void receive_until_stopped(struct net *net)
+{
+	while (!wants_end(net)) {
+		uint64_t now_ns;
+		int n = receive_once(net, IDLE_MS);
+
+		if (n == -EPIPE)
+			return;
+		if (n < 0)
+			note_error(net, -n);
+		else if (n > 0)
+			net->errors = 0;
+		pipeline_activity(net->pipeline, NET_THREAD,
+				  n > 0 ? ACTIVITY_RECEIVING : ACTIVITY_WAITING);
+		now_ns = monotonic_ns();
+		if (now_ns - net->drops_ns >= DROPS_NS) {
+			capture_count_drops(&net->pipeline->capture);
+			net->drops_ns = now_ns;
+		}
+	}
+}
+
+/* Takes what the kernel had received before `until_ns` (Unix time).  It is over when nothing is
+ * left or what comes is newer.  Should the clock have been set back just now, the limit is what a
+ * full receive buffer can hold. */
+static void drain(struct net *net, uint64_t until_ns)
+{
+	struct capture *capture = &net->pipeline->capture;
+	uint64_t limit = 2 * ((uint64_t)capture->options->receive_mb << 20) / PACKET_BYTES_8;
+	uint64_t quiet_ns = monotonic_ns(), taken = 0;
+	int wait_ms = capture->lag_ns ? DRAIN_MS : 0, n;
+
+	capture->wake_fd = -1; /* it would cut every wait short */
+	do {
+		n = receive_once(net, wait_ms);
+		if (n < 0)
+			return;
+		if (n > 0)
+			quiet_ns = monotonic_ns();
+		taken += (uint64_t)n;
+	} while ((n > 0 || monotonic_ns() - quiet_ns < (uint64_t)wait_ms * 1000000u) &&
+		 capture->newest_recv_ns <= until_ns && taken < limit);
+}
+
+static void end(struct net *net)
+{
+	if (!net->block && !take_block(net))
+		return;
+	hand_over(net, true);
+}
+
+static void *net_run(hashpipe_thread_args_t *args)
+{
+	struct pipeline *pipeline = pipeline_get(args->instance_id);
+	struct net net = {.pipeline = pipeline, .ring = (struct packet_databuf *)args->obuf};
+	struct sigaction action, before_int, before_term;
+	char fault[CAPTURE_FAULT];
+	void *result;
+
+	memset(&action, 0, sizeof(action));
+	action.sa_handler = on_signal;
+	action.sa_flags = SA_RESTART;
+	sigaction(SIGINT, &action, &before_int);
+	sigaction(SIGTERM, &action, &before_term);
+	pipeline_enter(pipeline, NET_THREAD);
+	if (capture_start(&pipeline->capture, fault, sizeof(fault))) {
+		pipeline_fail(pipeline, "%s", fault);
+	} else {
+		pipeline_opened(pipeline);
+		journal_note(&pipeline->journal, JOURNAL_INFO, "listening on %s port %u (%s)",
+			     pipeline->options.bindhost, pipeline->options.bindport,
+			     pipeline->capture_name);
+		receive_until_stopped(&net);
+		pipeline_set_state(pipeline, PIPELINE_DRAINING);
+		drain(&net, atomic_load(&signal_caught) ? (uint64_t)atomic_load(&signal_time_ns)
+							: (uint64_t)unix_ns());
+		capture_count_drops(&pipeline->capture);
+	}
+	end(&net);
+	atomic_store(&pipeline->socket_open, false);
+	capture_close(&pipeline->capture);
+	result = pipeline_leave(pipeline, NET_THREAD);
+	sigaction(SIGINT, &before_int, NULL);
+	sigaction(SIGTERM, &before_term, NULL);
+	return result;
+}
+
+static hashpipe_thread_desc_t net_thread = {
+	.name = "net_thread",
+	.skey = "NETSTAT",
+	.init = net_init,
+	.run = net_run,
+	.ibuf_desc = {NULL},
+	.obuf_desc = {create_packet_ring},
+};
+
+static __attribute__((constructor)) void register_net_thread(void)
+{
+	register_hashpipe_thread(&net_thread);
+}

@@ -1,0 +1,391 @@
+/* pipeline.c -- see pipeline.h */
+#include "pipeline.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "status_report.h"
+
+enum {
+	INSTANCES = 64, /* as many as HASHPIPE knows */
+	GIVE_UP_MS = 3000,
+};
+
+uint64_t monotonic_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+int64_t unix_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	return now.tv_sec * 1000000000ll + now.tv_nsec;
+}
+
+void pipeline_refuse(struct pipeline *pipeline, const char *format, ...)
+{
+	char text[JOURNAL_LINE];
+	va_list arguments;
+
+	va_start(arguments, format);
+	vsnprintf(text, sizeof(text), format, arguments);
+	va_end(arguments);
+	fprintf(stderr, "hashpipe: %s\n", text);
+	journal_note(&pipeline->journal, JOURNAL_ERROR, "%s", text);
+	if (pipeline->journal.fd != STDERR_FILENO)
+		journal_flush(&pipeline->journal);
+	pipeline_set_state(pipeline, PIPELINE_FAILED);
+	if (pipeline->run_exists)
+		status_report_file(pipeline);
+}
+
+void pipeline_refuse_ring(struct pipeline *pipeline, const char *option, unsigned blocks,
+			  size_t block_bytes)
+{
+	int err = errno;
+
+	pipeline_refuse(pipeline,
+			"cannot make the ring of %s=%u blocks (%zu MB): %s; if an older pipeline left one "
+			"of another size, `hashpipe_clean_shmem -d -I %d` removes it; if memory may not "
+			"be locked, raise `ulimit -l` or take fewer blocks",
+			option, blocks, blocks * block_bytes / 1000000,
+			err ? strerror(err) : "refused", pipeline->instance);
+}
+
+/* Options come as cards of the status buffer. */
+static bool look_up(void *context, const char *key, char *value)
+{
+	hashpipe_status_t *status = context;
+
+	return hgets(status->buf, key, OPTION_SIZE - 1, value);
+}
+
+static int read_options(struct pipeline *pipeline)
+{
+	/* Status values outlive the process: what is not deleted would hold for the next run. */
+	static const char *const once[] = {"RUNDIR",  "LOGFILE", "CAPTURE",
+					   "NETBLKS", "OUTBLKS", "RCVMB"};
+	hashpipe_status_t status;
+	char fault[JOURNAL_LINE];
+	int err;
+
+	memset(&status, 0, sizeof(status));
+	if (hashpipe_status_attach(pipeline->instance, &status)) {
+		pipeline_refuse(pipeline, "cannot attach the status buffer of instance %d",
+				pipeline->instance);
+		return -EIO;
+	}
+	hashpipe_status_lock(&status);
+	err = options_read(&pipeline->options, look_up, &status, fault, sizeof(fault));
+	for (unsigned k = 0; k < sizeof(once) / sizeof(*once); k++)
+		hdel(status.buf, once[k]);
+	hashpipe_status_unlock(&status);
+	hashpipe_status_detach(&status);
+	if (err)
+		pipeline_refuse(pipeline, "%s", fault);
+	return err;
+}
+
+struct pipeline *pipeline_get(int instance)
+{
+	static struct pipeline *pipelines[INSTANCES];
+	struct pipeline **place = &pipelines[instance & (INSTANCES - 1)];
+	pthread_condattr_t monotonic;
+
+	if (*place)
+		return *place;
+	*place = calloc(1, sizeof(**place));
+	if (!*place)
+		return NULL;
+	(*place)->instance = instance;
+	(*place)->start_ns = unix_ns();
+	journal_init(&(*place)->journal);
+	pthread_mutex_init(&(*place)->lock, NULL);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&(*place)->changed, &monotonic);
+	pthread_condattr_destroy(&monotonic);
+	(*place)->options_bad = read_options(*place) != 0;
+	return *place;
+}
+
+int pipeline_prepare(struct pipeline *pipeline)
+{
+	const struct options *options = &pipeline->options;
+	char path[2 * OPTION_SIZE + 32], fault[JOURNAL_LINE];
+	struct stat status;
+	int err;
+
+	if (pipeline->prepared)
+		return pipeline_state(pipeline) == PIPELINE_FAILED ? -EINVAL : 0;
+	if (pipeline->options_bad)
+		return -EINVAL;
+	if (stat(options->run, &status) || !S_ISDIR(status.st_mode)) {
+		pipeline_refuse(pipeline,
+				"RUNDIR=%s: no such directory; make it before the start, "
+				"in the working directory",
+				options->run);
+		return -ENOENT;
+	}
+	pipeline->run_exists = true;
+	if (options_log_path(options, path, sizeof(path))) {
+		err = journal_open(&pipeline->journal, path);
+		if (err) {
+			pipeline_refuse(pipeline, "LOGFILE: cannot open %s: %s", path,
+					strerror(-err));
+			return err;
+		}
+	}
+	err = module_config_read(options->config, &pipeline->modules, fault, sizeof(fault));
+	if (!err) {
+		err = account_init(&pipeline->account, pipeline->modules.count);
+		snprintf(fault, sizeof(fault), "no memory for %u modules", pipeline->modules.count);
+	}
+	if (err) {
+		pipeline_refuse(pipeline, "CONFIG: %s", fault);
+		return err;
+	}
+	pipeline->prepared = true;
+	journal_note(&pipeline->journal, JOURNAL_INFO, "run %s of observatory %s, %u modules",
+		     options->run, *options->obs ? options->obs : "(not named)",
+		     pipeline->modules.count);
+	return 0;
+}
+
+void pipeline_set_state(struct pipeline *pipeline, enum pipeline_state state)
+{
+	atomic_store(&pipeline->state, (int)state);
+}
+
+enum pipeline_state pipeline_state(const struct pipeline *pipeline)
+{
+	return (enum pipeline_state)atomic_load(&pipeline->state);
+}
+
+/* With the lock held: waits until `until_ns` or a change. */
+static void wait_changed(struct pipeline *pipeline, uint64_t until_ns)
+{
+	struct timespec until = {(time_t)(until_ns / 1000000000u), (long)(until_ns % 1000000000u)};
+
+	pthread_cond_timedwait(&pipeline->changed, &pipeline->lock, &until);
+}
+
+static void *report(void *argument)
+{
+	struct pipeline *pipeline = argument;
+	hashpipe_status_t status;
+	bool attached, ends;
+
+	memset(&status, 0, sizeof(status));
+	attached = !hashpipe_status_attach(pipeline->instance, &status);
+	do {
+		uint64_t next_ns = monotonic_ns() + 1000000000u;
+
+		pthread_mutex_lock(&pipeline->lock);
+		ends = pipeline->reporter_ends;
+		pipeline->report_now = false;
+		pthread_mutex_unlock(&pipeline->lock);
+		journal_flush(&pipeline->journal);
+		status_report_file(pipeline);
+		if (attached)
+			status_report_keys(pipeline, &status);
+		pthread_mutex_lock(&pipeline->lock);
+		while (!ends && !pipeline->reporter_ends && !pipeline->report_now &&
+		       monotonic_ns() < next_ns)
+			wait_changed(pipeline, next_ns);
+		pthread_mutex_unlock(&pipeline->lock);
+	} while (!ends);
+	if (attached)
+		hashpipe_status_detach(&status);
+	return NULL;
+}
+
+/* With the lock held.  Signals are for other threads. */
+static void start_reporter(struct pipeline *pipeline)
+{
+	sigset_t all, before;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	pipeline->reporter_runs =
+		!pthread_create(&pipeline->reporter, NULL, report, pipeline);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+/* The books are closed: the balance must be whole, and the last status tells so. */
+static void close_books(struct pipeline *pipeline)
+{
+	struct totals totals;
+	bool failed = atomic_load(&pipeline->failed);
+
+	account_totals(&pipeline->account, &totals);
+	if (totals.in_flight) {
+		journal_note(&pipeline->journal, JOURNAL_ERROR,
+			     "%lld of %llu packets are not accounted for",
+			     (long long)totals.in_flight, (unsigned long long)totals.received);
+		failed = true;
+	}
+	journal_note(&pipeline->journal, JOURNAL_INFO,
+		     "%s: %llu packets received, %llu recorded, %llu rejected, %llu duplicate, "
+		     "%llu late, %llu unwritten; %llu lost, %llu dropped by the kernel",
+		     failed ? "failed" : "ended", (unsigned long long)totals.received,
+		     (unsigned long long)totals.recorded, (unsigned long long)totals.rejected,
+		     (unsigned long long)totals.duplicate, (unsigned long long)totals.late,
+		     (unsigned long long)totals.unwritten, (unsigned long long)totals.lost,
+		     (unsigned long long)totals.kernel_drops);
+	pipeline_set_state(pipeline, failed ? PIPELINE_FAILED : PIPELINE_ENDED);
+	for (int k = 0; k < PIPELINE_THREADS; k++)
+		pipeline_activity(pipeline, k, ACTIVITY_ENDED);
+	pthread_mutex_lock(&pipeline->lock);
+	pipeline->reporter_ends = true;
+	pthread_cond_broadcast(&pipeline->changed);
+	pthread_mutex_unlock(&pipeline->lock);
+	if (pipeline->reporter_runs)
+		pthread_join(pipeline->reporter, NULL);
+	else
+		status_report_file(pipeline);
+	journal_close(&pipeline->journal);
+}
+
+/* With the lock held: something the status should show has changed. */
+static void announce(struct pipeline *pipeline)
+{
+	bool all = atomic_load(&pipeline->socket_open);
+
+	for (int k = 0; k < PIPELINE_THREADS; k++)
+		all = all && pipeline->entered[k];
+	if (all && pipeline_state(pipeline) == PIPELINE_STARTING)
+		pipeline_set_state(pipeline, PIPELINE_RUNNING);
+	pipeline->report_now = true;
+	pthread_cond_broadcast(&pipeline->changed);
+}
+
+void pipeline_opened(struct pipeline *pipeline)
+{
+	pthread_mutex_lock(&pipeline->lock);
+	atomic_store(&pipeline->socket_open, true);
+	announce(pipeline);
+	pthread_mutex_unlock(&pipeline->lock);
+}
+
+void pipeline_enter(struct pipeline *pipeline, enum pipeline_thread thread)
+{
+	/* Threads end by themselves, when everything is written; being cancelled would lose it. */
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
+	pipeline_activity(pipeline, thread, ACTIVITY_RUNNING);
+	pthread_mutex_lock(&pipeline->lock);
+	pipeline->entered[thread] = true;
+	if (!pipeline->reporter_runs)
+		start_reporter(pipeline);
+	announce(pipeline);
+	pthread_mutex_unlock(&pipeline->lock);
+}
+
+/* With the lock held: waits for a thread to be done, but not for one that will never begin. */
+static void wait_done(struct pipeline *pipeline, enum pipeline_thread thread)
+{
+	uint64_t give_up_ns = monotonic_ns() + GIVE_UP_MS * 1000000ull;
+
+	while (!pipeline->done[thread] &&
+	       (pipeline->entered[thread] || run_threads() || monotonic_ns() < give_up_ns))
+		wait_changed(pipeline, monotonic_ns() + 100000000u);
+}
+
+void *pipeline_leave(struct pipeline *pipeline, enum pipeline_thread thread)
+{
+	bool closes = thread == NET_THREAD;
+
+	pipeline_activity(pipeline, thread, ACTIVITY_ENDED);
+	pthread_mutex_lock(&pipeline->lock);
+	pipeline->done[thread] = true;
+	pthread_cond_broadcast(&pipeline->changed);
+	for (int k = 0; k < PIPELINE_THREADS; k++)
+		wait_done(pipeline, (enum pipeline_thread)k);
+	/* The net thread closes; the first of the others if it never began. */
+	closes = closes || (!pipeline->entered[NET_THREAD] && !pipeline->closes);
+	pipeline->closes = pipeline->closes || closes;
+	pthread_mutex_unlock(&pipeline->lock);
+	if (closes)
+		close_books(pipeline);
+	pthread_mutex_lock(&pipeline->lock);
+	pipeline->closed = pipeline->closed || closes;
+	pthread_cond_broadcast(&pipeline->changed);
+	while (!pipeline->closed)
+		wait_changed(pipeline, monotonic_ns() + 100000000u);
+	pthread_mutex_unlock(&pipeline->lock);
+	return atomic_load(&pipeline->failed) ? THREAD_ERROR : THREAD_OK;
+}
+
+void pipeline_fail(struct pipeline *pipeline, const char *format, ...)
+{
+	char text[JOURNAL_LINE];
+	va_list arguments;
+
+	va_start(arguments, format);
+	vsnprintf(text, sizeof(text), format, arguments);
+	va_end(arguments);
+	journal_note(&pipeline->journal, JOURNAL_ERROR, "%s", text);
+	if (pipeline->journal.fd != STDERR_FILENO)
+		fprintf(stderr, "hashpipe: %s\n", text);
+	atomic_store(&pipeline->failed, true);
+	atomic_store(&pipeline->stop, true);
+}
+
+bool pipeline_alive(struct pipeline *pipeline, enum pipeline_thread thread)
+{
+	bool alive;
+
+	pthread_mutex_lock(&pipeline->lock);
+	alive = !pipeline->done[thread] && (pipeline->entered[thread] || run_threads());
+	pthread_mutex_unlock(&pipeline->lock);
+	return alive;
+}
+
+bool pipeline_wait_free(struct pipeline *pipeline, hashpipe_databuf_t *ring, int block,
+			enum pipeline_thread next)
+{
+	for (;;) {
+		int result;
+
+		errno = 0;
+		result = hashpipe_databuf_wait_free(ring, block);
+		if (result == HASHPIPE_OK)
+			return true;
+		if (result != HASHPIPE_TIMEOUT && errno != EINTR) {
+			pipeline_fail(pipeline, "waiting for a free block: %s", strerror(errno));
+			return false;
+		}
+		if (!pipeline_alive(pipeline, next))
+			return false;
+	}
+}
+
+int pipeline_wait_filled(struct pipeline *pipeline, hashpipe_databuf_t *ring, int block,
+			 enum pipeline_thread before, int timeout_ms)
+{
+	struct timespec timeout = {timeout_ms / 1000, timeout_ms % 1000 * 1000000l};
+	/* Asked first: what a thread sends, it sends before it is done. */
+	bool more = pipeline_alive(pipeline, before);
+	int result;
+
+	errno = 0;
+	result = hashpipe_databuf_wait_filled_timeout(ring, block, &timeout);
+	if (result == HASHPIPE_OK)
+		return 1;
+	if (result != HASHPIPE_TIMEOUT && errno != EINTR) {
+		pipeline_fail(pipeline, "waiting for a filled block: %s", strerror(errno));
+		return -1;
+	}
+	return more ? 0 : -1;
+}
