@@ -1,0 +1,181 @@
+"""What the operator's scripts share: command line, what is printed where, errors to exit codes.
+
+Results go to stdout, everything else (progress, notes, warnings) to stderr.  Colour and moving
+bars only on a terminal; NO_COLOR is respected.  With `--json` stdout carries one JSON document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import rich.console
+import rich.markup
+import rich.progress
+import rich.table
+
+from panoseti.errors import EXIT_FAILED, EXIT_OK, ConfigError, ObsError
+
+# Wide enough that no line of a table is broken where nobody sees it as a table.
+PIPE_WIDTH = 220
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGTERM or SIGHUP: as Ctrl-C, so that what was begun is undone; `number` is the signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def call(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
+    """Run a script's main and return its exit code.
+
+    An ObsError becomes one line for each of its faults on stderr and its exit code; Ctrl-C,
+    SIGTERM and SIGHUP end it with 128 + their number.  Bugs keep their traceback.
+    """
+    name = Path(sys.argv[0]).name
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _interrupt)
+    try:
+        return main(argv) or EXIT_OK
+    except ObsError as error:
+        _say(name, error)
+        return error.exit_code
+    except KeyboardInterrupt as error:
+        ended_by = signal.Signals(error.number if isinstance(error, Interrupted) else signal.SIGINT)
+        print(f"{name}: interrupted ({ended_by.name})", file=sys.stderr)
+        return 128 + ended_by
+    except BrokenPipeError:
+        # Whoever read the output has gone; the interpreter must not flush it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise Interrupted(number)
+
+
+def _say(name: str, error: ObsError) -> None:
+    lines = error.faults if isinstance(error, ConfigError) else (error,)
+    for line in lines:
+        print(f"{name}: {line}", file=sys.stderr)
+
+
+def parser(doc: str | None, examples: str) -> argparse.ArgumentParser:
+    """An argument parser with the module docstring above and worked examples below."""
+    return argparse.ArgumentParser(
+        prog=Path(sys.argv[0]).name,
+        description=doc,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+class Progress:
+    """Counts what is done of a known total."""
+
+    def __init__(self, advance: Callable[[str], None]) -> None:
+        self._advance = advance
+
+    def advance(self, text: str = "") -> None:
+        """One more is done; `text` says which, and how it went."""
+        self._advance(text)
+
+
+class Console:
+    """Where a script's words go.
+
+    json_output: stdout is for one JSON document (`result`), words go to stderr; verbose: details
+    are shown and the library logs to stderr.
+    """
+
+    def __init__(self, json_output: bool = False, verbose: bool = False) -> None:
+        self.json_output = json_output
+        self.verbose = verbose
+        self._out = _rich(sys.stderr if json_output else sys.stdout)
+        self._err = _rich(sys.stderr)
+        logging.basicConfig(
+            level=logging.INFO if verbose else logging.WARNING,
+            format="%(levelname)s %(message)s",
+            stream=sys.stderr,
+        )
+        for library in ("paramiko", "tftpy"):  # their words reach the operator as our errors
+            logging.getLogger(library).setLevel(logging.CRITICAL)
+
+    def out(self, text: str = "") -> None:
+        """A result for the operator."""
+        self._out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """Something by the way."""
+        self._err.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def detail(self, text: str) -> None:
+        """Something only --verbose shows."""
+        if self.verbose:
+            self.note(text)
+
+    def warn(self, text: object) -> None:
+        """Something unwise, or wrong but survived."""
+        self._err.print(f"warning: {text}", style="yellow", markup=False, highlight=False,
+                        soft_wrap=True)  # fmt: skip
+
+    def error(self, text: object) -> None:
+        """One of several failures that the exit code will tell."""
+        self._err.print(f"error: {text}", style="red", markup=False, highlight=False,
+                        soft_wrap=True)  # fmt: skip
+
+    def result(self, document: Any) -> None:
+        """The JSON document of --json."""
+        print(json.dumps(document, indent=2, default=str))
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Rows under headings; numbers stand to the right."""
+        table = rich.table.Table(box=None, pad_edge=False, header_style="bold")
+        for index, column in enumerate(columns):
+            numbers = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
+            table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(rich.markup.escape(_cell(value)) for value in row))
+        self._out.print(table, highlight=False)
+
+    @contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Progress]:
+        """Show how far something of `total` parts is: a bar on a terminal, else a line for each
+        part that had something to say.
+        """
+        if not self._err.is_terminal:
+            yield Progress(lambda text: self.note(f"{label}: {text}") if text else None)
+            return
+        with rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}", markup=False),
+            rich.progress.BarColumn(),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TimeElapsedColumn(),
+            rich.progress.TextColumn("{task.fields[text]}", markup=False),
+            console=self._err,
+        ) as bar:
+            task = bar.add_task(label, total=total, text="")
+            yield Progress(lambda text: bar.update(task, advance=1, text=text))
+
+
+def _cell(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def _rich(stream: Any) -> rich.console.Console:
+    terminal = stream.isatty()
+    return rich.console.Console(
+        file=stream, width=None if terminal else PIPE_WIDTH, emoji=False, highlight=False
+    )

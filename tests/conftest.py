@@ -1,0 +1,56 @@
+"""No test run beside a recording, and nothing left running after the tests."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+PROGRAMS = ("hashpipe", "redis-server", "packet_source")
+SCRIPTS = ("store_redis_data.py", "capture_hk.py", "hv_updater.py", "temperature_guard.py")
+
+
+def _namespace(pid: int) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    except OSError:
+        return ""
+
+
+def _ours_to_see(names: tuple[str, ...], scripts: tuple[str, ...]) -> list[psutil.Process]:
+    """Processes of these names in our own pid namespace (not those of test hosts)."""
+    here = _namespace(os.getpid())
+    found = []
+    for process in psutil.process_iter(["name", "cmdline", "create_time"]):
+        words = [Path(word).name for word in process.info["cmdline"] or ()]
+        known = process.info["name"] in names or any(script in words for script in scripts)
+        if known and _namespace(process.pid) == here:
+            found.append(process)
+    return found
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Refuse to begin while something records here: tests start and stop such programs."""
+    for process in _ours_to_see(("hashpipe",), SCRIPTS[:1]):
+        pytest.exit(
+            f"{process.info['name']} (pid {process.pid}) is running; the tests would disturb it,"
+            " or it them: end it first (stop.py)",
+            returncode=3,
+        )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_running() -> Iterator[None]:
+    """Fail when a program that a test started outlives the tests."""
+    begin = time.time()
+    yield
+    left = [
+        f"{process.info['name']} (pid {process.pid}): {' '.join(process.info['cmdline'])}"
+        for process in _ours_to_see(PROGRAMS, SCRIPTS)
+        if process.info["create_time"] >= begin - 1
+    ]
+    assert not left, "left running by a test:\n" + "\n".join(left)

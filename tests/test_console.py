@@ -1,0 +1,137 @@
+"""What all scripts share: exit codes, streams, JSON, the virtual environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import REPO
+
+SCRIPT = """\
+import sys
+sys.path.insert(0, {repo!r})
+from panoseti import console
+from panoseti.errors import BoardError, ConfigError, Fault, RefusedError
+def main(argv):
+{body}
+sys.exit(console.call(main, sys.argv[1:]))
+"""
+
+
+def run(tmp_path: Path, body: str, **kwargs: object) -> subprocess.CompletedProcess[str]:
+    path = tmp_path / "script.py"
+    indented = "\n".join(f"    {line}" for line in body.splitlines())
+    path.write_text(SCRIPT.format(repo=str(REPO), body=indented))
+    return subprocess.run(
+        [sys.executable, str(path)], capture_output=True, text=True, timeout=60, **kwargs
+    )  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "line"),
+    [
+        ("return None", 0, ""),
+        ("raise BoardError('127.0.0.4: mute')", 1, "script.py: 127.0.0.4: mute\n"),
+        (
+            "one, two = Fault('a.json', '$.x', '1', 'one'), Fault('b.json', '$', '', 'two')\n"
+            "raise ConfigError([one, two])",
+            2,
+            "script.py: a.json: $.x: 1: one\nscript.py: b.json: $: : two\n",
+        ),
+        ("raise RefusedError('a run is in progress')", 3, "script.py: a run is in progress\n"),
+        ("raise KeyboardInterrupt", 130, "script.py: interrupted (SIGINT)\n"),
+        (
+            "import os, signal\nos.kill(os.getpid(), signal.SIGHUP)\nsignal.pause()",
+            128 + signal.SIGHUP,
+            "script.py: interrupted (SIGHUP)\n",
+        ),
+    ],
+)
+def test_how_a_script_ends(tmp_path: Path, body: str, code: int, line: str) -> None:
+    done = run(tmp_path, body)
+    assert (done.returncode, done.stderr) == (code, line)
+
+
+def test_a_bug_keeps_its_traceback(tmp_path: Path) -> None:
+    done = run(tmp_path, "raise ValueError('bug')")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+def test_undo_runs_when_the_terminal_goes_away(tmp_path: Path) -> None:
+    body = "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGTERM)\n    signal.pause()\n"
+    done = run(tmp_path, body + "finally:\n    print('undone')")
+    assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, "undone\n")
+
+
+def test_a_reader_that_left_is_no_traceback(tmp_path: Path) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    path = tmp_path / "script.py"
+    body = "    print('x' * 1000000, flush=True)"
+    path.write_text(SCRIPT.format(repo=str(REPO), body=body))
+    done = subprocess.run(
+        [sys.executable, str(path)], stdout=write_end, stderr=subprocess.PIPE, text=True, timeout=60
+    )
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+PRINTER = """\
+c = console.Console(json_output={json})
+c.table(["name", "n"], [["a [b] " + "x" * 120, 1], ["", 20]])
+c.warn("hot")
+with c.progress("boards", 2) as p:
+    p.advance("127.0.0.4 done")
+    p.advance()
+if c.json_output:
+    c.result({{"n": 1}})
+"""
+
+
+def test_results_on_stdout_the_rest_on_stderr(tmp_path: Path) -> None:
+    done = run(tmp_path, PRINTER.format(json=False))
+    lines = done.stdout.splitlines()
+    assert [line.split() for line in lines] == [["name", "n"], ["a", "[b]", "x" * 120, "1"], ["20"]]
+    assert done.stderr == "warning: hot\nboards: 127.0.0.4 done\n"
+
+
+def test_json_is_alone_on_stdout(tmp_path: Path) -> None:
+    done = run(tmp_path, PRINTER.format(json=True))
+    assert json.loads(done.stdout) == {"n": 1}
+    assert "warning: hot" in done.stderr
+
+
+def test_scripts_find_the_environment_beside_them(tmp_path: Path) -> None:
+    """With any Python: what runs in the end is the one of .venv."""
+    root = tmp_path / "a place" / "observatory"
+    (root / "panoseti").mkdir(parents=True)
+    shutil.copy(REPO / "panoseti" / "venv.py", root / "panoseti")
+    (root / "panoseti" / "__init__.py").touch()
+    script = root / "script.py"
+    script.write_text(
+        "from panoseti.venv import use_venv\nuse_venv(__file__)\n"
+        "import sys\nprint(sys.prefix, sys.argv[1:])\n"
+    )
+    bare = subprocess.run(
+        ["/usr/bin/env", "-i", sys._base_executable, "-S", str(script)],  # type: ignore[attr-defined]
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert bare.returncode == 1
+    assert bare.stderr.startswith("script.py: Python packages missing: paramiko")
+    assert bare.stderr.endswith("run: make setup\n")
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", str(root / ".venv")], check=True, timeout=60
+    )
+    done = subprocess.run(
+        [sys._base_executable, str(script), "two words"],  # type: ignore[attr-defined]
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout == f"{root / '.venv'} ['two words']\n"
