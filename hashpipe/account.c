@@ -48,7 +48,8 @@ bool account_reject(struct account *account, enum packet_verdict kind, uint32_t 
 		account->rejected_entry[k].count++;
 	} else if (k < REJECTED_ENTRIES) {
 		account->rejected_entry[k] = (struct rejected){
-			.kind = (uint8_t)kind, .source = source, .boardloc = boardloc, .count = 1};
+			.kind = (uint8_t)kind, .source = source, .boardloc = boardloc, .count = 1
+		};
 		account->n_rejected++;
 		is_new = true;
 	} else {
@@ -68,10 +69,10 @@ unsigned account_rejected(struct account *account,
 	memcpy(entries, account->rejected_entry, n * sizeof(*entries));
 	for (unsigned kind = 0; kind < PACKET_VERDICTS; kind++)
 		if (account->rejected_other[kind])
-			entries[n++] = (struct rejected){.kind = (uint8_t)kind,
-							 .other = true,
-							 .boardloc = -1,
-							 .count = account->rejected_other[kind]};
+			entries[n++] = (struct rejected){ .kind = (uint8_t)kind,
+							  .other = true,
+							  .boardloc = -1,
+							  .count = account->rejected_other[kind] };
 	pthread_mutex_unlock(&account->rejected_lock);
 	return n;
 }

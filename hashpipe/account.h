@@ -70,17 +70,17 @@ enum { REJECTED_ENTRIES = 64 };
 
 /* One kind of bad packet from one source; the last entry of a kind collects other sources. */
 struct rejected {
-	uint8_t kind;      /* enum packet_verdict */
-	bool other;        /* sources that found no entry of their own */
-	int32_t boardloc;  /* of the first such packet, -1 if it was too short */
-	uint32_t source;   /* IPv4 address, host byte order */
+	uint8_t kind;	  /* enum packet_verdict */
+	bool other;	  /* sources that found no entry of their own */
+	int32_t boardloc; /* of the first such packet, -1 if it was too short */
+	uint32_t source;  /* IPv4 address, host byte order */
 	uint64_t count;
 };
 
 struct account {
 	/* net thread */
 	_Alignas(64) counter received; /* datagrams on the port, good or bad */
-	counter bytes;                 /* of their payloads */
+	counter bytes;		       /* of their payloads */
 	counter rejected;
 	counter kernel_drops; /* datagrams the kernel threw away before we saw them */
 	counter net_blocks;

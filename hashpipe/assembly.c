@@ -33,7 +33,7 @@ struct assembly_ring {
 	unsigned n_departed;
 	bool any_departed;
 	uint64_t newest_departed_ns;
-	uint8_t boards_departed; /* bit q set: departed_ns[q] is valid */
+	uint8_t boards_departed;	     /* bit q set: departed_ns[q] is valid */
 	uint64_t departed_ns[MODULE_QUABOS]; /* time of the last packet of a board that left */
 	struct assembly slot[ASSEMBLY_RING + 1];
 };

@@ -37,12 +37,12 @@ enum {
 struct assembly {
 	uint64_t earliest_ns, latest_ns; /* board times of its packets */
 	uint64_t time_ns[MODULE_QUABOS];
-	uint64_t begun_ns;               /* receive clock at its first packet */
+	uint64_t begun_ns;		  /* receive clock at its first packet */
 	uint32_t arrivals[MODULE_QUABOS]; /* of each board when it was begun */
-	uint16_t earlier, later;         /* neighbours in time */
-	uint16_t older, younger;         /* neighbours in order of begin */
-	uint8_t boards;                  /* bit q set: board q is in it */
-	uint8_t unpreceded;              /* bit q set: q's packet is the first of its stream */
+	uint16_t earlier, later;	  /* neighbours in time */
+	uint16_t older, younger;	  /* neighbours in order of begin */
+	uint8_t boards;			  /* bit q set: board q is in it */
+	uint8_t unpreceded;		  /* bit q set: q's packet is the first of its stream */
 	uint8_t pixel_bytes;
 	uint8_t stream[MODULE_QUABOS];
 	struct pff_board board[MODULE_QUABOS];

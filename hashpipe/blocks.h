@@ -34,8 +34,8 @@ enum {
 
 struct packet_block_header {
 	_Atomic uint32_t handed_over; /* makes the hand-over visible to race detectors too */
-	uint32_t n;                   /* packets */
-	uint32_t end;                 /* 1: nothing comes after this block */
+	uint32_t n;		      /* packets */
+	uint32_t end;		      /* 1: nothing comes after this block */
 	int64_t clock_offset_ns;      /* CLOCK_MONOTONIC minus Unix time at hand-over */
 };
 
@@ -52,9 +52,9 @@ struct packet_databuf {
 
 struct frame_block_header {
 	_Atomic uint32_t handed_over;
-	uint32_t n;     /* frames */
+	uint32_t n;	/* frames */
 	uint32_t bytes; /* used of the store */
-	uint32_t end;   /* 1: nothing comes after this block */
+	uint32_t end;	/* 1: nothing comes after this block */
 };
 
 struct frame_block {
@@ -67,6 +67,10 @@ struct frame_databuf {
 	hashpipe_databuf_t base;
 	_Alignas(CACHE_LINE) struct frame_block block[];
 };
+
+/* Make the rings; for the buffer descriptions of the threads.  NULL: the operator has been told. */
+hashpipe_databuf_t *blocks_create_packet_ring(int instance_id, int databuf_id);
+hashpipe_databuf_t *blocks_create_frame_ring(int instance_id, int databuf_id);
 
 static_assert(sizeof(struct packet_block) % CACHE_LINE == 0, "blocks must not share a cache line");
 static_assert(sizeof(struct frame_block) % CACHE_LINE == 0, "blocks must not share a cache line");

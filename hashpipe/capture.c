@@ -12,14 +12,14 @@
 
 int capture_filter(int fd, const struct sock_filter *filter, unsigned short length)
 {
-	struct sock_fprog program = {.len = length, .filter = (struct sock_filter *)filter};
+	struct sock_fprog program = { .len = length, .filter = (struct sock_filter *)filter };
 
 	return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)) ? -errno : 0;
 }
 
 int capture_filter_all(int fd)
 {
-	static const struct sock_filter nothing[] = {{BPF_RET | BPF_K, 0, 0, 0}};
+	static const struct sock_filter nothing[] = { { BPF_RET | BPF_K, 0, 0, 0 } };
 
 	return capture_filter(fd, nothing, 1);
 }
@@ -35,18 +35,18 @@ void capture_receive_buffer(struct capture *capture, int fd, unsigned bytes)
 	getsockopt(fd, SOL_SOCKET, SO_RCVBUF, &got, &size);
 	/* The kernel doubles the number to account for its own overhead. */
 	if (got / 2 < wanted)
-		journal_note(capture->journal, JOURNAL_WARNING,
-			     "the receive buffer is limited to %d kB, %d kB would be safer: as root, "
-			     "sysctl -w net.core.rmem_max=%d",
-			     got / 2 / 1000, wanted / 1000, wanted);
+		journal_note(
+			capture->journal, JOURNAL_WARNING,
+			"the receive buffer is limited to %d kB, %d kB would be safer: as root, "
+			"sysctl -w net.core.rmem_max=%d",
+			got / 2 / 1000, wanted / 1000, wanted);
 }
 
 bool capture_judge(struct capture *capture, const uint8_t *payload, size_t length, uint32_t source,
 		   uint64_t recv_ns, struct packet_info *info)
 {
 	struct account *account = capture->account;
-	enum packet_verdict verdict =
-		packet_check(payload, length, source, capture->modules, info);
+	enum packet_verdict verdict = packet_check(payload, length, source, capture->modules, info);
 	struct net_stream_account *stream;
 
 	count(&account->received, 1);
@@ -60,15 +60,16 @@ bool capture_judge(struct capture *capture, const uint8_t *payload, size_t lengt
 		return true;
 	}
 	if (account_reject(account, verdict, source, packet_boardloc(payload, length))) {
-		struct in_addr address = {htonl(source)};
+		struct in_addr address = { htonl(source) };
 		char text[INET_ADDRSTRLEN];
 
 		inet_ntop(AF_INET, &address, text, sizeof(text));
-		journal_note(capture->journal, JOURNAL_WARNING,
-			     "bad packet from %s (%s): %zu bytes, BOARDLOC %d; not recorded, further "
-			     "ones are counted",
-			     text, packet_verdict_name(verdict), length,
-			     packet_boardloc(payload, length));
+		journal_note(
+			capture->journal, JOURNAL_WARNING,
+			"bad packet from %s (%s): %zu bytes, BOARDLOC %d; not recorded, further "
+			"ones are counted",
+			text, packet_verdict_name(verdict), length,
+			packet_boardloc(payload, length));
 	}
 	return false;
 }

@@ -35,10 +35,10 @@ struct capture {
 	struct journal *journal;
 	const struct options *options;
 	int fd;
-	int wake_fd; /* eventfd of the caller: readable means do not sleep; -1: none */
+	int wake_fd;		 /* eventfd of the caller: readable means do not sleep; -1: none */
 	uint64_t newest_recv_ns; /* Unix time stamp of the newest packet taken so far */
 	uint64_t lag_ns; /* how long a packet may be in the kernel without being handed out */
-	void *own;       /* of the kind */
+	void *own;	 /* of the kind */
 };
 
 /* One way of capturing; use the functions below. */

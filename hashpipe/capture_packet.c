@@ -37,9 +37,9 @@ enum {
 struct ring {
 	uint8_t *memory;
 	size_t bytes;
-	unsigned n_blocks, block;         /* block: the one we read next */
-	struct tpacket3_hdr *next;        /* next packet in it, NULL: block not begun */
-	unsigned left;                    /* packets left in it */
+	unsigned n_blocks, block;  /* block: the one we read next */
+	struct tpacket3_hdr *next; /* next packet in it, NULL: block not begun */
+	unsigned left;		   /* packets left in it */
 	int port_fd;
 };
 
@@ -84,8 +84,8 @@ static int filter_port(int fd, uint16_t port)
 static int hold_port(struct capture *capture, char *fault, size_t fault_size)
 {
 	const char *interface = capture->options->bindhost;
-	struct sockaddr_in address = {.sin_family = AF_INET,
-				      .sin_port = htons((uint16_t)capture->options->bindport)};
+	struct sockaddr_in address = { .sin_family = AF_INET,
+				       .sin_port = htons((uint16_t)capture->options->bindport) };
 	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), least = 1, err;
 
 	if (fd < 0)
@@ -132,14 +132,15 @@ static int set_up_ring(struct capture *capture, struct ring *ring)
 static int packet_open(struct capture *capture, char *fault, size_t fault_size)
 {
 	const char *interface = capture->options->bindhost;
-	struct sockaddr_ll address = {.sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_IP)};
+	struct sockaddr_ll address = { .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_IP) };
 	struct ring *ring;
 	int err;
 
 	address.sll_ifindex = (int)if_nametoindex(interface);
 	if (!address.sll_ifindex) {
 		snprintf(fault, fault_size,
-			 "BINDHOST=%s is not an interface of this computer, as packet capture needs; "
+			 "BINDHOST=%s is not an interface of this computer, as packet capture "
+			 "needs; "
 			 "see `ip address`, or give CAPTURE=udp",
 			 interface);
 		return -ENODEV;
@@ -159,7 +160,8 @@ static int packet_open(struct capture *capture, char *fault, size_t fault_size)
 	if (capture->fd < 0) {
 		err = -errno;
 		snprintf(fault, fault_size,
-			 "cannot open a packet socket: %s; it needs CAP_NET_RAW, or give CAPTURE=udp",
+			 "cannot open a packet socket: %s; it needs CAP_NET_RAW, or give "
+			 "CAPTURE=udp",
 			 strerror(errno));
 		goto no_socket;
 	}
@@ -251,8 +253,8 @@ static int packet_receive(struct capture *capture, struct capture_target *target
 	int n = 0;
 
 	if (!is_ours(ring)) {
-		struct pollfd sources[2] = {{.fd = capture->fd, .events = POLLIN | POLLERR},
-					    {.fd = capture->wake_fd, .events = POLLIN}};
+		struct pollfd sources[2] = { { .fd = capture->fd, .events = POLLIN | POLLERR },
+					     { .fd = capture->wake_fd, .events = POLLIN } };
 
 		if (timeout_ms > 0)
 			poll(sources, 2, timeout_ms);

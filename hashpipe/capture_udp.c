@@ -32,11 +32,11 @@ struct udp {
 	struct iovec iov[BATCH];
 	struct sockaddr_in source[BATCH];
 	_Alignas(8) uint8_t control[BATCH][CONTROL_BYTES];
-	uint32_t drops; /* the kernel's counter when last looked at */
-	bool pause;     /* the last call took some, but not all it could */
-	unsigned taken; /* by the last call */
+	uint32_t drops;			 /* the kernel's counter when last looked at */
+	bool pause;			 /* the last call took some, but not all it could */
+	unsigned taken;			 /* by the last call */
 	uint64_t called_ns, interval_ns; /* time of the last call, and since the one before */
-	unsigned capacity; /* packets that the receive buffer holds, cautiously */
+	unsigned capacity;		 /* packets that the receive buffer holds, cautiously */
 };
 
 static uint64_t clock_ns(clockid_t clock)
@@ -50,7 +50,7 @@ static uint64_t clock_ns(clockid_t clock)
 /* Drops of the socket since it was made, as in SO_RXQ_OVFL but without waiting for a packet. */
 static uint32_t kernel_counter(int fd)
 {
-	uint32_t info[SK_MEMINFO_VARS] = {0};
+	uint32_t info[SK_MEMINFO_VARS] = { 0 };
 	socklen_t size = sizeof(info);
 
 	if (getsockopt(fd, SOL_SOCKET, SO_MEMINFO, info, &size))
@@ -70,8 +70,8 @@ static void udp_count_drops(struct capture *capture)
 static int bind_to(struct capture *capture, char *fault, size_t fault_size)
 {
 	const char *host = capture->options->bindhost;
-	struct sockaddr_in address = {.sin_family = AF_INET,
-				      .sin_port = htons((uint16_t)capture->options->bindport)};
+	struct sockaddr_in address = { .sin_family = AF_INET,
+				       .sin_port = htons((uint16_t)capture->options->bindport) };
 
 	if (inet_pton(AF_INET, host, &address.sin_addr) != 1) {
 		if (!if_nametoindex(host)) {
@@ -171,8 +171,8 @@ static void nap(struct capture *capture, int timeout_ms)
 {
 	struct udp *udp = capture->own;
 	uint64_t quarter = udp->capacity / 4, nap_ns = NAP_NS;
-	struct timespec pause = {0, 0};
-	struct pollfd wake = {.fd = capture->wake_fd, .events = POLLIN};
+	struct timespec pause = { 0, 0 };
+	struct pollfd wake = { .fd = capture->wake_fd, .events = POLLIN };
 
 	if (nap_ns > udp->interval_ns * quarter / (udp->taken + 1))
 		nap_ns = udp->interval_ns * quarter / (udp->taken + 1);
@@ -194,7 +194,7 @@ static int take(struct capture *capture, struct capture_target *target, unsigned
 	udp->interval_ns = now_ns - udp->called_ns;
 	udp->called_ns = now_ns;
 	for (unsigned k = 0; k < room; k++) {
-		udp->iov[k] = (struct iovec){target->payload[target->n + k], PACKET_MAX_BYTES};
+		udp->iov[k] = (struct iovec){ target->payload[target->n + k], PACKET_MAX_BYTES };
 		udp->message[k].msg_hdr = (struct msghdr){
 			.msg_name = &udp->source[k],
 			.msg_namelen = sizeof(udp->source[k]),
@@ -256,8 +256,8 @@ static int udp_receive(struct capture *capture, struct capture_target *target, i
 		nap(capture, timeout_ms);
 	n = take(capture, target, room);
 	if (n == 0 && timeout_ms > 0) {
-		struct pollfd sources[2] = {{.fd = capture->fd, .events = POLLIN},
-					    {.fd = capture->wake_fd, .events = POLLIN}};
+		struct pollfd sources[2] = { { .fd = capture->fd, .events = POLLIN },
+					     { .fd = capture->wake_fd, .events = POLLIN } };
 
 		if (poll(sources, 2, timeout_ms) > 0)
 			n = take(capture, target, room);

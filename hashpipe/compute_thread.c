@@ -1,4 +1,5 @@
-/* compute_thread.c -- second thread: from packet blocks to blocks of frames ready for their files. */
+/* compute_thread.c -- second thread: from packet blocks to blocks of frames ready for their files.
+ */
 #include <errno.h>
 #include <string.h>
 
@@ -8,8 +9,8 @@
 #include "pipeline.h"
 
 enum {
-	IDLE_MS = 250,    /* with no frame in the making */
-	WAITING_MS = 25,  /* with some: they may have to leave incomplete */
+	IDLE_MS = 250,	 /* with no frame in the making */
+	WAITING_MS = 25, /* with some: they may have to leave incomplete */
 };
 
 struct compute {
@@ -18,27 +19,9 @@ struct compute {
 	struct packet_databuf *in;
 	struct frame_databuf *out;
 	int in_index, out_index;
-	struct frame_block *block; /* in hand, NULL: none */
+	struct frame_block *block;	/* in hand, NULL: none */
 	uint8_t spill[FRAME_MAX_BYTES]; /* takes frames when the output thread is gone */
 };
-
-static hashpipe_databuf_t *create_packet_ring(int instance_id, int databuf_id)
-{
-	struct pipeline *pipeline = pipeline_get(instance_id);
-
-	if (!pipeline || pipeline->options_bad)
-		return NULL;
-	return blocks_create_packet_ring(pipeline, databuf_id);
-}
-
-static hashpipe_databuf_t *create_frame_ring(int instance_id, int databuf_id)
-{
-	struct pipeline *pipeline = pipeline_get(instance_id);
-
-	if (!pipeline || pipeline->options_bad)
-		return NULL;
-	return blocks_create_frame_ring(pipeline, databuf_id);
-}
 
 static int compute_init(hashpipe_thread_args_t *args)
 {
@@ -187,8 +170,8 @@ static hashpipe_thread_desc_t compute_thread = {
 	.skey = "COMPUTES",
 	.init = compute_init,
 	.run = compute_run,
-	.ibuf_desc = {create_packet_ring},
-	.obuf_desc = {create_frame_ring},
+	.ibuf_desc = { blocks_create_packet_ring },
+	.obuf_desc = { blocks_create_frame_ring },
 };
 
 static __attribute__((constructor)) void register_compute_thread(void)

@@ -29,7 +29,7 @@ static void emit_module_frame(void *context, const struct assembly *assembly)
 {
 	struct framer_module *module = context;
 	struct framer *framer = module->framer;
-	struct frame_info frame = {.module = (uint16_t)module->index, .boards = assembly->boards};
+	struct frame_info frame = { .module = (uint16_t)module->index, .boards = assembly->boards };
 	bool whole = assembly->boards == 0xf;
 	uint8_t *out;
 
@@ -53,9 +53,9 @@ static void emit_module_frame(void *context, const struct assembly *assembly)
 static void emit_board_frame(struct framer *framer, const struct packet_info *packet,
 			     const uint8_t *pixels)
 {
-	struct frame_info frame = {.module = packet->module,
-				   .product = PRODUCT_PH256,
-				   .boards = (uint8_t)(1u << packet->quabo)};
+	struct frame_info frame = { .module = packet->module,
+				    .product = PRODUCT_PH256,
+				    .boards = (uint8_t)(1u << packet->quabo) };
 	struct pff_board board = {
 		.number = packet->number,
 		.tai = packet->tai,

@@ -55,7 +55,7 @@ static bool may_take(struct journal *journal)
 
 void journal_note(struct journal *journal, enum journal_level level, const char *format, ...)
 {
-	struct journal_line line = {.time_ns = clock_ns(CLOCK_REALTIME), .level = level};
+	struct journal_line line = { .time_ns = clock_ns(CLOCK_REALTIME), .level = level };
 	va_list arguments;
 
 	va_start(arguments, format);
@@ -74,7 +74,7 @@ void journal_note(struct journal *journal, enum journal_level level, const char 
 /* "2025-08-02T05:31:36.123Z WARNING text\n"; its length. */
 static size_t format_line(const struct journal_line *line, char *out, size_t size)
 {
-	static const char *const names[] = {"INFO", "WARNING", "ERROR"};
+	static const char *const names[] = { "INFO", "WARNING", "ERROR" };
 	time_t seconds = (time_t)(line->time_ns / 1000000000);
 	struct tm utc;
 	size_t n;

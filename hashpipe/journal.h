@@ -12,10 +12,10 @@
 
 enum {
 	JOURNAL_LINE = 256,
-	JOURNAL_LINES = 64,      /* waiting to be written */
-	JOURNAL_BURST = 40,      /* lines at once, */
-	JOURNAL_PER_SECOND = 4,  /* and on average */
-	JOURNAL_ERRORS = 8,      /* last errors, for the status file */
+	JOURNAL_LINES = 64,	/* waiting to be written */
+	JOURNAL_BURST = 40,	/* lines at once, */
+	JOURNAL_PER_SECOND = 4, /* and on average */
+	JOURNAL_ERRORS = 8,	/* last errors, for the status file */
 };
 
 enum journal_level {
@@ -45,9 +45,8 @@ void journal_init(struct journal *journal);
 int journal_open(struct journal *journal, const char *path);
 
 /* Leaves a message to be written. */
-__attribute__((format(printf, 3, 4))) void journal_note(struct journal *journal,
-							enum journal_level level,
-							const char *format, ...);
+__attribute__((format(printf, 3, 4))) void
+journal_note(struct journal *journal, enum journal_level level, const char *format, ...);
 
 /* Writes what has been left.  Not for threads in the packet path. */
 void journal_flush(struct journal *journal);

@@ -104,8 +104,7 @@ static ssize_t read_whole(const char *path, char *text, size_t size)
 	return total;
 }
 
-int module_config_read(const char *path, struct module_table *table, char *fault,
-		       size_t fault_size)
+int module_config_read(const char *path, struct module_table *table, char *fault, size_t fault_size)
 {
 	char text[MODULE_CONFIG_MAX_BYTES];
 	char reason[128];

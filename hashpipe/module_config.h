@@ -9,14 +9,14 @@
 #include <stdint.h>
 
 enum {
-	MODULE_IDS = 256,              /* module id = BOARDLOC >> 2, BOARDLOC has 10 bits */
+	MODULE_IDS = 256,		 /* module id = BOARDLOC >> 2, BOARDLOC has 10 bits */
 	MODULE_CONFIG_MAX_BYTES = 65536, /* a larger file is not a module.config */
 };
 
 struct module_table {
 	unsigned count;
-	uint8_t id[MODULE_IDS];     /* id of the n-th module, in the order of the file */
-	int16_t index[MODULE_IDS];  /* n of a module id, -1 if not recorded here */
+	uint8_t id[MODULE_IDS];	   /* id of the n-th module, in the order of the file */
+	int16_t index[MODULE_IDS]; /* n of a module id, -1 if not recorded here */
 };
 
 /* Index of a module id in the table, -1 if the module is not recorded here (or no id at all). */

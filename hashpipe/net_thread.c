@@ -16,8 +16,8 @@
 enum {
 	IDLE_MS = 250,
 	DROPS_NS = 500000000, /* how often the kernel's drops are read */
-	DRAIN_MS = 60,        /* wait for what a capture may still hold back */
-	ERROR_LIMIT = 100, /* receive errors in a row after which the network is given up */
+	DRAIN_MS = 60,	      /* wait for what a capture may still hold back */
+	ERROR_LIMIT = 100,    /* receive errors in a row after which the network is given up */
 };
 
 /* Written by the signal handler. */
@@ -28,7 +28,7 @@ static int wake_fd = -1;
 struct net {
 	struct pipeline *pipeline;
 	struct packet_databuf *ring;
-	int index;                  /* of the block in hand */
+	int index;		    /* of the block in hand */
 	struct packet_block *block; /* NULL: none in hand */
 	struct capture_target target;
 	uint64_t first_ns; /* when the first packet was put into the block in hand */
@@ -48,24 +48,6 @@ static void on_signal(int number)
 		/* The net thread looks at signal_caught at least every IDLE_MS anyway. */
 	}
 	errno = before;
-}
-
-static hashpipe_databuf_t *create_packet_ring(int instance_id, int databuf_id)
-{
-	struct pipeline *pipeline = pipeline_get(instance_id);
-	hashpipe_databuf_t *ring;
-
-	if (!pipeline || pipeline->options_bad)
-		return NULL;
-	errno = 0;
-	ring = hashpipe_databuf_create(instance_id, databuf_id,
-				       offsetof(struct packet_databuf, block),
-				       sizeof(struct packet_block),
-				       (int)pipeline->options.packet_blocks);
-	if (!ring)
-		pipeline_refuse_ring(pipeline, "NETBLKS", pipeline->options.packet_blocks,
-				     sizeof(struct packet_block));
-	return ring;
 }
 
 static int net_init(hashpipe_thread_args_t *args)
@@ -103,9 +85,9 @@ static bool take_block(struct net *net)
 	block->header.n = 0;
 	block->header.end = 0;
 	net->block = block;
-	net->target = (struct capture_target){.info = block->info,
-					      .payload = block->payload,
-					      .size = PACKET_BLOCK_PACKETS};
+	net->target = (struct capture_target){ .info = block->info,
+					       .payload = block->payload,
+					       .size = PACKET_BLOCK_PACKETS };
 	return true;
 }
 
@@ -227,7 +209,7 @@ static void end(struct net *net)
 static void *net_run(hashpipe_thread_args_t *args)
 {
 	struct pipeline *pipeline = pipeline_get(args->instance_id);
-	struct net net = {.pipeline = pipeline, .ring = (struct packet_databuf *)args->obuf};
+	struct net net = { .pipeline = pipeline, .ring = (struct packet_databuf *)args->obuf };
 	struct sigaction action, before_int, before_term;
 	char fault[CAPTURE_FAULT];
 	void *result;
@@ -265,8 +247,8 @@ static hashpipe_thread_desc_t net_thread = {
 	.skey = "NETSTAT",
 	.init = net_init,
 	.run = net_run,
-	.ibuf_desc = {NULL},
-	.obuf_desc = {create_packet_ring},
+	.ibuf_desc = { NULL },
+	.obuf_desc = { blocks_create_packet_ring },
 };
 
 static __attribute__((constructor)) void register_net_thread(void)

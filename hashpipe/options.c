@@ -18,7 +18,8 @@ struct reader {
 };
 
 /* The value of `key`, or `standard` if it is not given.  0 or -EINVAL. */
-static int read_text(const struct reader *reader, const char *key, const char *standard, char *value)
+static int read_text(const struct reader *reader, const char *key, const char *standard,
+		     char *value)
 {
 	memset(value, 0, OPTION_SIZE);
 	if (!reader->lookup(reader->context, key, value))
@@ -78,9 +79,10 @@ static int read_run(const struct reader *reader, char *run)
 	if (err)
 		return err;
 	if (!*run || strchr(run, '/') || run[0] == '.') {
-		snprintf(reader->fault, reader->fault_size,
-			 "RUNDIR=%s: give the name of the run, a directory in the working directory",
-			 run);
+		snprintf(
+			reader->fault, reader->fault_size,
+			"RUNDIR=%s: give the name of the run, a directory in the working directory",
+			run);
 		return -EINVAL;
 	}
 	return 0;
@@ -88,7 +90,7 @@ static int read_run(const struct reader *reader, char *run)
 
 static int read_capture(const struct reader *reader, enum capture_choice *capture)
 {
-	static const char *const names[] = {"auto", "udp", "packet"};
+	static const char *const names[] = { "auto", "udp", "packet" };
 	char value[OPTION_SIZE];
 	int err = read_text(reader, "CAPTURE", "auto", value);
 
@@ -107,7 +109,7 @@ static int read_capture(const struct reader *reader, enum capture_choice *captur
 int options_read(struct options *options, options_lookup *lookup, void *context, char *fault,
 		 size_t fault_size)
 {
-	const struct reader reader = {lookup, context, fault, fault_size};
+	const struct reader reader = { lookup, context, fault, fault_size };
 	unsigned group = 0;
 
 	memset(options, 0, sizeof(*options));

@@ -21,18 +21,18 @@ enum capture_choice {
 };
 
 struct options {
-	char bindhost[OPTION_SIZE]; /* BINDHOST: interface, IPv4 address, or 0.0.0.0 (default) */
-	char run[OPTION_SIZE];      /* RUNDIR: name of the run, a directory here */
-	char config[OPTION_SIZE];   /* CONFIG: path of module.config */
-	char obs[OPTION_SIZE];      /* OBS: name of the observatory, for the log */
-	char logfile[OPTION_SIZE];  /* LOGFILE: path, "" = stderr; without '/' it lies in RUNDIR */
-	unsigned bindport;          /* BINDPORT */
-	uint64_t max_file_bytes;    /* MAXFILESIZE in 10^6 bytes, 0 = no limit */
-	bool group_ph;              /* GROUPPHFRAMES: 0 or 1 */
+	char bindhost[OPTION_SIZE];  /* BINDHOST: interface, IPv4 address, or 0.0.0.0 (default) */
+	char run[OPTION_SIZE];	     /* RUNDIR: name of the run, a directory here */
+	char config[OPTION_SIZE];    /* CONFIG: path of module.config */
+	char obs[OPTION_SIZE];	     /* OBS: name of the observatory, for the log */
+	char logfile[OPTION_SIZE];   /* LOGFILE: path, "" = stderr; without '/' it lies in RUNDIR */
+	unsigned bindport;	     /* BINDPORT */
+	uint64_t max_file_bytes;     /* MAXFILESIZE in 10^6 bytes, 0 = no limit */
+	bool group_ph;		     /* GROUPPHFRAMES: 0 or 1 */
 	enum capture_choice capture; /* CAPTURE: auto, udp, packet */
-	unsigned packet_blocks;     /* NETBLKS: blocks between net and compute thread */
-	unsigned frame_blocks;      /* OUTBLKS: blocks between compute and output thread */
-	unsigned receive_mb;        /* RCVMB: size of the kernel's receive buffer, MB */
+	unsigned packet_blocks;	     /* NETBLKS: blocks between net and compute thread */
+	unsigned frame_blocks;	     /* OUTBLKS: blocks between compute and output thread */
+	unsigned receive_mb;	     /* RCVMB: size of the kernel's receive buffer, MB */
 };
 
 /* Looks a key up: true and the value, ended by '\0', in value[OPTION_SIZE]; false if not given. */

@@ -9,7 +9,7 @@
 
 size_t orient_quadrant(unsigned quabo, unsigned pixel_bytes)
 {
-	static const uint8_t row[4] = {0, 0, 16, 16}, column[4] = {0, 16, 16, 0};
+	static const uint8_t row[4] = { 0, 0, 16, 16 }, column[4] = { 0, 16, 16, 0 };
 
 	return (row[quabo & 3] * (size_t)MODULE_SIDE + column[quabo & 3]) * pixel_bytes;
 }
@@ -60,7 +60,8 @@ static inline void store(uint8_t *to, __m128i value)
 	_mm_storeu_si128((__m128i *)to, value);
 }
 
-/* Transposes 8x8 words; row k of the source is at src + k*src_step, of the result dst + k*dst_step. */
+/* Transposes 8x8 words; row k of the source is at src + k*src_step, of the result dst + k*dst_step.
+ */
 static inline void transpose_8x8_words(uint8_t *dst, ptrdiff_t dst_step, const uint8_t *src,
 				       ptrdiff_t src_step)
 {

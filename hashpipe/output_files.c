@@ -205,8 +205,7 @@ static unsigned write_frames(struct output_files *files, unsigned k, unsigned n,
 			*error = errno;
 	}
 	whole = (unsigned)(done / frame_bytes);
-	if (done % frame_bytes &&
-	    ftruncate(file->fd, (off_t)(file->bytes + whole * frame_bytes)))
+	if (done % frame_bytes && ftruncate(file->fd, (off_t)(file->bytes + whole * frame_bytes)))
 		journal_note(files->journal, JOURNAL_ERROR,
 			     "%s of module %u: cannot cut off an incomplete frame: %s", file->name,
 			     module_id(files, k), strerror(errno));
@@ -303,8 +302,9 @@ static void conclude(struct output_files *files, unsigned k, int error)
 		return;
 	}
 	if (file->failed)
-		journal_note(files->journal, JOURNAL_INFO, "module %u %s: writing works again, in %s",
-			     module_id(files, k), facts(k)->name, file->name);
+		journal_note(files->journal, JOURNAL_INFO,
+			     "module %u %s: writing works again, in %s", module_id(files, k),
+			     facts(k)->name, file->name);
 	file->failed = false;
 	if (files->max_bytes && file->bytes > files->max_bytes) {
 		close_file(files, k);
@@ -327,7 +327,8 @@ static void write_some(struct output_files *files, unsigned k, const struct fram
 		for (unsigned taken = 0; taken < n; taken++, frame = files->next[frame])
 			files->iov[taken] = (struct iovec){
 				.iov_base = (void *)(uintptr_t)(store + frames[frame].offset),
-				.iov_len = facts(k)->frame_bytes};
+				.iov_len = facts(k)->frame_bytes
+			};
 		written = write_frames(files, k, n, &error);
 		conclude(files, k, error);
 	}

@@ -21,12 +21,12 @@ enum { OUTPUT_IOV = 512 }; /* frames in one write */
 #define OUTPUT_RETRY_NS 1000000000ull
 
 struct output_file {
-	int fd;              /* -1: none open */
-	uint32_t seqno;      /* of the open file or, when none is open, of the last one */
-	uint64_t bytes;      /* of the open file */
-	bool failed;         /* the last write failed; frames are lost until one succeeds */
-	bool begun;          /* file `seqno` exists on disk under `name` */
-	uint64_t retry_ns;   /* when to try again, CLOCK_MONOTONIC */
+	int fd;		   /* -1: none open */
+	uint32_t seqno;	   /* of the open file or, when none is open, of the last one */
+	uint64_t bytes;	   /* of the open file */
+	bool failed;	   /* the last write failed; frames are lost until one succeeds */
+	bool begun;	   /* file `seqno` exists on disk under `name` */
+	uint64_t retry_ns; /* when to try again, CLOCK_MONOTONIC */
 	char name[96];
 	/* frames of the block in hand */
 	uint16_t n, next_touched;
@@ -39,9 +39,9 @@ struct output_files {
 	uint64_t max_bytes; /* 0: no limit */
 	struct account *account;
 	struct journal *journal;
-	uint32_t (*counter)[2]; /* last file number used: [module][product_facts.counter] */
-	struct output_file *file;  /* by frame_file() */
-	uint16_t *next;            /* chain of the frames of one file within a block */
+	uint32_t (*counter)[2];	  /* last file number used: [module][product_facts.counter] */
+	struct output_file *file; /* by frame_file() */
+	uint16_t *next;		  /* chain of the frames of one file within a block */
 	unsigned max_frames;
 	struct iovec iov[OUTPUT_IOV];
 };

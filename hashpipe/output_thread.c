@@ -19,10 +19,10 @@ static int output_init(hashpipe_thread_args_t *args)
 	if (!pipeline || pipeline_prepare(pipeline))
 		return -1;
 	files = calloc(1, sizeof(*files));
-	if (!files || output_files_open(files, &pipeline->modules, pipeline->options.run,
-					pipeline->options.max_file_bytes, FRAME_BLOCK_FRAMES,
-					&pipeline->account, &pipeline->journal, fault,
-					sizeof(fault))) {
+	if (!files ||
+	    output_files_open(files, &pipeline->modules, pipeline->options.run,
+			      pipeline->options.max_file_bytes, FRAME_BLOCK_FRAMES,
+			      &pipeline->account, &pipeline->journal, fault, sizeof(fault))) {
 		pipeline_refuse(pipeline, "%s", files ? fault : "no memory for the files");
 		free(files);
 		return -1;
@@ -42,8 +42,8 @@ static void *output_run(hashpipe_thread_args_t *args)
 	pipeline_enter(pipeline, OUTPUT_THREAD);
 	while (!end) {
 		struct frame_block *block = &ring->block[index];
-		int filled = pipeline_wait_filled(pipeline, &ring->base, index, COMPUTE_THREAD,
-						  IDLE_MS);
+		int filled =
+			pipeline_wait_filled(pipeline, &ring->base, index, COMPUTE_THREAD, IDLE_MS);
 
 		if (filled < 0)
 			break;
@@ -67,22 +67,13 @@ static void *output_run(hashpipe_thread_args_t *args)
 	return pipeline_leave(pipeline, OUTPUT_THREAD);
 }
 
-static hashpipe_databuf_t *create_frame_ring(int instance_id, int databuf_id)
-{
-	struct pipeline *pipeline = pipeline_get(instance_id);
-
-	if (!pipeline || pipeline->options_bad)
-		return NULL;
-	return blocks_create_frame_ring(pipeline, databuf_id);
-}
-
 static hashpipe_thread_desc_t output_thread = {
 	.name = "output_thread",
 	.skey = "OUTSTAT",
 	.init = output_init,
 	.run = output_run,
-	.ibuf_desc = {create_frame_ring},
-	.obuf_desc = {NULL},
+	.ibuf_desc = { blocks_create_frame_ring },
+	.obuf_desc = { NULL },
 };
 
 static __attribute__((constructor)) void register_output_thread(void)

@@ -22,10 +22,10 @@ enum {
 
 /* The streams of a board: one per acquisition mode, each with its own packet numbers. */
 enum stream {
-	STREAM_PH,        /* acq_mode 1 */
-	STREAM_IMAGE16,   /* acq_mode 2 */
+	STREAM_PH,	  /* acq_mode 1 */
+	STREAM_IMAGE16,	  /* acq_mode 2 */
 	STREAM_IMAGE16PH, /* acq_mode 3: 16-bit image while pulse height runs too */
-	STREAM_IMAGE8,    /* acq_mode 6 */
+	STREAM_IMAGE8,	  /* acq_mode 6 */
 	STREAM_IMAGE8PH,  /* acq_mode 7 */
 	STREAM_COUNT,
 };
@@ -33,9 +33,9 @@ enum stream {
 /* Why a datagram is refused, in the order in which the checks are made. */
 enum packet_verdict {
 	PACKET_OK,
-	PACKET_BAD_LENGTH,      /* neither 272 nor 528 bytes, or not what its acq_mode needs */
-	PACKET_BAD_ACQ_MODE,    /* acq_mode other than 1, 2, 3, 6, 7 */
-	PACKET_UNKNOWN_MODULE,  /* module is not in module.config */
+	PACKET_BAD_LENGTH,	/* neither 272 nor 528 bytes, or not what its acq_mode needs */
+	PACKET_BAD_ACQ_MODE,	/* acq_mode other than 1, 2, 3, 6, 7 */
+	PACKET_UNKNOWN_MODULE,	/* module is not in module.config */
 	PACKET_SOURCE_MISMATCH, /* low 10 bits of the sender's address are not BOARDLOC */
 	PACKET_VERDICTS,
 };
@@ -44,12 +44,12 @@ enum packet_verdict {
 struct packet_info {
 	uint64_t recv_ns; /* Unix time at which the computer took it, ns */
 	uint64_t time_ns; /* board's time: TAI modulo 1024 s, ns (see tai_time_ns) */
-	uint32_t nsec;    /* nanosecond field as sent; may exceed 999999999 a little */
+	uint32_t nsec;	  /* nanosecond field as sent; may exceed 999999999 a little */
 	uint16_t number;  /* packet number, wraps at 65536 */
-	uint16_t tai;     /* low 10 bits of TAI seconds */
+	uint16_t tai;	  /* low 10 bits of TAI seconds */
 	uint16_t module;  /* index into the module table, not the id */
-	uint8_t quabo;    /* 0..3 */
-	uint8_t stream;   /* enum stream */
+	uint8_t quabo;	  /* 0..3 */
+	uint8_t stream;	  /* enum stream */
 };
 
 /* Board times count modulo 1024 s, because only 10 bits of the seconds are sent. */

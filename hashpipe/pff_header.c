@@ -10,8 +10,8 @@
 #define MODULE_LINE(q) "   \"quabo_" q "\": { " BOARD_NUMBERS
 
 static const char board_template[] = "{ \"quabo_num\":  , " BOARD_NUMBERS "\n\n*";
-static const char module_template[] = "{\n" MODULE_LINE("0") ", \n" MODULE_LINE("1") ", \n" MODULE_LINE(
-	"2") ", \n" MODULE_LINE("3") "\n}\n\n*";
+static const char module_template[] = "{\n" MODULE_LINE("0") ", \n" MODULE_LINE(
+	"1") ", \n" MODULE_LINE("2") ", \n" MODULE_LINE("3") "\n}\n\n*";
 
 static_assert(sizeof(board_template) - 1 == PFF_BOARD_HEADER_BYTES, "ph256 header text");
 static_assert(sizeof(module_template) - 1 == PFF_MODULE_HEADER_BYTES, "module header text");

@@ -19,10 +19,10 @@ enum {
 
 /* The numbers of one board in a frame; all zero for a board that is absent. */
 struct pff_board {
-	uint16_t number;  /* pkt_num */
-	uint16_t tai;     /* pkt_tai, 0..1023 */
-	uint32_t nsec;    /* pkt_nsec, as sent */
-	uint32_t tv_sec;  /* computer's clock when the packet was taken from the network */
+	uint16_t number; /* pkt_num */
+	uint16_t tai;	 /* pkt_tai, 0..1023 */
+	uint32_t nsec;	 /* pkt_nsec, as sent */
+	uint32_t tv_sec; /* computer's clock when the packet was taken from the network */
 	uint32_t tv_usec;
 };
 

@@ -2,6 +2,7 @@
 #include "pipeline.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -55,12 +56,13 @@ void pipeline_refuse_ring(struct pipeline *pipeline, const char *option, unsigne
 {
 	int err = errno;
 
-	pipeline_refuse(pipeline,
-			"cannot make the ring of %s=%u blocks (%zu MB): %s; if an older pipeline left one "
-			"of another size, `hashpipe_clean_shmem -d -I %d` removes it; if memory may not "
-			"be locked, raise `ulimit -l` or take fewer blocks",
-			option, blocks, blocks * block_bytes / 1000000,
-			err ? strerror(err) : "refused", pipeline->instance);
+	pipeline_refuse(
+		pipeline,
+		"cannot make the ring of %s=%u blocks (%zu MB): %s; if an older pipeline left one "
+		"of another size, `hashpipe_clean_shmem -d -I %d` removes it; if memory may not "
+		"be locked, raise `ulimit -l` or take fewer blocks",
+		option, blocks, blocks * block_bytes / 1000000, err ? strerror(err) : "refused",
+		pipeline->instance);
 }
 
 /* Options come as cards of the status buffer. */
@@ -74,8 +76,8 @@ static bool look_up(void *context, const char *key, char *value)
 static int read_options(struct pipeline *pipeline)
 {
 	/* Status values outlive the process: what is not deleted would hold for the next run. */
-	static const char *const once[] = {"RUNDIR",  "LOGFILE", "CAPTURE",
-					   "NETBLKS", "OUTBLKS", "RCVMB"};
+	static const char *const once[] = { "RUNDIR",  "LOGFILE", "CAPTURE",
+					    "NETBLKS", "OUTBLKS", "RCVMB" };
 	hashpipe_status_t status;
 	char fault[JOURNAL_LINE];
 	int err;
@@ -176,7 +178,8 @@ enum pipeline_state pipeline_state(const struct pipeline *pipeline)
 /* With the lock held: waits until `until_ns` or a change. */
 static void wait_changed(struct pipeline *pipeline, uint64_t until_ns)
 {
-	struct timespec until = {(time_t)(until_ns / 1000000000u), (long)(until_ns % 1000000000u)};
+	struct timespec until = { (time_t)(until_ns / 1000000000u),
+				  (long)(until_ns % 1000000000u) };
 
 	pthread_cond_timedwait(&pipeline->changed, &pipeline->lock, &until);
 }
@@ -218,8 +221,7 @@ static void start_reporter(struct pipeline *pipeline)
 
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	pipeline->reporter_runs =
-		!pthread_create(&pipeline->reporter, NULL, report, pipeline);
+	pipeline->reporter_runs = !pthread_create(&pipeline->reporter, NULL, report, pipeline);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
@@ -374,7 +376,7 @@ bool pipeline_wait_free(struct pipeline *pipeline, hashpipe_databuf_t *ring, int
 int pipeline_wait_filled(struct pipeline *pipeline, hashpipe_databuf_t *ring, int block,
 			 enum pipeline_thread before, int timeout_ms)
 {
-	struct timespec timeout = {timeout_ms / 1000, timeout_ms % 1000 * 1000000l};
+	struct timespec timeout = { timeout_ms / 1000, timeout_ms % 1000 * 1000000l };
 	/* Asked first: what a thread sends, it sends before it is done. */
 	bool more = pipeline_alive(pipeline, before);
 	int result;

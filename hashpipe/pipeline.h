@@ -58,10 +58,10 @@ struct pipeline {
 	struct module_table modules;
 	struct account account;
 	struct journal journal;
-	struct capture capture;    /* of the net thread alone */
-	const char *capture_name;  /* set by its init */
-	int64_t start_ns; /* Unix time */
-	_Atomic int state;   /* enum pipeline_state */
+	struct capture capture;	  /* of the net thread alone */
+	const char *capture_name; /* set by its init */
+	int64_t start_ns;	  /* Unix time */
+	_Atomic int state;	  /* enum pipeline_state */
 	_Atomic int activity[PIPELINE_THREADS];
 	_Atomic bool socket_open;
 	_Atomic bool stop;   /* a thread asks for the end */
@@ -75,8 +75,8 @@ struct pipeline {
 	pthread_cond_t changed;
 	/* under lock: */
 	bool entered[PIPELINE_THREADS]; /* run function begun */
-	bool done[PIPELINE_THREADS];    /* ... and has nothing more to do or to send */
-	bool closes, closed;            /* a thread closes the books; threads may return */
+	bool done[PIPELINE_THREADS];	/* ... and has nothing more to do or to send */
+	bool closes, closed;		/* a thread closes the books; threads may return */
 	bool reporter_runs, reporter_ends, report_now;
 	pthread_t reporter;
 };

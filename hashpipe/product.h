@@ -28,22 +28,22 @@ enum {
 };
 
 struct product_facts {
-	const char *name;      /* dp_ piece of the file name */
-	unsigned pixel_bytes;  /* bpp_ piece */
+	const char *name;     /* dp_ piece of the file name */
+	unsigned pixel_bytes; /* bpp_ piece */
 	unsigned frame_bytes;
-	unsigned counter;      /* img8 and img16 share one file counter, ph256 and ph1024 another */
-	uint8_t whole_mask;    /* boards of a complete frame; 0: any single board */
+	unsigned counter;   /* img8 and img16 share one file counter, ph256 and ph1024 another */
+	uint8_t whole_mask; /* boards of a complete frame; 0: any single board */
 };
 
 extern const struct product_facts product_facts[PRODUCT_COUNT];
 
 /* A frame on its way to its file. */
 struct frame_info {
-	uint32_t offset;                /* of its bytes in the block's store */
-	uint16_t module;                /* index into the module table */
-	uint8_t product;                /* enum product */
-	uint8_t boards;                 /* bit q set: board q is in it */
-	uint8_t stream[MODULE_QUABOS];  /* stream of each board in it */
+	uint32_t offset;	       /* of its bytes in the block's store */
+	uint16_t module;	       /* index into the module table */
+	uint8_t product;	       /* enum product */
+	uint8_t boards;		       /* bit q set: board q is in it */
+	uint8_t stream[MODULE_QUABOS]; /* stream of each board in it */
 };
 
 static inline unsigned frame_file(const struct frame_info *frame)

@@ -13,14 +13,14 @@
 #include <stdint.h>
 
 enum {
-	SEQUENCE_WINDOW = 1024,      /* numbers remembered, a power of two */
-	SEQUENCE_RESET_BELOW = 64,   /* a big jump forward that lands below this is a reset */
-	SEQUENCE_RESET_JUMP = 1024,  /* what a big jump is */
+	SEQUENCE_WINDOW = 1024,	    /* numbers remembered, a power of two */
+	SEQUENCE_RESET_BELOW = 64,  /* a big jump forward that lands below this is a reset */
+	SEQUENCE_RESET_JUMP = 1024, /* what a big jump is */
 };
 
 enum sequence_verdict {
-	SEQUENCE_FIRST,     /* first packet seen, or first after a reset */
-	SEQUENCE_NEXT,      /* newer than all before, with or without a gap */
+	SEQUENCE_FIRST,	    /* first packet seen, or first after a reset */
+	SEQUENCE_NEXT,	    /* newer than all before, with or without a gap */
 	SEQUENCE_REORDERED, /* older than the newest, not seen before */
 	SEQUENCE_DUPLICATE, /* seen before */
 };

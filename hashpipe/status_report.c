@@ -8,12 +8,12 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char *const thread_names[PIPELINE_THREADS] = {"net_thread", "compute_thread",
-							   "output_thread"};
-static const char *const thread_keys[PIPELINE_THREADS] = {"NETSTAT", "COMPUTES", "OUTSTAT"};
-static const char *const state_names[] = {"starting", "running", "draining", "ended", "failed"};
-static const char *const activity_names[] = {"init",    "running",    "waiting", "receiving",
-					     "blocked", "processing", "exit"};
+static const char *const thread_names[PIPELINE_THREADS] = { "net_thread", "compute_thread",
+							    "output_thread" };
+static const char *const thread_keys[PIPELINE_THREADS] = { "NETSTAT", "COMPUTES", "OUTSTAT" };
+static const char *const state_names[] = { "starting", "running", "draining", "ended", "failed" };
+static const char *const activity_names[] = { "init",	 "running",    "waiting", "receiving",
+					      "blocked", "processing", "exit" };
 
 static void put_string(FILE *out, const char *text)
 {
@@ -78,14 +78,13 @@ static void put_rejected(FILE *out, struct pipeline *pipeline)
 
 	fputs(",\n\"rejected\":[", out);
 	for (unsigned k = 0; k < n; k++) {
-		struct in_addr address = {htonl(entries[k].source)};
+		struct in_addr address = { htonl(entries[k].source) };
 		char text[INET_ADDRSTRLEN] = "other";
 
 		if (!entries[k].other)
 			inet_ntop(AF_INET, &address, text, sizeof(text));
-		fprintf(out, "%s\n{\"kind\":\"%s\",\"source\":\"%s\",\"boardloc\":%d",
-			k ? "," : "", packet_verdict_name(entries[k].kind), text,
-			entries[k].boardloc);
+		fprintf(out, "%s\n{\"kind\":\"%s\",\"source\":\"%s\",\"boardloc\":%d", k ? "," : "",
+			packet_verdict_name(entries[k].kind), text, entries[k].boardloc);
 		put_count(out, "count", entries[k].count);
 		fputc('}', out);
 	}
