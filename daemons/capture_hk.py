@@ -34,11 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     site = load_site(args.config_dir, data_config=False)
     data_dir = (args.data_dir or Path(site.daq.head_node_data_dir)).resolve()
+    head_ip = site.address_of(site.daq.head_node_ip_addr)
     known = [quabo.boardloc for module in site.obs.modules for quabo in module.quabos]
     with (
         daemon.Daemon(NAME, data_dir, args.interval_s, args.verbose) as running,
         Store(site.obs.redis_host, site.obs.redis_port) as store,
-        HkSocket(listen_addresses(site.daq.head_node_ip_addr), args.hk_port) as opened,
+        HkSocket(listen_addresses(head_ip), args.hk_port) as opened,
     ):
         capture = housekeeping.HkCapture(store.put_records, known)
         housekeeping.capture_loop(running, opened, capture)

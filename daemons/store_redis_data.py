@@ -17,7 +17,7 @@ from panoseti.load_configs import load_site
 from panoseti.store import Store
 
 NAME = "store_redis_data"
-EXAMPLES = """  daemons/store_redis_data.py --config_dir . --run obs_Lick.start_...Z.runtype_sci-data.pffd"""
+EXAMPLES = """  daemons/store_redis_data.py --run obs_Lick.start_...Z.runtype_sci-data.pffd"""
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
