@@ -269,9 +269,9 @@ class Conversation:
             )
         else:
             tries = f"{self._tries} tries in " if self._tries > 1 else ""
-            said = f" ({self.trouble})" if self.trouble else ""
+            said = f", {self.trouble}" if self.trouble else ""
             self._problems.append(
-                f"no answer to {name} ({tries}{self._tries * step.wait_s:g} s){said};"
+                f"no answer to {name} ({tries}{self._tries * step.wait_s:g} s{said});"
                 " is it powered, booted and connected? Try: config.py --ping"
             )
         if step.go_on:

@@ -249,4 +249,4 @@ def _transfer(
         ) from error
     except _GARBAGE as error:
         raise BoardError(f"{ip}: TFTP {name}: malformed answer ({error}); ask again") from error
-    return content.getvalue()
+    return content.getvalue() if data is None else b""  # after an upload it is closed

@@ -96,7 +96,8 @@ def process_label(pid: int) -> str:
     if words and Path(words[0]).name.startswith("python") and len(words) > 1:
         words = words[1:]
     words[:1] = [Path(word).name for word in words[:1]]
-    return f"pid {pid} ({' '.join(words)[:80]})" if words else f"pid {pid}"
+    text = " ".join(" ".join(words).split())  # one line, whatever the arguments hold
+    return f"pid {pid} ({text[:80]})" if text else f"pid {pid}"
 
 
 def who_holds_udp(ip: str, port: int) -> str:
