@@ -62,6 +62,10 @@ class _EnoughError(Exception):
     """Raised in the library's packet hook: there is nothing more to wait for."""
 
 
+class _TooLongError(Exception):
+    """Raised in the library's packet hook: the whole transfer has taken too long."""
+
+
 def get_uid(ip: str, port: int = TFTP_PORT, patience: Patience = QUICK) -> str:
     """UID of the board's flash chip, as in quabo_info.json."""
     data = _read(ip, port, "/flashuid", patience)
@@ -220,7 +224,7 @@ def _transfer(
             refusal = (packet.errmsg or b"").decode("latin-1") or f"error {packet.errorcode}"
         # The library counts silences alone: without this a trickle of packets has no end.
         if time.monotonic() > deadline:
-            raise tftpy.TftpTimeout
+            raise _TooLongError
         hook(packet)
 
     # Locks are for files on disk, which these are not.
@@ -235,7 +239,7 @@ def _transfer(
             timeout=patience.silence_s,
             retries=patience.tries,
         )
-    except tftpy.TftpTimeout as error:
+    except (tftpy.TftpTimeout, _TooLongError) as error:
         spent_s = patience.total_s + time.monotonic() - deadline
         raise BoardError(
             f"{ip}: TFTP {name}: no answer (given up after {spent_s:.1f} s); is it powered and"
