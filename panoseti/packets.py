@@ -439,3 +439,12 @@ def wr_to_unix_ns(tai: int, nsec: int, tv_sec: int) -> int:
             " more than 1 s cannot be reconciled"
         )
     return (tv_sec - behind_s) * NS_PER_S + nsec
+
+
+def nearest_unix_ns(nsec: int, tv_sec: int, tv_usec: int) -> int:
+    """Unix time in ns of a packet whose second is not known: the one nearest to the computer's.
+
+    For boards without White Rabbit, and for clocks that cannot be reconciled.
+    """
+    taken_ns = tv_sec * NS_PER_S + tv_usec * 1000
+    return taken_ns + (nsec - taken_ns + NS_PER_S // 2) % NS_PER_S - NS_PER_S // 2
