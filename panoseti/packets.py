@@ -141,7 +141,7 @@ def hk_record(packet: HkPacket) -> dict[str, int | float | str]:
         "VCCAUX": p.vccaux * 3 / 65536,
         "UID": f"0x{p.uid:016x}",
         "SHUTTER_STATUS": p.shutter_status,
-        "LIGHT_SENSOR_STATUS": p.light_sensor_status,
+        "LIGHTSENSOR_STATUS": p.light_sensor_status,
         "PCBREV_N": p.pcbrev_n,
         "FWTIME": f"0x{p.fwtime:08x}",
         "FWVER": p.fwver,
@@ -155,13 +155,13 @@ def hk_record(packet: HkPacket) -> dict[str, int | float | str]:
 
 
 # The sensor's 10-bit code of 0.25 degC comes without sign extension: -0.25 degC reads 255.75.
-_SENSOR_SIGN_C, _SENSOR_SPAN_C = 128.0, 256.0
+SENSOR_SIGN_C, SENSOR_SPAN_C = 128.0, 256.0
 
 
 def signed_detector_c(temp1_c: float) -> float:
     """TEMP1 with the sign that the firmware drops: 128..256 degC are -128..0 degC."""
-    if _SENSOR_SIGN_C <= temp1_c < _SENSOR_SPAN_C:
-        return temp1_c - _SENSOR_SPAN_C
+    if SENSOR_SIGN_C <= temp1_c < SENSOR_SPAN_C:
+        return temp1_c - SENSOR_SPAN_C
     return temp1_c
 
 

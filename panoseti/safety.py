@@ -22,6 +22,7 @@ from pathlib import Path
 from panoseti.addresses import redis_key
 from panoseti.daemon import Daemon
 from panoseti.errors import ObsError
+from panoseti.packets import SENSOR_SIGN_C, signed_detector_c
 from panoseti.store import TIME_FIELD, Record
 
 logger = logging.getLogger(__name__)
@@ -29,11 +30,8 @@ logger = logging.getLogger(__name__)
 DETECTOR_MIN_C = -20.0
 DETECTOR_MAX_C = 60.0
 FPGA_MAX_C = 85.0
-# The sensor (TMP125) measures -55..125 degC; its 10-bit code of 0.25 degC comes without sign
-# extension, so that -0.25 degC reads 255.75.
+# The sensor (TMP125) measures -55..125 degC.
 SENSOR_MIN_C = -55.0
-SENSOR_SIGN_C = 128.0
-SENSOR_SPAN_C = 256.0
 FPGA_MIN_C = -60.0
 # A record may be this far ahead of our clock (both are this computer's) before it is disbelieved.
 FUTURE_S = 2.0
@@ -84,13 +82,6 @@ def read_hk(record: Record, boardloc: int, now_unix: float, max_age_s: float) ->
     if fpga_c < FPGA_MIN_C:
         return Blind(f"impossible HK: TEMP2 is {record['TEMP2']} degC")
     return Reading(detector_c, fpga_c, age_s)
-
-
-def signed_detector_c(temp1_c: float) -> float:
-    """TEMP1 with the sign that the firmware drops: 128..256 degC are -128..0 degC."""
-    if SENSOR_SIGN_C <= temp1_c < SENSOR_SPAN_C:
-        return temp1_c - SENSOR_SPAN_C
-    return temp1_c
 
 
 def detector_fault(reading: Reading) -> str | None:
