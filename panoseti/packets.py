@@ -141,7 +141,7 @@ def hk_record(packet: HkPacket) -> dict[str, int | float | str]:
         "VCCAUX": p.vccaux * 3 / 65536,
         "UID": f"0x{p.uid:016x}",
         "SHUTTER_STATUS": p.shutter_status,
-        "LIGHTSENSOR_STATUS": p.light_sensor_status,
+        "LIGHT_SENSOR_STATUS": p.light_sensor_status,
         "PCBREV_N": p.pcbrev_n,
         "FWTIME": f"0x{p.fwtime:08x}",
         "FWVER": p.fwver,
