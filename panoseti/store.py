@@ -154,15 +154,21 @@ class Store:
 
     def boot_note(self, boardloc: int) -> BootNote | None:
         """When the quabo last announced a boot; None when it never did since Redis was emptied."""
-        fields = self.get_record(boot_key(boardloc))
-        if not fields:
-            return None
+        return self.boot_notes([boardloc]).get(boardloc)
+
+    def boot_notes(self, boardlocs: Iterable[int]) -> dict[int, BootNote]:
+        """The boot notes of those quabos that have one, in one round trip."""
+        by_key = {boot_key(boardloc): boardloc for boardloc in boardlocs}
+        found = self.get_records(by_key)
+        return {by_key[key]: self._boot_note(key, fields) for key, fields in found.items()}
+
+    def _boot_note(self, key: str, fields: Record) -> BootNote:
         try:
             utc_s = float(fields[BOOT_TIME_FIELD])
         except (KeyError, ValueError) as error:
             raise StoreError(
-                f"redis {self.host}:{self.port}: {boot_key(boardloc)} holds {fields}, which is no"
-                f" boot note; remove it: redis-cli -p {self.port} DEL {boot_key(boardloc)}"
+                f"redis {self.host}:{self.port}: {key} holds {fields}, which is no"
+                f" boot note; remove it: redis-cli -p {self.port} DEL {key}"
             ) from error
         return BootNote(utc_s, fields.get("FWVER", ""), fields.get("FWTIME", ""))
 
