@@ -125,6 +125,11 @@ class ObsConfig:
         return tuple(quabo for module in self.modules for quabo in module.quabos)
 
     @property
+    def echo_by_ip(self) -> dict[str, bool]:
+        """Whether each board echoes commands, by address."""
+        return {q.ip: module.command_echo for module in self.modules for q in module.quabos}
+
+    @property
     def calibration_overvoltage_v(self) -> int:
         """The overvoltage that selects the calibration folder."""
         if self.detector_overvoltage_v is None:
