@@ -206,7 +206,7 @@ class Acquisition(Command):
 
     def __post_init__(self) -> None:
         known = AcqMode.PH | AcqMode.IMAGE | AcqMode.IMAGE_8BIT | AcqMode.NO_BASELINE
-        if self.mode & ~known:
+        if int(self.mode) & ~int(known):
             raise ValueError(f"{self.name}: mode is {int(self.mode):#04x}, with unknown bits")
         self._check("interval_field", self.interval_field, 0, 0xFFFF)
         for field, (_, high) in self._BYTES.items():
