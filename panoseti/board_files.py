@@ -14,6 +14,7 @@ from typing import Any
 from panoseti.errors import ConfigError, Fault
 from panoseti.json_document import Document, read_document
 from panoseti.json_formats import bias_v, utc_time
+from panoseti.quabo_config import QuaboConfig, parse_quabo_config
 from panoseti.site import (
     BoardInfo,
     Calibration,
@@ -42,6 +43,20 @@ def quabo_config_path(command_dir: Path) -> Path:
         if (folder / QUABO_CONFIG).is_file():
             return folder / QUABO_CONFIG
     return SHIPPED / QUABO_CONFIG
+
+
+def read_quabo_config(command_dir: Path) -> QuaboConfig:
+    """The register defaults of a site; ConfigError with every fault of the file."""
+    path = quabo_config_path(command_dir)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        remedy = f"cannot be read: {error.strerror}"
+        raise ConfigError([Fault(path.name, "$", str(path), remedy)]) from error
+    except UnicodeDecodeError:
+        remedy = "not UTF-8 text; save the file as UTF-8"
+        raise ConfigError([Fault(path.name, "$", str(path), remedy)]) from None
+    return parse_quabo_config(text, path.name)
 
 
 class BoardDb:
@@ -232,25 +247,42 @@ def read_quabo_uids(path: Path, obs: ObsConfig) -> QuaboUids:
     if not path.exists():
         remedy = "missing: scan the boards with config.py --get_uids"
         raise ConfigError([Fault(path.name, "$", str(path), remedy)])
-    document = read_document(path, "quabo_uids")
-    document.raise_faults()
-    found = {
-        module["ip_addr"]: [quabo["uid"] for quabo in module["quabos"]]
-        for dome in document.content["domes"]
-        for module in dome["modules"]
-    }
+    document = _uids_document(path)
+    found = _uids_by_ip(document, obs)
     for module in obs.modules:
         if module.ip_addr not in found:
             remedy = f"{module.label} is not in it; scan again with config.py --get_uids"
             document.fault(("domes",), module.ip_addr, remedy)
     document.raise_faults()
-    return QuaboUids(
-        {
-            quabo.ip: found[module.ip_addr][quabo.index]
-            for module in obs.modules
-            for quabo in module.quabos
-        }
-    )
+    return QuaboUids(found)
+
+
+def known_uids(path: Path, obs: ObsConfig) -> dict[str, str]:
+    """As read_quabo_uids, but boards that were never scanned are left out, and that is no error.
+
+    ConfigError when the file is broken.
+    """
+    return _uids_by_ip(_uids_document(path), obs) if path.exists() else {}
+
+
+def _uids_document(path: Path) -> Document:
+    document = read_document(path, "quabo_uids")
+    document.raise_faults()
+    return document
+
+
+def _uids_by_ip(document: Document, obs: ObsConfig) -> dict[str, str]:
+    found = {
+        module["ip_addr"]: [quabo["uid"] for quabo in module["quabos"]]
+        for dome in document.content["domes"]
+        for module in dome["modules"]
+    }
+    return {
+        quabo.ip: found[module.ip_addr][quabo.index]
+        for module in obs.modules
+        if module.ip_addr in found
+        for quabo in module.quabos
+    }
 
 
 def quabo_uids_text(obs: ObsConfig, by_ip: Mapping[str, str]) -> str:
