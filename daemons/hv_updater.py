@@ -1,0 +1,49 @@
+#!/usr/bin/env python3
+"""Keep the detector bias at its set point: it follows the temperature, and is off when unsure."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from panoseti import daemon
+from panoseti.board_link import BoardLink, open_link
+from panoseti.flight import FlightRecorder
+from panoseti.hv import HvUpdater, update_loop
+from panoseti.hv_service import PresentBoards, echo_of, updater_actions
+from panoseti.load_configs import load_site
+from panoseti.store import Store
+
+NAME = "hv_updater"
+INTERVAL_S = 5.0
+EXAMPLES = """  daemons/hv_updater.py --config_dir . --verbose
+
+Its end (SIGTERM, Ctrl-C) switches the high voltage of every board off."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Update until told to end, then switch off."""
+    parser = daemon.arguments(NAME, __doc__ or "", INTERVAL_S, EXAMPLES)
+    args = parser.parse_args(argv)
+    site = load_site(args.config_dir, data_config=False)
+    data_dir = (args.data_dir or site.head_data_dir).resolve()
+    flight = FlightRecorder(data_dir, NAME)
+
+    def link(priority: bool) -> BoardLink:
+        return open_link(site, flight, priority)
+
+    with (
+        daemon.Daemon(NAME, data_dir, args.interval_s, args.verbose) as running,
+        Store(site.obs.redis_host, site.obs.redis_port) as store,
+    ):
+        actions = updater_actions(store, data_dir, link, echo_of(site))
+        updater = HvUpdater(actions, site.obs.hk_max_age_s)
+        update_loop(running, updater, PresentBoards(site, data_dir).boards)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(daemon.call(main, sys.argv[1:]))

@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""Watch temperatures: too hot or too cold means HV off, run stopped, power outlet off."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from panoseti import daemon
+from panoseti.board_link import BoardLink, open_link
+from panoseti.flight import FlightRecorder
+from panoseti.hv_service import PresentBoards, StopRun, echo_of, guard_actions
+from panoseti.load_configs import load_site
+from panoseti.safety import Guard, GuardedModule, guard_loop
+from panoseti.store import Store
+
+NAME = "temperature_guard"
+INTERVAL_S = 10.0
+PATIENCE_S = 300.0
+EXAMPLES = """  daemons/temperature_guard.py --config_dir . --verbose
+
+A module that was tripped stays off until the guard is started again."""
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; exits with code 2 on bad usage."""
+    parser = daemon.arguments(NAME, __doc__ or "", INTERVAL_S, EXAMPLES)
+    parser.add_argument(
+        "--patience_s",
+        type=float,
+        default=PATIENCE_S,
+        help="a board that neither shows HK nor confirms HV off for so long costs its module the"
+        " power (default: %(default)g)",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Guard until told to end."""
+    args = parse_args(argv)
+    site = load_site(args.config_dir, data_config=False)
+    data_dir = (args.data_dir or site.head_data_dir).resolve()
+    flight = FlightRecorder(data_dir, NAME)
+    present = PresentBoards(site, data_dir)
+    stop_run = StopRun(args.config_dir.resolve(), data_dir)
+
+    def link(priority: bool) -> BoardLink:
+        return open_link(site, flight, priority)
+
+    def modules() -> tuple[GuardedModule, ...]:
+        stop_run.look()
+        return present.modules()
+
+    with (
+        daemon.Daemon(NAME, data_dir, args.interval_s, args.verbose) as running,
+        Store(site.obs.redis_host, site.obs.redis_port) as store,
+    ):
+        actions = guard_actions(store, data_dir, link, echo_of(site), stop_run)
+        guard = Guard((), actions, site.obs.hk_max_age_s, args.patience_s)
+        guard_loop(running, guard, modules)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(daemon.call(main, sys.argv[1:]))
