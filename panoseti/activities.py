@@ -1,0 +1,153 @@
+"""What records on the head node at this moment: HK recorders and pipelines, found by psutil."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from panoseti.flight import FlightRecorder
+
+HK_RECORDER = "store_redis_data"
+PIPELINE = "hashpipe"
+TERM_WAIT_S = 5.0
+KILL_WAIT_S = 3.0
+
+
+@dataclass(frozen=True)
+class Activity:
+    """One recording process: what it is, pid, command line."""
+
+    what: str
+    pid: int
+    command: str
+    process: psutil.Process
+
+    def __str__(self) -> str:
+        return f"{self.what} (pid {self.pid})"
+
+
+def _option(words: Sequence[str], name: str) -> str | None:
+    """The value of a `--name value` or `--name=value` option of a command line."""
+    for index, word in enumerate(words):
+        if word == name and index + 1 < len(words):
+            return words[index + 1]
+        if word.startswith(f"{name}="):
+            return word.partition("=")[2]
+    return None
+
+
+def _same_folder(text: str, folder: Path) -> bool:
+    try:
+        return Path(text).resolve() == folder.resolve()
+    except OSError:
+        return text == str(folder)
+
+
+def daemon_processes(script: str) -> list[psutil.Process]:
+    """Processes whose command line runs `daemons/<script>.py`."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        words = process.info["cmdline"] or []
+        if process.info["status"] == psutil.STATUS_ZOMBIE:
+            continue
+        if any(Path(word).name == f"{script}.py" for word in words[:3]):
+            found.append(process)
+    return found
+
+
+def daemons(script: str, data_dir: Path, what: str = "") -> list[Activity]:
+    """Daemons of this data directory, and those that do not say which is theirs."""
+    found = []
+    for process in daemon_processes(script):
+        words = process.info["cmdline"]
+        folder = _option(words, "--data_dir")
+        if folder is None or _same_folder(folder, data_dir):
+            found.append(Activity(what or script, process.pid, " ".join(words), process))
+    return found
+
+
+def hk_recorders(data_dir: Path) -> list[Activity]:
+    """HK recorders of this data directory, and those that do not say which is theirs."""
+    return daemons(HK_RECORDER, data_dir, "HK recorder")
+
+
+def pipelines() -> list[Activity]:
+    """Pipelines on this computer; their name alone counts, as it does on the DAQ nodes."""
+    found = []
+    for process in psutil.process_iter(["name", "cmdline", "status"]):
+        if process.info["name"] == PIPELINE and process.info["status"] != psutil.STATUS_ZOMBIE:
+            words = " ".join(process.info["cmdline"] or [])
+            found.append(Activity(PIPELINE, process.pid, words, process))
+    return found
+
+
+def data_dir_of_daemons(config_dir: Path, scripts: Sequence[str]) -> Path | None:
+    """The data directory that a running daemon of this command directory works for."""
+    for script in scripts:
+        for process in daemon_processes(script):
+            words = process.info["cmdline"]
+            configs, data = _option(words, "--config_dir"), _option(words, "--data_dir")
+            if configs is not None and data is not None and _same_folder(configs, config_dir):
+                return Path(data)
+    return None
+
+
+def end(
+    activities: Sequence[Activity], flight: FlightRecorder, term_wait_s: float = TERM_WAIT_S
+) -> list[tuple[Activity, str]]:
+    """End processes: SIGTERM, and SIGKILL for those that do not go; how each one went.
+
+    psutil compares pid and start time before every signal.
+    """
+    processes = [activity.process for activity in activities]
+    for activity in activities:
+        _signal(activity, "SIGTERM", flight)
+    _, alive = _wait(processes, term_wait_s)
+    for activity in activities:
+        if activity.process in alive:
+            _signal(activity, "SIGKILL", flight)
+    _, left = _wait(alive, KILL_WAIT_S)
+    return [
+        (
+            activity,
+            "still runs"
+            if activity.process in left
+            else "killed"
+            if activity.process in alive
+            else "ended",
+        )
+        for activity in activities
+    ]
+
+
+def _signal(activity: Activity, name: str, flight: FlightRecorder) -> None:
+    flight.note("signal", pid=activity.pid, program=activity.what, signal=name)
+    try:
+        activity.process.terminate() if name == "SIGTERM" else activity.process.kill()
+    except psutil.NoSuchProcess:
+        pass
+    except psutil.AccessDenied:
+        flight.note("signal_denied", pid=activity.pid, program=activity.what)
+
+
+def _wait(
+    processes: Sequence[psutil.Process], timeout_s: float
+) -> tuple[list[psutil.Process], list[psutil.Process]]:
+    """Those that ended and those that did not; a zombie of somebody else's has ended."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        alive = [process for process in processes if _runs(process)]
+        if not alive or time.monotonic() > deadline:
+            return [process for process in processes if process not in alive], alive
+        psutil.wait_procs(alive, timeout=0.05)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
