@@ -150,8 +150,8 @@ class HvUpdater:
     def all_off(self) -> list[str]:
         """Switch every board off; the addresses that did not confirm."""
         addresses = {board.ip for board in self.boards} | self.states.keys()
-        self._send({ip: Want(HV_OFF, "hv_updater ends") for ip in sorted(addresses)}, State.OFF)
-        return [ip for ip in sorted(addresses) if self._state(ip).state is not State.OFF]
+        wants = {ip: Want(HV_OFF, "hv_updater ends") for ip in sorted(addresses)}
+        return self._send(wants, State.OFF)
 
     def _wants(self, now_unix: float) -> dict[str, Want]:
         lost = ""
@@ -199,14 +199,17 @@ class HvUpdater:
             logger.info("%s: HV codes %s", ip, " ".join(str(code) for code in want.codes))
         state.codes, state.reason = want.codes, want.reason
 
-    def _send(self, wants: Mapping[str, Want], target: State) -> None:
+    def _send(self, wants: Mapping[str, Want], target: State) -> list[str]:
+        """Send the codes; the addresses that did not confirm them."""
         if not wants:
-            return
+            return []
+        unconfirmed = []
         problems = self.actions.send({ip: want.codes for ip, want in wants.items()})
         for ip in wants:
             state = self._state(ip)
             problem = problems.get(ip, "not sent") or ""
             if problem:
+                unconfirmed.append(ip)
                 # It may or may not have arrived: only a confirmation makes a board "off".
                 if target is State.ON or state.state is State.ON:
                     state.state = State.UNKNOWN
@@ -217,6 +220,7 @@ class HvUpdater:
                     logger.info("%s: HV %s confirmed", ip, target.value)
                 state.state = target
             state.problem = problem
+        return unconfirmed
 
 
 def update_loop(

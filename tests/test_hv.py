@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from panoseti.addresses import redis_key
 
+from panoseti.addresses import redis_key
 from panoseti.errors import ObsError
 from panoseti.hv import HV_OFF, Codes, HvActions, HvBoard, HvUpdater, State, judge
 from panoseti.safety import Trip
@@ -59,12 +59,12 @@ JUDGED: dict[str, tuple[Record, Codes, str, bool]] = {
     "time nan": (hk(Computer_UTC="nan"), HV_OFF, "Computer_UTC is nan", False),
     "inf": (hk(TEMP1="-inf"), HV_OFF, "TEMP1 is -inf", False),
     "other board": (hk(BOARDLOC=1017), HV_OFF, "BOARDLOC is 1017, not 1016", False),
-    "lower limit": (hk(TEMP1=-20.0), (46032, 46003, 46119, 46016), "", False),
-    "upper limit": (hk(TEMP1=60.0), (49835, 49805, 49922, 49819), "", False),
+    "lower limit": (hk(TEMP1=-20.0), (46063, 46034, 46150, 46047), "", False),
+    "upper limit": (hk(TEMP1=60.0), (49835, 49806, 49922, 49819), "", False),
     "too cold": (hk(TEMP1=-20.25), HV_OFF, "-20.25 degC is outside -20..60", True),
     "too hot": (hk(TEMP1=60.25), HV_OFF, "60.25 degC is outside -20..60", True),
     "very hot": (hk(TEMP1=127.75), HV_OFF, "127.75 degC is outside", True),
-    "sign dropped, -0.25": (hk(TEMP1=255.75), (46974, 46944, 47061, 46958), "", False),
+    "sign dropped, -0.25": (hk(TEMP1=255.75), (46995, 46965, 47081, 46978), "", False),
     "sign dropped, -20.25": (hk(TEMP1=235.75), HV_OFF, "-20.25 degC is outside", True),
     "sign dropped, -128": (hk(TEMP1=128.0), HV_OFF, "impossible HK: TEMP1 is 128.0", False),
     "below the sensor's range": (hk(TEMP1=-55.25), HV_OFF, "impossible", False),
