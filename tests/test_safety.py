@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import pytest
-from panoseti.addresses import redis_key
 
+from panoseti.addresses import redis_key
 from panoseti.errors import ObsError
 from panoseti.safety import (
     TRIPS_FILE,
@@ -169,6 +169,7 @@ def test_the_trip_lasts_and_is_acted_on_once(world: World) -> None:
     guard.round(NOW + 10)
     assert f"stop_run {HOT}" in world.deeds()
     world.temps[1017] = (25, 50)
+    world.hk_time = NOW + 20
     guard.round(NOW + 20)
     assert world.deeds() == [], "the power is off: nothing left to say"
     assert [trip.since_unix for trip in guard.trips.values()] == [NOW + 10]
@@ -179,6 +180,7 @@ def test_without_a_power_switch_off_is_repeated_for_ever(world: World) -> None:
     world.temps[1016] = (70, 50)
     guard.round(NOW + 10)
     world.deeds()
+    world.hk_time = NOW + 20
     guard.round(NOW + 20)
     assert world.deeds() == ["hv_off 127.0.3.248 127.0.3.249"]
 
@@ -196,6 +198,7 @@ def test_a_failing_switch_and_a_mute_board_are_retried_soon(world: World) -> Non
     guard.round(NOW + 12)
     assert world.deeds() == ["hv_off 127.0.3.248 127.0.3.249", "outlet_off"]
     assert guard.power_pending == {}
+    world.hk_time = NOW + 22
     assert guard.round(NOW + 22) is False
     assert guard.unconfirmed == {} and world.deeds() == []
 
