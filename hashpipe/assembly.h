@@ -23,7 +23,7 @@
 
 enum {
 	ASSEMBLY_RING = 256,  /* frames in the making, as in the deployed pipeline */
-	ASSEMBLY_PASSED = 20, /* packets; more than 16 = 64 packets out of order, of 4 boards */
+	ASSEMBLY_PASSED = 66, /* packets: one that 64 of its own board have overtaken is in time */
 	ASSEMBLY_HISTORY = 64,
 };
 

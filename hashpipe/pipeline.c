@@ -2,12 +2,13 @@
 #include "pipeline.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
+#include <sys/file.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -122,25 +123,45 @@ struct pipeline *pipeline_get(int instance)
 	return *place;
 }
 
+/* A run directory has one pipeline: the lock is the kernel's, and gone with the process however it
+ * ends. */
+static int lock_run(struct pipeline *pipeline)
+{
+	const char *run = pipeline->options.run;
+	int fd = open(run, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd < 0) {
+		pipeline_refuse(pipeline,
+				"RUNDIR=%s: %s; make it before the start, in the working directory",
+				run, errno == ENOENT ? "no such directory" : strerror(errno));
+		return -errno;
+	}
+	if (flock(fd, LOCK_EX | LOCK_NB)) {
+		pipeline_refuse(
+			pipeline,
+			"RUNDIR=%s: another hashpipe records into it; see `pgrep -ax hashpipe`",
+			run);
+		close(fd);
+		return -EBUSY;
+	}
+	pipeline->run_fd = fd;
+	pipeline->run_exists = true;
+	return 0;
+}
+
 int pipeline_prepare(struct pipeline *pipeline)
 {
 	const struct options *options = &pipeline->options;
 	char path[2 * OPTION_SIZE + 32], fault[JOURNAL_LINE];
-	struct stat status;
 	int err;
 
 	if (pipeline->prepared)
 		return pipeline_state(pipeline) == PIPELINE_FAILED ? -EINVAL : 0;
 	if (pipeline->options_bad)
 		return -EINVAL;
-	if (stat(options->run, &status) || !S_ISDIR(status.st_mode)) {
-		pipeline_refuse(pipeline,
-				"RUNDIR=%s: no such directory; make it before the start, "
-				"in the working directory",
-				options->run);
-		return -ENOENT;
-	}
-	pipeline->run_exists = true;
+	err = lock_run(pipeline);
+	if (err)
+		return err;
 	if (options_log_path(options, path, sizeof(path))) {
 		err = journal_open(&pipeline->journal, path);
 		if (err) {

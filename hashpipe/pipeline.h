@@ -54,7 +54,8 @@ struct pipeline {
 	struct options options;
 	bool prepared;
 	bool options_bad;
-	bool run_exists; /* the run directory: a status file can be written */
+	bool run_exists; /* the run directory, and it is ours: a status file can be written */
+	int run_fd;	 /* holds the lock on it until the process ends */
 	struct module_table modules;
 	struct account account;
 	struct journal journal;

@@ -1,0 +1,278 @@
+/* Real datagrams over loopback, by UDP socket and by packet socket: what is taken, what is told. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <net/if.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "capture.h"
+#include "check.h"
+
+enum { SLOTS = 4096 };
+
+static struct module_table modules;
+static struct account account;
+static struct journal journal;
+static struct options options;
+static struct capture capture;
+static struct packet_info infos[SLOTS];
+static uint8_t payloads[SLOTS][PACKET_MAX_BYTES];
+static struct capture_target target;
+static char fault[CAPTURE_FAULT];
+static unsigned port;
+
+static uint64_t clock_ns(clockid_t clock)
+{
+	struct timespec now;
+
+	clock_gettime(clock, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static int sender_on(const char *address)
+{
+	struct sockaddr_in source = { .sin_family = AF_INET };
+	int fd = socket(AF_INET, SOCK_DGRAM, 0);
+
+	inet_pton(AF_INET, address, &source.sin_addr);
+	CHECK_EQUAL(bind(fd, (struct sockaddr *)&source, sizeof(source)), 0);
+	return fd;
+}
+
+static void send_from(int fd, const void *bytes, size_t length)
+{
+	struct sockaddr_in to = { .sin_family = AF_INET,
+				  .sin_port = htons((uint16_t)options.bindport) };
+
+	inet_pton(AF_INET, "127.0.0.1", &to.sin_addr);
+	CHECK_EQUAL(sendto(fd, bytes, length, 0, (struct sockaddr *)&to, sizeof(to)), length);
+}
+
+static bool open_capture(enum capture_choice choice, const char *host)
+{
+	memset(&options, 0, sizeof(options));
+	snprintf(options.bindhost, sizeof(options.bindhost), "%s", host);
+	options.bindport = port;
+	options.capture = choice;
+	options.receive_mb = 4;
+	check_modules(&modules, (const int[]){ 1, 254, -1 });
+	account_init(&account, modules.count);
+	journal_init(&journal);
+	target = (struct capture_target){ .info = infos, .payload = payloads, .size = SLOTS };
+	*fault = '\0';
+	return !capture_open(&capture, &options, &modules, &account, &journal, fault,
+			     sizeof(fault));
+}
+
+static void close_capture(void)
+{
+	capture_close(&capture);
+	account_free(&account);
+	journal.n_lines = 0;
+}
+
+/* Until `n` datagrams are taken, or two seconds have passed. */
+static int take(int n)
+{
+	uint64_t until_ns = clock_ns(CLOCK_MONOTONIC) + 2000000000u;
+	int taken = 0;
+
+	while (taken < n && clock_ns(CLOCK_MONOTONIC) < until_ns) {
+		int more = capture_receive(&capture, &target, 100);
+
+		if (!CHECK(more >= 0))
+			break;
+		taken += more;
+	}
+	return taken;
+}
+
+static void test_good_and_bad(enum capture_choice choice, const char *host)
+{
+	uint8_t payload[9000];
+	int board = sender_on("127.1.3.250"), other = sender_on("127.1.3.249");
+	uint64_t before_ns;
+
+	check_case("capture by %s", choice == CAPTURE_UDP ? "UDP socket" : "packet socket");
+	if (!CHECK(open_capture(choice, host))) {
+		fprintf(stderr, "%s\n", fault);
+		goto closed;
+	}
+	memset(payload, 0, sizeof(payload));
+	send_from(board, payload, check_packet(payload, 2, 1018, 99, 5, 5, 9)); /* not yet open */
+	CHECK_EQUAL(capture_receive(&capture, &target, 20), 0);
+	CHECK_EQUAL(capture_start(&capture, fault, sizeof(fault)), 0);
+	before_ns = clock_ns(CLOCK_REALTIME);
+	for (unsigned k = 0; k < 1000; k++)
+		send_from(board, payload,
+			  check_packet(payload, k & 1 ? 7 : 2, 1018, (uint16_t)k, 5, 1000 * k,
+				       (uint16_t)(k & 0xff)));
+	CHECK_EQUAL(take(1000), 1000);
+	CHECK_EQUAL(target.n, 1000);
+	for (unsigned k = 0; k < target.n; k++) {
+		const uint8_t *pixels = payloads[k] + PACKET_HEADER_BYTES;
+
+		CHECK_EQUAL(infos[k].number, k);
+		CHECK_EQUAL(infos[k].quabo, 2);
+		CHECK_EQUAL(pixels[0], k & 0xff);
+		CHECK_EQUAL(pixels[k & 1 ? 255 : 510], k & 0xff);
+		CHECK(infos[k].recv_ns >= before_ns &&
+		      infos[k].recv_ns <= clock_ns(CLOCK_REALTIME));
+		CHECK(!k || infos[k].recv_ns >= infos[k - 1].recv_ns);
+	}
+	CHECK_EQUAL(counted(&account.received), 1000);
+
+	/* Nothing of this is kept, all of it is counted. */
+	target.n = 0;
+	send_from(board, payload, 0);
+	send_from(board, payload, 1);
+	send_from(board, payload, 527);
+	send_from(board, payload, 529);
+	send_from(board, payload, 9000);
+	check_packet(payload, 5, 1018, 0, 0, 0, 0);
+	send_from(board, payload, 528);
+	check_packet(payload, 2, 8, 0, 0, 0, 0);
+	send_from(board, payload, 528);
+	check_packet(payload, 2, 1018, 0, 0, 0, 0);
+	send_from(other, payload, 528);
+	check_packet(payload, 2, 1017, 77, 0, 0, 0);
+	send_from(other, payload, 528); /* this one is good */
+	CHECK_EQUAL(take(9), 9);
+	CHECK_EQUAL(target.n, 1);
+	CHECK_EQUAL(infos[0].number, 77);
+	CHECK_EQUAL(counted(&account.received), 1009);
+	CHECK_EQUAL(counted(&account.rejected), 8);
+	CHECK_EQUAL(account.n_rejected, 4);
+	CHECK_EQUAL(journal.n_lines, 4 + (unsigned)(choice == CAPTURE_UDP && geteuid()));
+	CHECK_EQUAL(account.rejected_entry[0].count, 5);
+	CHECK_EQUAL(account.rejected_entry[0].source, 0x7f0103fa);
+	CHECK_EQUAL(account.rejected_entry[3].kind, PACKET_SOURCE_MISMATCH);
+	CHECK_EQUAL(account.rejected_entry[3].boardloc, 1018);
+	CHECK_EQUAL(counted(&account.kernel_drops), 0);
+	close_capture();
+closed:
+	close(board);
+	close(other);
+	check_case("%s", "");
+}
+
+/* More than the buffer holds: the kernel's drops are all counted. */
+static void test_drops(enum capture_choice choice, const char *host)
+{
+	enum { SENT = 30000 };
+	uint8_t payload[PACKET_MAX_BYTES];
+	int board = sender_on("127.1.3.248");
+	unsigned received;
+
+	check_case("drops by %s", choice == CAPTURE_UDP ? "UDP socket" : "packet socket");
+	if (!CHECK(open_capture(choice, host)))
+		goto closed;
+	CHECK_EQUAL(capture_start(&capture, fault, sizeof(fault)), 0);
+	for (unsigned k = 0; k < SENT; k++)
+		send_from(board, payload, check_packet(payload, 2, 1016, (uint16_t)k, 5, k, 0));
+	do {
+		received = (unsigned)counted(&account.received);
+		target.n = 0;
+		capture_receive(&capture, &target, 100);
+	} while (counted(&account.received) != received);
+	capture_count_drops(&capture);
+	capture_count_drops(&capture); /* counts what is new only */
+	CHECK(counted(&account.kernel_drops) > 0);
+	CHECK_EQUAL(received + counted(&account.kernel_drops), SENT);
+	close_capture();
+closed:
+	close(board);
+	check_case("%s", "");
+}
+
+static void test_wake(void)
+{
+	uint64_t one = 1, begin_ns = clock_ns(CLOCK_MONOTONIC);
+
+	CHECK(open_capture(CAPTURE_UDP, "127.0.0.1"));
+	CHECK_EQUAL(capture_start(&capture, fault, sizeof(fault)), 0);
+	capture.wake_fd = eventfd(0, EFD_NONBLOCK);
+	CHECK_EQUAL(write(capture.wake_fd, &one, sizeof(one)), sizeof(one));
+	CHECK_EQUAL(capture_receive(&capture, &target, 5000), 0);
+	CHECK(clock_ns(CLOCK_MONOTONIC) - begin_ns < 2000000000u);
+	close(capture.wake_fd);
+	close_capture();
+}
+
+static void refused(enum capture_choice choice, const char *host, const char *named)
+{
+	CHECK(!open_capture(choice, host));
+	check_case("%s", host);
+	if (!CHECK(strstr(fault, named) != NULL))
+		fprintf(stderr, "\"%s\"\n", fault);
+	close_capture();
+	check_case("%s", "");
+}
+
+static void test_refusals(void)
+{
+	struct capture first;
+
+	refused(CAPTURE_UDP, "no-such-if", "neither an interface of this computer nor an IPv4");
+	refused(CAPTURE_UDP, "192.0.2.1", "no interface here has this address");
+	refused(CAPTURE_PACKET, "127.0.0.1", "not an interface");
+	CHECK(open_capture(CAPTURE_UDP, "127.0.0.1"));
+	first = capture;
+	account_free(&account);
+	refused(CAPTURE_UDP, "127.0.0.1", "ss -ulpn");
+	first.kind->close(&first);
+}
+
+static unsigned free_port(void)
+{
+	struct sockaddr_in address = { .sin_family = AF_INET };
+	socklen_t size = sizeof(address);
+	int fd = sender_on("127.0.0.1");
+
+	getsockname(fd, (struct sockaddr *)&address, &size);
+	close(fd);
+	return ntohs(address.sin_port);
+}
+
+/* A network of our own, so that ports and interface are ours. */
+static bool own_network(void)
+{
+	struct ifreq request = { .ifr_name = "lo" };
+	int fd;
+
+	if (unshare(CLONE_NEWNET))
+		return false;
+	fd = socket(AF_INET, SOCK_DGRAM, 0);
+	request.ifr_flags = IFF_UP | IFF_RUNNING;
+	if (ioctl(fd, SIOCSIFFLAGS, &request)) {
+		close(fd);
+		return false;
+	}
+	close(fd);
+	return true;
+}
+
+int main(void)
+{
+	bool is_root = own_network();
+
+	port = free_port();
+	test_good_and_bad(CAPTURE_UDP, "127.0.0.1");
+	test_drops(CAPTURE_UDP, "127.0.0.1");
+	test_wake();
+	test_refusals();
+	if (is_root) {
+		test_good_and_bad(CAPTURE_PACKET, "lo");
+		test_drops(CAPTURE_PACKET, "lo");
+	} else {
+		fprintf(stderr, "test_capture: no right to use packet sockets: not tried\n");
+	}
+	return check_result();
+}

@@ -1,0 +1,188 @@
+/* Packet numbers: gaps, wrap, duplicates, reordering, resets. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+#include "sequence.h"
+
+static struct sequence sequence;
+
+static enum sequence_verdict note(unsigned number, uint64_t time_ns)
+{
+	return sequence_note(&sequence, (uint16_t)number, time_ns % TAI_PERIOD_NS);
+}
+
+static void clear(void)
+{
+	memset(&sequence, 0, sizeof(sequence));
+}
+
+/* Golden counts.  The deployed counter takes a double for -1 and a pair out of order for 65536;
+ * here neither is a loss. */
+static void test_golden(void)
+{
+	static struct sequence boards[2][8];
+	struct check_vectors vectors;
+	long long time_ns = 0;
+	bool quirk = false;
+	unsigned cases = 0;
+
+	check_vectors_open(&vectors, "loss");
+	while (check_vectors_line(&vectors)) {
+		if (!strcmp(vectors.word[0], "case")) {
+			check_case("golden %s", vectors.word[1]);
+			quirk = !strcmp(vectors.word[1], "duplicate") ||
+				!strcmp(vectors.word[1], "reordered");
+			memset(boards, 0, sizeof(boards));
+			cases++;
+		} else if (!strcmp(vectors.word[0], "packet")) {
+			long long number = check_number(&vectors, 3);
+
+			/* As boards do it: time rises with the number, doubles are equal. */
+			time_ns = quirk ? number * 1000 : time_ns + 1000;
+			sequence_note(
+				&boards[check_number(&vectors, 1) & 1][check_number(&vectors, 2)],
+				(uint16_t)number, (uint64_t)time_ns);
+		} else {
+			long long lost = 0;
+
+			for (unsigned k = 0; k < 16; k++)
+				lost += boards[k / 8][k % 8].lost;
+			CHECK_EQUAL(lost, quirk ? 0 : check_number(&vectors, 1));
+		}
+	}
+	check_vectors_close(&vectors);
+	CHECK_EQUAL(cases, 5);
+	check_case("%s", "");
+}
+
+static void test_gap_and_late_arrival(void)
+{
+	clear();
+	CHECK_EQUAL(note(10, 1000), SEQUENCE_FIRST);
+	CHECK_EQUAL(note(11, 1100), SEQUENCE_NEXT);
+	CHECK_EQUAL(note(15, 1500), SEQUENCE_NEXT);
+	CHECK_EQUAL(sequence.lost, 3);
+	CHECK(!sequence_has(&sequence, 13));
+	CHECK_EQUAL(note(13, 1300), SEQUENCE_REORDERED); /* takes its own number off the loss */
+	CHECK_EQUAL(sequence.lost, 2);
+	CHECK(sequence_has(&sequence, 13));
+	CHECK_EQUAL(note(13, 1300), SEQUENCE_DUPLICATE);
+	CHECK_EQUAL(note(15, 1500), SEQUENCE_DUPLICATE);
+	CHECK_EQUAL(note(10, 1000), SEQUENCE_DUPLICATE);
+	CHECK_EQUAL(sequence.lost, 2);
+	CHECK_EQUAL(sequence.reordered, 1);
+	CHECK_EQUAL(sequence.resets, 0);
+	/* One that was sent before the first we saw: never counted as lost. */
+	CHECK_EQUAL(note(9, 900), SEQUENCE_REORDERED);
+	CHECK_EQUAL(sequence.lost, 2);
+}
+
+static void test_wrap(void)
+{
+	clear();
+	note(65530, 1000);
+	for (unsigned k = 1; k < 200000; k++)
+		CHECK_EQUAL(note((65530 + k) & 0xffff, 1000 + k * 1000), SEQUENCE_NEXT);
+	CHECK_EQUAL(sequence.lost, 0);
+	CHECK_EQUAL(sequence.resets, 0);
+	clear();
+	note(65534, 1000);
+	note(2, 5000); /* 65535, 0, 1 are missing */
+	CHECK_EQUAL(sequence.lost, 3);
+	CHECK_EQUAL(note(0, 3000), SEQUENCE_REORDERED);
+	CHECK_EQUAL(sequence.lost, 2);
+}
+
+static void test_reset(void)
+{
+	clear();
+	for (unsigned k = 0; k < 5000; k++)
+		note(k, k * 1000);
+	CHECK_EQUAL(note(0, 6000000), SEQUENCE_FIRST); /* older number, newer time */
+	CHECK_EQUAL(sequence.resets, 1);
+	CHECK_EQUAL(note(1, 6001000), SEQUENCE_NEXT);
+	CHECK_EQUAL(sequence.lost, 0);
+	CHECK_EQUAL(note(1, 6001000), SEQUENCE_DUPLICATE);
+	/* Soon after a reset the same numbers come again at other times: no doubles. */
+	CHECK_EQUAL(note(0, 7000000), SEQUENCE_FIRST);
+	CHECK_EQUAL(note(1, 7001000), SEQUENCE_NEXT);
+	CHECK_EQUAL(sequence.resets, 2);
+	CHECK_EQUAL(sequence.reordered, 0);
+	/* A reset that looks like a big jump forward. */
+	clear();
+	note(60000, 1000);
+	CHECK_EQUAL(note(3, 2000), SEQUENCE_FIRST);
+	CHECK_EQUAL(sequence.resets, 1);
+	CHECK_EQUAL(sequence.lost, 0);
+}
+
+static void test_long_silence(void)
+{
+	clear();
+	note(100, 1000);
+	CHECK_EQUAL(note(30100, 30001000), SEQUENCE_NEXT);
+	CHECK_EQUAL(sequence.lost, 29999);
+}
+
+/* Whatever a stream goes through, loss is what never came, doubles are what came twice. */
+static void test_random_streams(void)
+{
+	enum { SENT = 3000, DEPTH = 64 };
+	static unsigned order[2 * SENT], key[2 * SENT];
+
+	for (uint64_t seed = 1; seed <= 60; seed++) {
+		uint64_t state = seed;
+		unsigned n = 0, doubles = 0, dropped = 0, first = ~0u, last = 0, seen = 0;
+		unsigned start = (unsigned)(check_random(&state) & 0xffff);
+
+		check_case("seed %llu", (unsigned long long)seed);
+		clear();
+		for (unsigned k = 0; k < SENT; k++) {
+			unsigned chance = (unsigned)(check_random(&state) % 1000);
+
+			if (chance < 20 && k) {
+				dropped++;
+				continue;
+			}
+			for (unsigned copy = 0; copy < (chance < 50 ? 2u : 1u); copy++, n++) {
+				bool moved = check_random(&state) % 100 < 3;
+
+				order[n] = k;
+				key[n] = k +
+					 (moved ? 1 + (unsigned)(check_random(&state) % DEPTH) : 0);
+				doubles += copy;
+			}
+			first = first < k ? first : k;
+			last = k;
+		}
+		for (unsigned k = 1; k < n; k++) /* insertion sort by key, stable */
+			for (unsigned j = k; j && key[j - 1] > key[j]; j--) {
+				unsigned a = key[j], b = order[j];
+
+				key[j] = key[j - 1], order[j] = order[j - 1];
+				key[j - 1] = a, order[j - 1] = b;
+			}
+		for (unsigned k = 0; k < n; k++)
+			seen += note((start + order[k]) & 0xffff, 1000000 + order[k] * 100ull) ==
+				SEQUENCE_DUPLICATE;
+		CHECK_EQUAL(seen, doubles);
+		CHECK_EQUAL(sequence.resets, 0);
+		/* Numbers before the first that came, or after the last, are nobody's loss. */
+		CHECK(sequence.lost <= dropped);
+		CHECK(sequence.lost >= (long long)dropped - (long long)(SENT - 1 - last) -
+					       (order[0] ? order[0] : 0));
+	}
+	check_case("%s", "");
+}
+
+int main(void)
+{
+	test_golden();
+	test_gap_and_late_arrival();
+	test_wrap();
+	test_reset();
+	test_long_silence();
+	test_random_streams();
+	return check_result();
+}
