@@ -209,20 +209,21 @@ def _add_error(document: Document, error: jsonschema.ValidationError) -> None:
     place: Place = tuple(error.absolute_path)
     schema: Mapping[str, Any] = error.schema if isinstance(error.schema, Mapping) else {}
     description = schema.get("description", "")
-    if error.validator == "required":
-        for name in error.validator_value:
-            if name not in error.instance:
-                _add_missing(document, (*place, name), error.instance, schema)
+    instance, rule = error.instance, error.validator_value
+    if error.validator == "required" and isinstance(instance, dict) and isinstance(rule, list):
+        for name in rule:
+            if name not in instance:
+                _add_missing(document, (*place, name), instance, schema)
         return
     if place in document.faulty:
         return  # the same value fails a second rule
     if error.validator == "anyOf" and "x-any-of-remedy" in schema:
-        document.fault(place, shown(error.instance), schema["x-any-of-remedy"])
+        document.fault(place, shown(instance), schema["x-any-of-remedy"])
     elif error.validator == "format":
         reason = str(error.cause) if error.cause else "not usable"
-        document.fault(place, shown(error.instance), f"{reason}; must be {description}")
+        document.fault(place, shown(instance), f"{reason}; must be {description}")
     else:
-        document.fault(place, shown(error.instance), f"must be {description or error.message}")
+        document.fault(place, shown(instance), f"must be {description or error.message}")
 
 
 def _add_missing(

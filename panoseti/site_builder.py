@@ -117,6 +117,7 @@ def build_obs(document: Document, person: Person) -> ObsConfig:
         )
         for d, dome in enumerate(raw["domes"])
     )
+    overvoltage = raw.get("detector_overvoltage")
     own = {name: kind(raw[name]) for name, kind in OWN_OBS_FIELDS.items() if name in raw}
     for name in ("ssh_key", "ssh_known_hosts"):
         if name in raw:
@@ -132,7 +133,8 @@ def build_obs(document: Document, person: Person) -> ObsConfig:
             PowerSwitch(name, raw[name]["url"], int(raw[name]["quabo_socket"]))
             for name in power_switch_names(document)
         ),
-        detector_overvoltage_v=raw.get("detector_overvoltage"),
+        # 3.0 is a JSON integer too, but would not be the name of a calibration folder.
+        detector_overvoltage_v=None if overvoltage is None else int(overvoltage),
         **own,
     )
 
