@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from panoseti.addresses import parse_ranges
-
 from simulator.sites import uid_of
 
 SIDE = 16

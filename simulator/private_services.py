@@ -19,6 +19,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -27,7 +28,9 @@ from pathlib import Path
 
 import psutil
 
+from panoseti.activities import Activity
 from panoseti.errors import ObsError
+from simulator import leftovers
 
 LOOPBACK = "127.0.0.1"
 READY_S = 20.0
@@ -90,6 +93,8 @@ class Service:
     *thread* that started it ends, so that no way of dying leaves it behind.
     """
 
+    end_s = END_S  # how long its own end may take
+
     def __init__(self, name: str, log: Path, prefix: Sequence[str] = ()) -> None:
         self.name = name
         self.log = log
@@ -111,8 +116,8 @@ class Service:
         """What it has said so far."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
-    def launch(self, command: Sequence[str], ready: str) -> None:
-        """Start it and wait until its log holds the words `ready`; raises ServiceError."""
+    def launch(self, command: Sequence[str], ready: str, cwd: Path | None = None) -> None:
+        """Start it and wait until its log matches the pattern `ready`; raises ServiceError."""
         if self.alive():
             raise RuntimeError(f"{self.name} runs already")
         setpriv = shutil.which("setpriv", path=f"{os.environ.get('PATH', '')}:/usr/bin:/bin")
@@ -124,15 +129,19 @@ class Service:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
+                cwd=cwd,
                 start_new_session=True,  # Ctrl-C is for who started it, who then ends it
             )
         try:
-            wait_until(lambda: ready in self.words() or not self.alive(), READY_S)
-            if ready not in self.words() or not self.alive():
+            wait_until(lambda: self._says(ready) or not self.alive(), READY_S)
+            if not self._says(ready) or not self.alive():
                 self._complain()
         except BaseException:
             self.end()
             raise
+
+    def _says(self, pattern: str) -> bool:
+        return re.search(pattern, self.words(), re.MULTILINE) is not None
 
     def _complain(self) -> None:
         words = self.words()
@@ -142,7 +151,7 @@ class Service:
         raise kind(f"{self.name} {how}: {last[0]} (log: {self.log})")
 
     def end(self) -> None:
-        """End it and the processes it made for its clients; nothing to do when it has ended."""
+        """End it, then the processes it made for its clients; fine when it has ended already."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -150,12 +159,17 @@ class Service:
         with suppress(psutil.NoSuchProcess):
             children = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
-        self._end_children(children)
         try:
-            process.wait(END_S)
+            process.wait(self.end_s)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(END_S)
+        left = [child for child in children if self.is_mine(child)]
+        leftovers.end([Activity(self.name, child.pid, "", child) for child in left], END_S)
+
+    def is_mine(self, child: psutil.Process) -> bool:
+        """Whether a descendant is to end with the server."""
+        return True
 
     def kill(self) -> None:
         """End it without warning, as a crash does."""
@@ -163,15 +177,6 @@ class Service:
         if process is not None:
             process.kill()
             process.wait(END_S)
-
-    def _end_children(self, children: list[psutil.Process]) -> None:
-        """End the clients' processes, by default all of them."""
-        for child in children:
-            with suppress(psutil.NoSuchProcess):
-                child.terminate()
-        for child in psutil.wait_procs(children, END_S)[1]:
-            with suppress(psutil.NoSuchProcess):
-                child.kill()
 
 
 def _launch_on_port(address: str, port: int, launch: Callable[[int], None]) -> int:
@@ -240,6 +245,39 @@ def private_redis(
         server.end()
 
 
+# --- the boards ---
+
+
+class SimulatorService(Service):
+    """`python -m simulator` for a command directory; its requests go to `state_dir`."""
+
+    end_s = 20.0
+
+    def __init__(self, config_dir: Path, state_dir: Path) -> None:
+        super().__init__("simulator", state_dir / "simulator.log")
+        self.state_dir = state_dir
+        self._config_dir = config_dir
+
+    def start(self, *options: str) -> None:
+        """Start it and wait until every board has its addresses; raises ServiceError."""
+        command = [sys.executable, "-m", "simulator", "--config_dir", str(self._config_dir)]
+        command += ["--state_dir", str(self.state_dir), *options]
+        self.launch(command, "^ready$", cwd=leftovers.REPO)
+
+
+@contextmanager
+def simulated_boards(
+    config_dir: Path, state_dir: Path, *options: str
+) -> Iterator[SimulatorService]:
+    """The simulated boards of a command directory; `options` as of `python -m simulator`."""
+    service = SimulatorService(config_dir.resolve(), state_dir.resolve())
+    try:
+        service.start(*options)
+        yield service
+    finally:
+        service.end()
+
+
 # --- ssh ---
 
 
@@ -252,12 +290,16 @@ class OperatorKeys:
 
     @classmethod
     def make(cls, folder: Path) -> OperatorKeys:
-        """Make them in a folder that only we may read; those that are there already are kept."""
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        keys = cls(folder / "id_ed25519", folder / "known_hosts")
-        make_key(keys.key, "simulated observatory")
-        keys.known_hosts.touch(mode=0o600)
-        return keys
+        """Make them in a folder; those that are there already are kept."""
+        return cls(folder / "id_ed25519", folder / "known_hosts").made()
+
+    def made(self) -> OperatorKeys:
+        """These keys, made where they are not there yet, for nobody but us to read."""
+        for path in (self.key, self.known_hosts):
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_key(self.key, "simulated observatory")
+        self.known_hosts.touch(mode=0o600)
+        return self
 
     @property
     def public_line(self) -> str:
@@ -330,7 +372,7 @@ class PrivateSshd(Service):
         config = self.folder / "sshd_config"
         config.write_text("\n".join(self._settings(sshd, port)) + "\n")
         command = [sshd, "-D", "-e", "-f", str(config)]
-        self.launch(command, f"Server listening on {self.address} port {port}")
+        self.launch(command, rf"Server listening on {re.escape(self.address)} port {port}\.")
 
     def _settings(self, sshd: str, port: int) -> list[str]:
         settings = [
@@ -363,10 +405,11 @@ class PrivateSshd(Service):
             settings.append("PerSourcePenalties no")  # all of ours come from one address
         return settings
 
-    def _end_children(self, children: list[psutil.Process]) -> None:
-        """End the connections; what they started in sessions of its own is not sshd's to end."""
-        connections = [child for child in children if _is_sshd(child)]
-        super()._end_children(connections)
+    def is_mine(self, child: psutil.Process) -> bool:
+        """The connections; what they started in sessions of its own is not sshd's to end."""
+        with suppress(psutil.NoSuchProcess):
+            return child.name().startswith("sshd")
+        return False
 
 
 @contextmanager
@@ -384,13 +427,6 @@ def private_sshd(
         yield server
     finally:
         server.end()
-
-
-def _is_sshd(process: psutil.Process) -> bool:
-    try:
-        return process.name().startswith("sshd")
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _quoted(path: Path, percent: bool = False) -> str:
