@@ -18,6 +18,47 @@ RUN_NAME = re.compile(
 # The name travels through a HASHPIPE status value, which keeps no more.
 RUN_NAME_MAX_LENGTH = 67
 
+VERSION = 1
+"""Of the state files and of the helpers' JSON documents."""
+
+# What is copied to a node, into its data directory.
+HELPERS = (
+    "daq_facts.py",
+    "daq_files.py",
+    "daq_launch.py",
+    "daq_node.py",
+    "daq_process.py",
+    "run_files.py",
+    "start_daq.py",
+    "status_daq.py",
+    "stop_daq.py",
+)
+LAUNCHER = "hashpipe"
+PLUGIN = "hashpipe.so"
+
+# Files in a node's data directory.
+RUN_FILE = "current_run_daq"
+PID_FILE = "daq_pid"
+LAUNCH_FILE = "run_hashpipe.sh"
+MODULE_FILE = "module.config"
+LOCK_FILE = "daq.lock"
+
+# HASHPIPE cuts option values to 67 characters; one of just that length may have been cut.
+OPTION_MAX_LENGTH = 66
+PIPELINE_THREADS = ("net_thread", "compute_thread", "output_thread")
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED = 0, 1, 2, 3
+
+MODULE_DIR = re.compile(r"module_(?P<id>0|[1-9][0-9]{0,2})")
+DATA_FILE = re.compile(
+    r"start_[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z"
+    r"\.dp_(?P<product>[a-z0-9]+)\.bpp_(?P<bytes_per_pixel>[0-9]+)"
+    r"\.module_(?P<module>[0-9]+)\.seqno_(?P<seqno>[0-9]+)\.pff"
+)
+# A file of a run: one plain word, neither hidden nor an option nor a path.
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:+@=,~ -]{0,199}")
+HOST_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
 
 def check_run_name(text: str) -> str:
     """The text itself if it is the name of a run, else ValueError.
@@ -34,3 +75,37 @@ def check_run_name(text: str) -> str:
             " do not reach the pipeline: shorten the observatory's name or run_type"
         )
     return text
+
+
+def module_dir(module: int) -> str:
+    """Directory of a module in a node's data directory; it may be a link to another disk."""
+    if not 0 <= module <= 255:
+        raise ValueError(f"module id {module} is outside 0..255")
+    return f"module_{module}"
+
+
+def module_run_dir(module: int, run: str) -> str:
+    """Where a node records the data of a module, relative to its data directory."""
+    return f"{module_dir(module)}/{check_run_name(run)}"
+
+
+def check_host_word(text: str) -> str:
+    """The text itself if it is an address or host name that may be part of a file name."""
+    if not HOST_WORD.fullmatch(text):
+        raise ValueError(f"{text!r} is not an address or host name")
+    return text
+
+
+def stdout_name(daq_ip: str) -> str:
+    """What the pipeline prints, in the run directory."""
+    return f"hp_stdout_{check_host_word(daq_ip)}"
+
+
+def log_name(daq_ip: str) -> str:
+    """The pipeline's log, in the run directory."""
+    return f"hp_log_{check_host_word(daq_ip)}"
+
+
+def status_name(daq_ip: str) -> str:
+    """The pipeline's status, in the run directory."""
+    return f"hp_status_{check_host_word(daq_ip)}.json"
