@@ -442,9 +442,8 @@ class Board:
         period_us = self.acquisition.interval_field + 1
         light, _ = views(self.identity.boardloc)
         levels = response.image_levels(conditions, light, period_us, 8 if eight_bit else 16)
-        own = mode & (commands.AcqMode.IMAGE | commands.AcqMode.IMAGE_8BIT)
-        if eight_bit:
-            own |= mode & commands.AcqMode.PH  # firmware: image + PH sends image8 as mode 7
+        # Image packets tell that PH runs too (mode 3 or 7); they do not show the baseline bit.
+        own = mode & ~commands.AcqMode.NO_BASELINE
         return ImageStream(ip, int(own), period_us, tuple(levels))
 
     def _ph_stream(self, conditions: response.Conditions, ip: str, mode: int) -> PhStream | None:
