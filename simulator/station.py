@@ -46,6 +46,7 @@ class Station:
         self._sockets: list[socket.socket] = []
         self._waiting: deque[tuple[bytes, Address]] = deque()
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._owed: list[asyncio.TimerHandle] = []  # answers the board is still working on
         self._transfers: dict[Address, TftpConversation] = {}
 
     # --- sockets ---
@@ -82,6 +83,7 @@ class Station:
         """Give the addresses back and stop every timer."""
         for timer in self._timers.values():
             timer.cancel()
+        self._forget_answers()
         for transfer in list(self._transfers.values()):
             transfer.close()
         for sock in self._sockets:
@@ -115,6 +117,8 @@ class Station:
             if now < self.board.busy_until_s:
                 self.arm("busy", self.board.busy_until_s - now, self._work_off)
                 return
+            if self._owed:  # a board answers one command before it obeys the next
+                return
             data, sender = self._waiting.popleft()
             interval = self.board.hk_interval
             for reply in self.board.handle(data, now):
@@ -124,9 +128,28 @@ class Station:
             self._changed(self)
 
     def _answer(self, reply: Reply, sender: Address) -> None:
+        if reply.delay_s <= 0:
+            self._let_go(reply, sender)
+            return
+
+        def due() -> None:
+            self._owed.remove(timer)
+            self._let_go(reply, sender)
+            self._work_off()
+
+        timer = self._loop.call_later(reply.delay_s, due)
+        self._owed.append(timer)
+
+    def _let_go(self, reply: Reply, sender: Address) -> None:
+        """Give an answer to the network, which may do anything with it."""
         target = (self.board.hk_destination, addresses.HK_PORT) if reply.to_hk else sender
         for delay_s in self.board.faults.departures():
-            self._send_later(reply.delay_s + delay_s, reply.data, target, reply.to_hk)
+            self._send_later(delay_s, reply.data, target, reply.to_hk)
+
+    def _forget_answers(self) -> None:
+        for timer in self._owed:
+            timer.cancel()
+        self._owed.clear()
 
     def _send_later(self, delay_s: float, data: bytes, target: Address, guarded: bool) -> None:
         if delay_s > 0:
@@ -178,6 +201,7 @@ class Station:
             if name in self._timers:
                 self._timers[name].cancel()
         self._waiting.clear()
+        self._forget_answers()
         for transfer in list(self._transfers.values()):
             transfer.close()
         if self.board.phase is Phase.BOOTING:
