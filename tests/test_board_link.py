@@ -103,7 +103,7 @@ def test_a_silent_board_is_named_and_costs_the_others_nothing(
     silent = site.quabos[7]
     sim.fault(silent, fault)
     codes = (7, 7, 7, 7) if fault == "mute" else (8, 8, 8, 8)
-    plan = [Send(commands.SetHv(codes), timeout_s=0.1), Send(RESET, timeout_s=0.1)]
+    plan = [Send(commands.SetHv(codes), timeout_s=0.2), Send(RESET, timeout_s=0.2)]
     ended: dict[str, float] = {}
 
     def note(ip: str) -> None:
@@ -113,9 +113,9 @@ def test_a_silent_board_is_named_and_costs_the_others_nothing(
     outcomes = BoardLink().run(dict.fromkeys(site.quabos, plan), progress=note)
     spent_s = time.monotonic() - begin
     assert [ip for ip, outcome in outcomes.items() if not outcome.ok] == [silent]
-    assert f"{silent}: no answer to set HV (5 tries in 0.5 s)" in str(outcomes[silent].problem)
+    assert f"{silent}: no answer to set HV (5 tries in 1 s)" in str(outcomes[silent].problem)
     assert outcomes[silent].packets == 5
-    assert 0.5 <= spent_s < 1.5
+    assert 1.0 <= spent_s < 3.0
     assert ended[silent] == max(ended.values())
     obeyed = hv_of(sim, silent) == list(codes)
     assert obeyed == (fault == "mute")
@@ -137,16 +137,18 @@ def test_what_can_be_repeated_gets_through_a_bad_network(
     for ip in chosen:
         sim.fault(ip, fault, **parameters)
     other = commands.MarocSetup(tuple(bytes([len(fault)]) * 103 + b"\0" for _ in range(4)))
+    repeats = fault in ("lossy", "slow")
+    timeout_s, tries = (0.1, 30) if repeats else (2.0, 2)
     plan = [
-        Send(commands.SetHv((1, 1, 1, 1)), timeout_s=0.1, tries=9),
-        Send(other, timeout_s=0.1, tries=9),
-        Send(commands.SetHv((2, 2, 2, 2)), timeout_s=0.1, tries=9),
+        Send(commands.SetHv((1, 1, 1, 1)), timeout_s=timeout_s, tries=tries),
+        Send(other, timeout_s=timeout_s, tries=tries),
+        Send(commands.SetHv((2, 2, 2, 2)), timeout_s=timeout_s, tries=tries),
     ]
     outcomes = BoardLink().run(dict.fromkeys(chosen, plan))
     assert [o.problem for o in outcomes.values()] == [None] * len(chosen)
     assert all(hv_of(sim, ip) == [2, 2, 2, 2] for ip in chosen)
     total = sum(o.packets for o in outcomes.values())
-    assert total > 4 * len(chosen) if fault in ("lossy", "slow") else total == 4 * len(chosen)
+    assert total > 4 * len(chosen) if repeats else total == 4 * len(chosen)
 
 
 def test_a_command_that_must_not_be_repeated_is_lost_once_for_all(
@@ -198,16 +200,17 @@ def test_traffic_is_paced(site: Simulation, sim: SimulatorClient) -> None:
     assert all(o.ok for o in link.run(dict.fromkeys(site.quabos, plan)).values())
     # A burst of 8 may go at once; the other 64 of 72 packets need 4 ms each.
     assert times[-1] - times[0] >= 63 * 0.004
-    active = most = 0
+    active: set[str] = set()
+    most = 0
 
     def count(ip: str, outgoing: bool, data: bytes) -> None:
-        nonlocal active, most
-        active += 1 if outgoing else -1
-        most = max(most, active)
+        nonlocal most
+        (active.add if outgoing else active.discard)(ip)
+        most = max(most, len(active))
 
     link = BoardLink(boards_at_once=3, tap=count)
     assert all(o.ok for o in link.run(dict.fromkeys(site.quabos, plan)).values())
-    assert most <= 3
+    assert most == 3
 
 
 def test_an_address_without_a_route_spoils_nothing(site: Simulation, sim: SimulatorClient) -> None:
