@@ -11,7 +11,6 @@ science go to `site.head` (ports 60002 and 60001 there).
 from __future__ import annotations
 
 import json
-import random
 import signal
 import socket
 import struct
@@ -23,9 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from simulator.client import SimulatorClient
+from simulator.site_writer import TFTP_PORT, head_address, module_base
+from simulator.site_writer import random_prefix as private_prefix
 from tests.helpers import REPO, wait_for
 
-TFTP_PORT = 6969
 COMMAND_PORT, SCIENCE_PORT, HK_PORT = 60000, 60001, 60002
 
 
@@ -44,24 +44,6 @@ class Simulation:
     def client(self) -> SimulatorClient:
         """A new connection to its control socket."""
         return SimulatorClient(self.state_dir)
-
-
-def private_prefix() -> str:
-    """Two octets after 127 that no other test is likely to use; the last is a multiple of 4."""
-    return f"127.{random.randrange(2, 250)}.{4 * random.randrange(1, 62)}"
-
-
-def module_base(prefix: str, module: int) -> str:
-    """Base address of a module under a prefix of private_prefix()."""
-    first, second, third = prefix.split(".")
-    low = module << 2
-    return f"{first}.{second}.{int(third) + (low >> 8)}.{low & 255}"
-
-
-def head_address(prefix: str) -> str:
-    """A loopback address beside the 1024 board addresses of a prefix."""
-    first, second, third = prefix.split(".")
-    return f"{first}.{second}.{int(third) + 4}.1"
 
 
 def write_obs_config(folder: Path, bases: Sequence[str], tftp_port: int = TFTP_PORT) -> None:
