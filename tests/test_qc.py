@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,9 +17,11 @@ from panoseti import qc_commands
 from panoseti.flight import read_flight
 from panoseti.hk_socket import HkSocket
 from panoseti.qc_commands import WORDS, UsageError
+from panoseti.store import Store
 from qc import main as qc_main
 from simulator.client import SimulatorClient
 from tests.helpers import REPO, golden, wait_for
+from tests.redis_server import private_redis
 from tests.simulated import Simulation, simulation, udp_socket
 from tests.site_files import DAQ, OBS, changed, write_site
 
@@ -372,23 +375,56 @@ def test_names_and_aliases() -> None:
 # --- with configs ---
 
 
+def site_of_the_boards(site: Simulation, folder: Path, more: dict[str, Any]) -> Path:
+    """A command directory whose boards are the simulated ones."""
+    module = {"mobo_serialno": "S", "quabo_version": "qfp", "ip_addr": site.bases[0]}
+    obs: dict[tuple[str | int, ...], Any] = {
+        ("domes", 0, "modules"): [module | {"command_echo": False}]
+    }
+    daq = {
+        ("head_node_ip_addr",): site.head,
+        ("head_node_data_dir",): str(folder / "data"),
+        ("daq_nodes", 1, "ip_addr"): site.head,
+        ("daq_nodes", 1, "data_dir"): str(folder / "data"),
+    }
+    own = {(name,): value for name, value in more.items()}
+    return write_site(folder / "site", changed(OBS, obs | own), changed(DAQ, daq))
+
+
+def test_hk_comes_from_redis_while_capture_hk_has_the_port(
+    site: Simulation, sim: SimulatorClient, tmp_path: Path
+) -> None:
+    ended = threading.Event()
+
+    def capture(store: Store) -> None:
+        while not ended.wait(0.05):
+            store.put_record("QUABO_1016", {"Computer_UTC": time.time(), "TEMP1": 21.25})
+
+    with private_redis(tmp_path) as redis, HkSocket((site.head,)):
+        with Store(port=redis.port) as store:
+            thread = threading.Thread(target=capture, args=(store,))
+            command_dir = site_of_the_boards(site, tmp_path, {"redis_port": redis.port})
+            store.put_record("QUABO_1016", {"Computer_UTC": 1, "TEMP1": -7})
+            thread.start()
+            try:
+                done = qc("HK", cwd=command_dir, ip=site.quabos[0])
+            finally:
+                ended.set()
+                thread.join()
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.split()[2:] == ["TEMP1", "21.25"]
+            done = qc("HK", "--timeout_s", "0.3", cwd=command_dir, ip=site.quabos[0])
+    assert done.returncode == 1
+    assert "no new HK record in 0.3 s" in done.stderr
+
+
 def test_configs_of_the_command_directory_are_used_when_they_are_there(
     site: Simulation, sim: SimulatorClient, tmp_path: Path
 ) -> None:
     data_dir = tmp_path / "data"
-    module = {"mobo_serialno": "S", "quabo_version": "qfp", "ip_addr": site.bases[0]}
-    obs = {
-        ("domes", 0, "modules"): [module | {"command_echo": False}],
-        ("shutter_open_value",): 1,
-        ("tftp_port",): site.tftp_port,
-    }
-    daq = {
-        ("head_node_ip_addr",): site.head,
-        ("head_node_data_dir",): str(data_dir),
-        ("daq_nodes", 1, "ip_addr"): site.head,
-        ("daq_nodes", 1, "data_dir"): str(data_dir),
-    }
-    command_dir = write_site(tmp_path / "site", changed(OBS, obs), changed(DAQ, daq))
+    command_dir = site_of_the_boards(
+        site, tmp_path, {"shutter_open_value": 1, "tftp_port": site.tftp_port}
+    )
     ip = site.quabos[1]
     done = qc("SHO_NEW", "uid", "--hex", cwd=command_dir, ip=ip)
     assert done.returncode == 0, done.stderr
