@@ -103,21 +103,24 @@ class Entry:
 
 
 class Ledger:
-    """The entries of all boards by address, and of the DAQ nodes (their software) by address."""
+    """The entries of all boards by address, and what else belongs to a site by its name.
+
+    others: "DAQ node 192.168.1.101", "hv_updater", ...
+    """
 
     def __init__(
         self,
         boards: Mapping[str, Mapping[Step, Entry]] | None = None,
-        nodes: Mapping[str, Entry] | None = None,
+        others: Mapping[str, Entry] | None = None,
     ) -> None:
         self.boards: dict[str, dict[Step, Entry]] = {
             ip: dict(steps) for ip, steps in (boards or {}).items()
         }
-        self.nodes: dict[str, Entry] = dict(nodes or {})
+        self.others: dict[str, Entry] = dict(others or {})
 
     def copy(self) -> Ledger:
         """An independent copy (entries themselves never change)."""
-        return Ledger(self.boards, self.nodes)
+        return Ledger(self.boards, self.others)
 
     def entry(self, ip: str, step: Step) -> Entry | None:
         """What is known of a step of a board."""
@@ -128,10 +131,15 @@ class Ledger:
         entry = self.entry(ip, step)
         return entry if entry is not None and entry.done_unix is not None else None
 
+    def done_unix(self, ip: str, step: Step) -> float | None:
+        """When a step was finished, Unix time in s; None when it is not."""
+        entry = self.entry(ip, step)
+        return None if entry is None else entry.done_unix
+
     def boot_of(self, ip: str) -> str | None:
         """What tells the boards' boots apart: when the last one was seen; None = unknown."""
-        reboot = self.done(ip, Step.REBOOT)
-        return utc_text(reboot.done_unix) if reboot and reboot.done_unix is not None else None
+        booted_unix = self.done_unix(ip, Step.REBOOT)
+        return None if booted_unix is None else utc_text(booted_unix)
 
     def uid_of(self, ip: str) -> str:
         """The UID the board said, "" when it is not known."""
@@ -171,6 +179,26 @@ class Ledger:
         for step in steps:
             self.boards.get(ip, {}).pop(step, None)
 
+    def begin_other(self, name: str, now_unix: float) -> None:
+        """Something that is no board is about to be set up."""
+        self.others[name] = Entry(begun_unix=now_unix)
+
+    def finish_other(
+        self,
+        name: str,
+        now_unix: float,
+        inputs: Inputs,
+        facts: Mapping[str, Value] | None = None,
+    ) -> None:
+        """Something that is no board is set up."""
+        begun = self.others.get(name)
+        self.others[name] = Entry(
+            begun_unix=begun.begun_unix if begun else now_unix,
+            done_unix=now_unix,
+            inputs=inputs,
+            facts=dict(facts or {}),
+        )
+
     def saw_reboot(self, ip: str, when_unix: float, facts: Mapping[str, Value]) -> bool:
         """A board announced a boot that nobody asked for; whether that is news.
 
@@ -204,21 +232,31 @@ class Ledger:
         max_age_s: float | None = None,
     ) -> str | None:
         """Why a step must be done (again) with these inputs; None when it need not."""
-        entry = self.entry(ip, step)
-        if entry is None:
-            return "not done"
-        if entry.done_unix is None:
-            return f"begun at {utc_text(entry.begun_unix)} and not finished"
-        reasons = differences(entry.inputs, self.complete(ip, step, inputs))
-        if not reasons and max_age_s is not None and now_unix - entry.done_unix > max_age_s:
-            age_h = (now_unix - entry.done_unix) / HOUR_S
-            reasons = [f"{age_h:.1f} h old (limit {max_age_s / HOUR_S:g} h)"]
-        return _joined(reasons) if reasons else None
+        complete = self.complete(ip, step, inputs)
+        return _why(self.entry(ip, step), complete, now_unix, max_age_s)
+
+    def why_other(self, name: str, inputs: Inputs) -> str | None:
+        """As why, for what is no board."""
+        return _why(self.others.get(name), inputs, 0.0, None)
 
     def lost_by_boot(self, ip: str, step: Step) -> bool:
         """Whether the step is missing or undone, so that new inputs alone do not explain it."""
         entry = self.done(ip, step)
         return entry is None or entry.inputs.get(BOARD) != self.complete(ip, step, {}).get(BOARD)
+
+
+def _why(
+    entry: Entry | None, inputs: Inputs, now_unix: float, max_age_s: float | None
+) -> str | None:
+    if entry is None:
+        return "not done"
+    if entry.done_unix is None:
+        return f"begun at {utc_text(entry.begun_unix)} and not finished"
+    reasons = differences(entry.inputs, inputs)
+    if not reasons and max_age_s is not None and now_unix - entry.done_unix > max_age_s:
+        age_h = (now_unix - entry.done_unix) / HOUR_S
+        reasons = [f"{age_h:.1f} h old (limit {max_age_s / HOUR_S:g} h)"]
+    return _joined(reasons) if reasons else None
 
 
 def differences(old: Inputs, new: Inputs) -> list[str]:
@@ -279,7 +317,7 @@ def document(ledger: Ledger) -> dict[str, Any]:
             for ip, steps in ledger.boards.items()
             if steps
         },
-        "nodes": {node: _entry_document(entry) for node, entry in ledger.nodes.items()},
+        "others": {name: _entry_document(entry) for name, entry in ledger.others.items()},
     }
 
 
@@ -302,7 +340,7 @@ def from_document(raw: Mapping[str, Any]) -> Ledger:
             str(ip): {Step(step): _entry(entry) for step, entry in steps.items()}
             for ip, steps in raw["boards"].items()
         }
-        return Ledger(boards, {str(node): _entry(e) for node, e in raw["nodes"].items()})
+        return Ledger(boards, {str(name): _entry(e) for name, e in raw["others"].items()})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LedgerFormatError(f"not a ledger of the bring-up ({error})") from error
 

@@ -36,14 +36,20 @@ def read_ledger(data_dir: Path) -> Ledger:
 
 
 class LedgerFile:
-    """The ledger while it is ours: change `ledger`, then `save`."""
+    """The ledger while it is ours: change `ledger`, then `save`.
 
-    def __init__(self, data_dir: Path, ledger: Ledger) -> None:
+    keep: False = changes are only tried out (--dry-run), the file stays as it is.
+    """
+
+    def __init__(self, data_dir: Path, ledger: Ledger, keep: bool = True) -> None:
         self.data_dir = data_dir
         self.ledger = ledger
+        self.keep = keep
 
     def save(self) -> None:
         """Bring it to the disk; it survives a power cut whole."""
+        if not self.keep:
+            return
         path = self.data_dir / LEDGER_FILE
         try:
             write_json(path, document(self.ledger))

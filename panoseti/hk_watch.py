@@ -1,0 +1,171 @@
+"""Seeing the housekeeping of boards, whoever holds the HK port.
+
+While capture_hk runs, its records and boot notes in Redis are looked at; else the port is bound
+here.  A context manager either way:
+
+    with open_watch(site) as watch:
+        watch.look(0.5)
+        watch.boots["192.168.3.248"].utc_s
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+from panoseti import session
+from panoseti.addresses import redis_key
+from panoseti.hk_socket import HkSocket, listen_addresses
+from panoseti.housekeeping import judge_datagram
+from panoseti.load_configs import Site
+from panoseti.packets import HkPacket
+from panoseti.site import Quabo
+from panoseti.store import TIME_FIELD, Store
+
+POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class Firmware:
+    """What an HK packet says a board runs: version such as "0208", build time as "0x%08x"."""
+
+    version: str
+    built: str
+
+
+@dataclass(frozen=True)
+class Boot:
+    """The first HK packet of a board after a boot: Unix time of its arrival, firmware."""
+
+    utc_s: float
+    firmware: Firmware
+
+
+class HkWatch(Protocol):
+    """What has been seen so far, by board address.
+
+    boots: the latest boot packet; heard: Unix time of the latest HK packet of any kind.
+    """
+
+    boots: dict[str, Boot]
+    heard: dict[str, float]
+    firmware: dict[str, Firmware]
+
+    def __enter__(self) -> HkWatch: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+    def look(self, timeout_s: float) -> None:
+        """Take in what there is; waits up to `timeout_s` for news."""
+
+
+class PortWatch:
+    """Listens on the HK port itself.  ObsError when another program holds it."""
+
+    def __init__(self, head_ip: str, boards: Iterable[Quabo]) -> None:
+        self.boots: dict[str, Boot] = {}
+        self.heard: dict[str, float] = {}
+        self.firmware: dict[str, Firmware] = {}
+        self._by_boardloc = {quabo.boardloc: quabo.ip for quabo in boards}
+        self._known = frozenset(self._by_boardloc)
+        self._socket = HkSocket(listen_addresses(head_ip))
+
+    def __enter__(self) -> PortWatch:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._socket.close()
+
+    def look(self, timeout_s: float) -> None:
+        """Take in the packets that have arrived, or the first one that comes."""
+        for datagram in self._socket.receive(timeout_s):
+            packet = judge_datagram(datagram, self._known)
+            if not isinstance(packet, HkPacket):
+                continue
+            ip = self._by_boardloc[packet.boardloc]
+            firmware = Firmware(packet.fwver, f"0x{packet.fwtime:08x}")
+            self.heard[ip], self.firmware[ip] = datagram.utc_s, firmware
+            if packet.boot:
+                self.boots[ip] = Boot(datagram.utc_s, firmware)
+
+
+class StoreWatch:
+    """Looks at what capture_hk keeps in Redis.  StoreError when Redis cannot be reached."""
+
+    def __init__(self, store: Store, boards: Iterable[Quabo]) -> None:
+        self.boots: dict[str, Boot] = {}
+        self.heard: dict[str, float] = {}
+        self.firmware: dict[str, Firmware] = {}
+        self._store = store
+        self._boards = tuple(boards)
+
+    def __enter__(self) -> StoreWatch:
+        self.look(0)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._store.close()
+
+    def look(self, timeout_s: float) -> None:
+        """Read notes and records, after a pause in which they may change."""
+        time.sleep(min(timeout_s, POLL_S))
+        notes = self._store.boot_notes([quabo.boardloc for quabo in self._boards])
+        records = self._store.get_records([redis_key(quabo.boardloc) for quabo in self._boards])
+        for quabo in self._boards:
+            if (note := notes.get(quabo.boardloc)) is not None:
+                firmware = Firmware(note.firmware_version, note.firmware_time)
+                self.boots[quabo.ip] = Boot(note.utc_s, firmware)
+            record = records.get(redis_key(quabo.boardloc), {})
+            try:
+                self.heard[quabo.ip] = float(record[TIME_FIELD])
+            except (KeyError, ValueError):
+                continue
+            self.firmware[quabo.ip] = Firmware(record.get("FWVER", ""), record.get("FWTIME", ""))
+
+
+def open_watch(site: Site, boards: Iterable[Quabo] | None = None) -> HkWatch:
+    """A watch over boards (None = all of the site): Redis while capture_hk runs, else the port."""
+    watched = site.obs.quabos if boards is None else tuple(boards)
+    if session.process(session.CAPTURE_HK, site.head_data_dir) is not None:
+        return StoreWatch(Store(site.obs.redis_host, site.obs.redis_port), watched)
+    return PortWatch(site.address_of(site.daq.head_node_ip_addr), watched)
+
+
+def wait_heard(
+    watch: HkWatch,
+    ips: Iterable[str],
+    since_unix: float,
+    timeout_s: float,
+    heard: Callable[[str], None] = lambda ip: None,
+) -> set[str]:
+    """Wait until each of the boards was heard after a Unix time; those that were not.
+
+    heard: called for each board when it is.
+    """
+    missing = set(ips)
+    deadline = time.monotonic() + timeout_s
+    while True:
+        for ip in sorted(missing):
+            if watch.heard.get(ip, 0.0) >= since_unix:
+                missing.discard(ip)
+                heard(ip)
+        left_s = deadline - time.monotonic()
+        if not missing or left_s <= 0:
+            return missing
+        watch.look(min(left_s, 0.5))
