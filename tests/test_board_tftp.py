@@ -276,7 +276,9 @@ def test_elsewhere_the_ping_of_the_system_decides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = tmp_path / "ping"
-    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$*" >> "$(dirname "$0")/calls"\ntest "$7" = 192.0.2.1\n')
+    fake.write_text(
+        '#!/bin/sh\nprintf "%s\\n" "$*" >> "$(dirname "$0")/calls"\ntest "$7" = 192.0.2.1\n'
+    )
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     reached = reach.ping(["192.0.2.1", "192.0.2.2"], timeout_s=1.0)
