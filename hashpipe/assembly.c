@@ -25,7 +25,9 @@ struct assembly_ring {
 	struct sequence (*sequences)[STREAM_COUNT];
 	assembly_emit *emit;
 	void *context;
-	uint32_t arrivals[MODULE_QUABOS]; /* packets of each board so far */
+	/* Packets of each board so far, without those that come out of order: what counts is how
+	 * many have overtaken one that is missing. */
+	uint32_t arrivals[MODULE_QUABOS];
 	unsigned count;
 	unsigned n_free;
 	uint16_t free[ASSEMBLY_RING]; /* last in, first out: the warm ones are used again */
@@ -273,12 +275,12 @@ enum assembly_verdict assembly_add(struct assembly_ring *ring, const struct pack
 
 	while (ring->count && is_old(&ring->slot[ring->slot[END].later], clock_ns))
 		leave(ring, ring->slot[END].later, clock_ns);
+	if (order != SEQUENCE_REORDERED)
+		ring->arrivals[packet->quabo]++;
 	k = find(ring, packet, &later);
 	if (k == END) {
-		if (is_late(ring, packet, order, clock_ns)) {
-			ring->arrivals[packet->quabo]++;
+		if (is_late(ring, packet, order, clock_ns))
 			return ASSEMBLY_LATE;
-		}
 		if (ring->count == ASSEMBLY_RING) {
 			leave(ring, ring->slot[END].younger, clock_ns); /* the one begun first */
 			find(ring, packet, &later); /* its slot may have been `later` */
@@ -294,7 +296,6 @@ enum assembly_verdict assembly_add(struct assembly_ring *ring, const struct pack
 		if (tai_difference_ns(packet->time_ns, frame->latest_ns) > 0)
 			frame->latest_ns = packet->time_ns;
 	}
-	ring->arrivals[packet->quabo]++;
 	put(frame, packet, pixels, order == SEQUENCE_FIRST);
 	assembly_expire(ring, clock_ns);
 	return ASSEMBLY_TAKEN;

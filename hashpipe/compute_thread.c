@@ -90,7 +90,8 @@ static bool process(struct compute *compute, struct packet_block *block)
 		const struct packet_info *packet = &block->info[k];
 
 		clock_ns = packet->recv_ns + (uint64_t)block->header.clock_offset_ns;
-		framer_packet(compute->framer, packet, block->payload[k], clock_ns);
+		framer_packet(compute->framer, packet, block->payload[k] + PACKET_HEADER_BYTES,
+			      clock_ns);
 	}
 	if (block->header.n) {
 		const struct packet_info *last = &block->info[block->header.n - 1];

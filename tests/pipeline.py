@@ -1,0 +1,414 @@
+"""The real pipeline and the real packet source for tests: run, told, ended, and read back.
+
+    with recording(tmp_path, modules=(254,)) as recorder, packet_source() as source:
+        source.add_module(recorder, 254)
+        ...
+        account = recorder.stop()
+
+Every recorder listens on a private loopback address.  A datagram sent over loopback is in the
+receiver's socket when the send returns, and the pipeline takes all that was received before it was
+told to stop: so tests stop it right after sending, and nothing may be missing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from simulator import sky
+from tests.helpers import REPO, wait_for
+from tests.simulated import head_address, module_base, private_prefix, table
+
+HASHPIPE = REPO / "hashpipe"
+SOURCE = REPO / "simulator" / "packet_source"
+RUN = "obs_test.start_2026-01-02T03:04:05Z.runtype_sci.pffd"
+ADDRESS_TAG = "127.0.0.1"
+NUMBERS = ("pkt_num", "pkt_tai", "pkt_nsec", "tv_sec", "tv_usec")
+HEADER_BYTES = {"img16": 489, "img8": 489, "ph256": 121, "ph1024": 489}
+SIDE = {"img16": 32, "img8": 32, "ph256": 16, "ph1024": 32}
+DTYPE = {"img16": "<u2", "img8": "u1", "ph256": "<i2", "ph1024": "<i2"}
+NAME = re.compile(
+    r"start_\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\.dp_(?P<product>[a-z0-9]+)\.bpp_(?P<bpp>\d)"
+    r"\.module_(?P<module>\d+)\.seqno_(?P<seqno>\d+)\.pff"
+)
+_FAIR_ENDS = (signal.SIGINT, signal.SIGTERM)
+
+
+def build(sanitizer: str = "") -> Path:
+    """Folder of hashpipe and hashpipe.so, made when they are not up to date."""
+    words = [f"SAN={sanitizer}"] if sanitizer else []
+    subprocess.run(["make", "-s", "-j2", "-C", str(HASHPIPE), *words], check=True)
+    return HASHPIPE / "build" / sanitizer if sanitizer else HASHPIPE
+
+
+@dataclass
+class Recorder:
+    """A pipeline that runs, or has ended, in `folder`."""
+
+    process: subprocess.Popen[bytes]
+    folder: Path
+    host: str
+    prefix: str
+    port: int
+    output_name: str = "hp_stdout"
+
+    @property
+    def status_path(self) -> Path:
+        return self.folder / RUN / f"hp_status_{ADDRESS_TAG}.json"
+
+    @property
+    def log(self) -> str:
+        path = self.folder / RUN / f"hp_log_{ADDRESS_TAG}"
+        return path.read_text() if path.exists() else ""
+
+    @property
+    def output(self) -> str:
+        """What it printed."""
+        return (self.folder / RUN / self.output_name).read_text()
+
+    @property
+    def destination(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = json.loads(self.status_path.read_text())
+        return status
+
+    def is_recording(self) -> bool:
+        return self.status_path.exists() and self.status()["state"] == "running"
+
+    def end(self, number: int = signal.SIGINT) -> int:
+        """Signal it and wait for its end; the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(timeout=60)
+
+    def stop(self, number: int = signal.SIGINT) -> dict[str, Any]:
+        """End it in order; its last status, whose balance is whole."""
+        code = self.end(number)
+        assert code == 0, f"hashpipe: exit {code}: {self.output}{self.log}"
+        assert self.output == ""
+        status = self.status()
+        assert status["state"] == "ended"
+        totals = status["totals"]
+        disposed = ("recorded", "rejected", "duplicate", "late", "unwritten")
+        assert totals["received"] == sum(totals[key] for key in disposed)
+        assert totals["in_flight"] == 0
+        check_sums(status)
+        return status
+
+    def board(self, boardloc: int) -> str:
+        """Address of a board under this recorder's prefix."""
+        base = module_base(self.prefix, boardloc >> 2)
+        first, _, last = base.rpartition(".")
+        return f"{first}.{int(last) + (boardloc & 3)}"
+
+    def files(self, module: int, product: str) -> list[Path]:
+        """Data files of a product by number."""
+        found = {}
+        for path in (self.folder / f"module_{module}" / RUN).iterdir():
+            name = NAME.fullmatch(path.name)
+            assert name, path.name
+            if name["product"] == product:
+                found[int(name["seqno"])] = path
+        return [found[seqno] for seqno in sorted(found)]
+
+    def frames(self, module: int, product: str) -> list[Frame]:
+        """All frames of a product, in the order of the files."""
+        return [
+            frame
+            for path in self.files(module, product)
+            for frame in read_frames(path.read_bytes(), product)
+        ]
+
+
+def check_sums(status: Mapping[str, Any]) -> None:
+    """What the status says of the parts adds up to what it says of the whole."""
+    totals = status["totals"]
+    for key in ("recorded", "duplicate", "late", "unwritten", "lost"):
+        assert sum(stream[key] for stream in status["quabos"]) == totals[key]
+    assert sum(entry["count"] for entry in status["rejected"]) == totals["rejected"]
+    accepted = sum(stream["received"] for stream in status["quabos"])
+    assert accepted + totals["rejected"] == totals["received"]
+    for stream in status["quabos"]:
+        parts = ("recorded", "duplicate", "late", "unwritten")
+        assert stream["received"] == sum(stream[key] for key in parts)
+
+
+@contextmanager
+def recording(
+    folder: Path,
+    modules: Sequence[int] = (254,),
+    options: Mapping[str, object] | None = None,
+    sanitizer: str = "",
+    wrapper: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    ready: bool = True,
+    output: str = "hp_stdout",
+) -> Iterator[Recorder]:
+    """Run the pipeline in `folder` until the end of the block; killed if it has not ended by then.
+
+    `options` go on top of the usual ones; `wrapper` comes before the program (it must exec it).
+    With ready=False it may end at once.
+    """
+    programs = build(sanitizer)
+    prefix = private_prefix()
+    host = head_address(prefix)
+    port = free_udp_port(host)
+    (folder / RUN).mkdir(parents=True, exist_ok=True)
+    (folder / "module.config").write_text("".join(f"{module}\n" for module in modules))
+    words = {
+        "BINDHOST": host,
+        "BINDPORT": port,
+        "RUNDIR": RUN,
+        "CONFIG": "./module.config",
+        "MAXFILESIZE": 0,
+        "GROUPPHFRAMES": 0,
+        "OBS": "test",
+        "LOGFILE": f"hp_log_{ADDRESS_TAG}",
+    } | dict(options or {})
+    arguments = [word for key, value in words.items() for word in ("-o", f"{key}={value}")]
+    with (folder / RUN / output).open("wb") as sink:
+        process = subprocess.Popen(
+            [*wrapper, str(programs / "hashpipe"), "-p", str(programs / "hashpipe.so"), "-I", "0",
+             *arguments, "net_thread", "compute_thread", "output_thread"],
+            cwd=folder, stdout=sink, stderr=sink, stdin=subprocess.DEVNULL,
+            env=os.environ | dict(environment or {}),
+        )  # fmt: skip
+    recorder = Recorder(process, folder, host, prefix, int(str(words["BINDPORT"])), output)
+    try:
+        if ready:
+            wait_for(
+                lambda: recorder.is_recording() or process.poll() is not None,
+                "the pipeline to record",
+            )
+            assert process.poll() is None, recorder.output
+        yield recorder
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def free_udp_port(host: str) -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Boards:
+    """Sends any bytes from the addresses of boards."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self._sockets: dict[str, socket.socket] = {}
+
+    def send(self, payload: bytes, boardloc: int) -> None:
+        """As the board of this number."""
+        self.send_from(payload, self.recorder.board(boardloc))
+
+    def send_from(self, payload: bytes, address: str) -> None:
+        sender = self._sockets.get(address)
+        if sender is None:
+            sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            self._sockets[address] = sender
+            sender.bind((address, 0))
+        sender.sendto(payload, (self.recorder.host, self.recorder.port))
+
+    def close(self) -> None:
+        for sender in self._sockets.values():
+            sender.close()
+
+
+@contextmanager
+def boards(recorder: Recorder) -> Iterator[Boards]:
+    senders = Boards(recorder)
+    try:
+        yield senders
+    finally:
+        senders.close()
+
+
+def packet(
+    mode: int, boardloc: int, number: int, tai: int = 0, nsec: int = 0, fill: int = 0
+) -> bytes:
+    """A science packet whose pixels are all the same."""
+    pixels = struct.pack("<B", fill) if mode >= 6 else struct.pack("<H", fill)
+    head = struct.pack("<BBHHIIH", mode, 0, number & 0xFFFF, boardloc, tai, nsec, 0)
+    return head + pixels * 256
+
+
+class Source:
+    """The packet source of the simulator; boards are known by their BOARDLOC."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.address: dict[int, str] = {}
+        self.tables: dict[int, dict[str, list[int]]] = {}
+
+    def tell(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def add_module(self, recorder: Recorder, module: int, seed: int = 1, top: int = 60000) -> None:
+        """Its four boards, with random pixel tables."""
+        random = np.random.default_rng(seed * 1000 + module)
+        for boardloc in range(4 * module, 4 * module + 4):
+            address = recorder.board(boardloc)
+            self.address[boardloc] = address
+            self.tell(f"board {address} boardloc={boardloc}")
+            levels = random.integers(0, top - 15, 256).tolist()
+            levels[:2] = [0, 65535 if top > 255 else 255]
+            tables = {
+                "levels": levels,
+                "pattern": random.integers(0, 900, 256).tolist(),
+                "offset": random.integers(-3000, 3000, 256).tolist(),
+            }
+            for name, values in tables.items():
+                self.tell(f"{name} {address} {table(values, 'H' if name == 'levels' else 'h')}")
+            self.tables[boardloc] = tables
+
+    def done(self, count: int) -> dict[int, dict[str, Any]]:
+        """Accounts by BOARDLOC of `count` boards whose streams have ended by themselves."""
+        assert self.process.stdout is not None
+        found: dict[int, dict[str, Any]] = {}
+        while len(found) < count:
+            answer = json.loads(self.process.stdout.readline())
+            assert answer["event"] in ("done", "stopped"), answer
+            found[answer["boardloc"]] = answer
+        return found
+
+    def stop(self, boardloc: int, what: str = "all") -> dict[str, Any]:
+        self.tell(f"stop {self.address[boardloc]} {what}")
+        return self.done(1)[boardloc]
+
+
+@contextmanager
+def packet_source(*options: str) -> Iterator[Source]:
+    subprocess.run(["make", "-s", "-C", str(SOURCE)], check=True)
+    process = subprocess.Popen(
+        [str(SOURCE / "packet_source"), *options],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        yield Source(process)
+    finally:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame as it is in a file; boards: the numbers of each board that is there."""
+
+    header: str
+    boards: dict[int, dict[str, int]]
+    pixels: npt.NDArray[Any]
+
+    @property
+    def numbers(self) -> dict[int, int]:
+        """Packet number by quabo."""
+        return {quabo: board["pkt_num"] for quabo, board in self.boards.items()}
+
+
+def read_frames(data: bytes, product: str) -> Iterator[Frame]:
+    """Frames of a file, which must be a whole number of them."""
+    head, side, dtype = HEADER_BYTES[product], SIDE[product], np.dtype(DTYPE[product])
+    size = head + 3 + side * side * dtype.itemsize
+    assert len(data) % size == 0, f"{len(data)} bytes are no whole number of {product} frames"
+    for at in range(0, len(data), size):
+        assert data[at + head : at + head + 3] == b"\n\n*"
+        header = data[at : at + head].decode("ascii")
+        values = json.loads(header)
+        if product == "ph256":
+            found = {values.pop("quabo_num"): values}
+        else:
+            found = {int(key[-1]): board for key, board in values.items() if board["tv_sec"]}
+        pixels = np.frombuffer(data, dtype, side * side, at + head + 3).reshape(side, side)
+        yield Frame(header, found, pixels)
+
+
+def _module_index() -> npt.NDArray[np.intp]:
+    """Where in a flat 32x32 image each packet pixel of each board goes: [quabo, 256]."""
+    places = [
+        [
+            row * 32 + column
+            for i in range(16)
+            for j in range(16)
+            for row, column in [sky.module_position(quabo, i, j)]
+        ]
+        for quabo in range(4)
+    ]
+    return np.array(places)
+
+
+MODULE_INDEX = _module_index()
+
+
+def _board_index() -> npt.NDArray[np.intp]:
+    """The same in the 16x16 image of one board."""
+    row, column = MODULE_INDEX // 32 % 16, MODULE_INDEX % 32 % 16
+    index: npt.NDArray[np.intp] = row * 16 + column
+    return index
+
+
+BOARD_INDEX = _board_index()
+
+
+def expected_pixels(
+    product: str, boardlocs: Mapping[int, int], pixels_of: Callable[[int], Sequence[int]]
+) -> npt.NDArray[Any]:
+    """The image of these boards (BOARDLOC by quabo); zero where a board is absent."""
+    side = SIDE[product]
+    image = np.zeros(side * side, DTYPE[product])
+    index = BOARD_INDEX if product == "ph256" else MODULE_INDEX
+    for quabo, boardloc in boardlocs.items():
+        image[index[quabo]] = pixels_of(boardloc)
+    return image.reshape(side, side)
+
+
+def check_pixels(frames: Sequence[Frame], product: str, module: int, source: Source) -> None:
+    """Every pixel of every frame is the one that the packet source sent."""
+    for frame in frames:
+
+        def pixels_of(boardloc: int, numbers: Mapping[int, int] = frame.numbers) -> Sequence[int]:
+            tables, number = source.tables[boardloc], numbers[boardloc & 3]
+            if product.startswith("ph"):
+                return sky.ph_pixels(tables["pattern"], tables["offset"], boardloc, number)
+            top = 0xFFFF if product == "img16" else 0xFF
+            return sky.image_pixels(tables["levels"], boardloc, number, top)
+
+        wanted = expected_pixels(
+            product, {quabo: 4 * module + quabo for quabo in frame.boards}, pixels_of
+        )
+        assert (frame.pixels == wanted).all(), frame.header
+
+
+def board_time_ns(board: Mapping[str, int]) -> int:
+    return board["pkt_tai"] * 10**9 + board["pkt_nsec"]
+
+
+def skip_if_dropped(status: Mapping[str, Any]) -> None:
+    """Drops of the kernel are no fault of the pipeline where its receive buffer is kept small."""
+    drops = status["totals"]["kernel_drops"]
+    if drops and os.geteuid():
+        pytest.skip(f"the kernel dropped {drops} packets: net.core.rmem_max is small here")
+    assert drops == 0
