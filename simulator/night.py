@@ -86,17 +86,20 @@ def scratch_folder(wanted: Path | None) -> Path:
 
 
 class Night:
-    """The night, step by step; `say` is where words go."""
+    """The night, step by step; `say` is where words go.  ObsError when a script fails."""
 
     def __init__(self, observatory: PrivateObservatory, say: console.Console) -> None:
         self.observatory = observatory
         self.say = say
         self.started_unix = 0.0
 
-    def run(self, record_s: float) -> Path:
-        """From power-on to shutdown; the run directory.  ObsError when a script fails."""
+    def bring_up(self) -> None:
+        """From power-on to ready."""
         self.say.out(f"$ cd {shlex.quote(str(self.observatory.command_dir))}")
         self.type("config.py")
+
+    def record(self, record_s: float) -> Path:
+        """A run of so many seconds; its directory."""
         self.started_unix = time.time()
         self.type("start.py")
         recording_s = time.monotonic()
@@ -104,8 +107,11 @@ class Night:
         self.type("status.py")
         time.sleep(max(0.0, recording_s + record_s - time.monotonic()))
         self.type("stop.py")
-        self.type("config.py", "--shutdown")
         return (self.observatory.data_dir / RUN_LINK).resolve(strict=True)
+
+    def shut_down(self) -> None:
+        """High voltage off, daemons ended."""
+        self.type("config.py", "--shutdown")
 
     def type(self, name: str, *words: str) -> None:
         """Run a script, its command line and duration shown; ObsError when it fails."""
@@ -171,7 +177,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     say.out(f"simulated observatory: 2 modules, 8 quabos; everything is in {folder}")
     with private_observatory(folder) as observatory:
         night = Night(observatory, say)
-        run_dir = night.run(args.seconds)
+        night.bring_up()
+        run_dir = night.record(args.seconds)
+        night.shut_down()
     problems = report(run_dir, night.started_unix, say)
     draw_picture(run_dir, say)
     say.out(f"\n{time.monotonic() - begin:.1f} s in all; nothing is left running")

@@ -91,6 +91,12 @@ def test_the_sky_of_the_simulator_is_recognised_in_a_sum(run_dir: Path) -> None:
     assert (row, column) == stars[0][:2]
 
 
+def test_a_dark_module_is_drawn_too(run_dir: Path) -> None:
+    write(run_dir, "img16", 1, frame("img16", [0] * 1024))
+    write(run_dir, "img16", 254, frame("img16", [7] * 1024))
+    assert picture.draw(run_dir, run_dir / "picture.png") == [1, 254]
+
+
 def test_the_command_line(run_dir: Path, tmp_path: Path) -> None:
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

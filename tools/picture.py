@@ -14,6 +14,7 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
+import matplotlib.colors
 import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
@@ -63,13 +64,24 @@ def draw(run_dir: Path, output: Path) -> list[int]:
     columns = math.ceil(math.sqrt(len(sums)))
     rows = math.ceil(len(sums) / columns)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(4.6 * columns, 4.2 * rows + 0.5), squeeze=False, layout="constrained"
+        rows,
+        columns,
+        figsize=(4.6 * columns, 4.2 * rows + 0.5),
+        squeeze=False,
+        layout="constrained",
     )
     figure.suptitle(run_dir.name, fontsize=9)
     for axis in axes.flat[len(sums) :]:
         axis.set_axis_off()
     for axis, (module, (frames, total)) in zip(axes.flat, sums.items(), strict=False):
-        shown = axis.imshow(total / frames, origin="upper", cmap="magma", interpolation="nearest")
+        # Square root of brightness: faint stars are to be seen beside bright ones.
+        shown = axis.imshow(
+            total / frames,
+            origin="upper",
+            cmap="magma",
+            interpolation="nearest",
+            norm=matplotlib.colors.PowerNorm(0.5, vmin=0),
+        )
         axis.set_title(f"module {module}: {frames} frames", fontsize=9)
         axis.set_xlabel("column")
         axis.set_ylabel("row")
