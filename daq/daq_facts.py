@@ -5,7 +5,9 @@ Copied to the nodes as it is: Python >= 3.8, standard library alone.
 
 from __future__ import annotations
 
+import hashlib
 import re
+from pathlib import Path
 
 RUN_NAME = re.compile(
     r"obs_(?P<obs>[A-Za-z0-9][A-Za-z0-9_-]*)"
@@ -109,3 +111,15 @@ def log_name(daq_ip: str) -> str:
 def status_name(daq_ip: str) -> str:
     """The pipeline's status, in the run directory."""
     return f"hp_status_{check_host_word(daq_ip)}.json"
+
+
+def helpers_digest(folder: Path) -> str:
+    """SHA-256 over the whole set of helpers; "incomplete" when one of them is missing."""
+    digest = hashlib.sha256()
+    for name in HELPERS:
+        try:
+            data = (folder / name).read_bytes()
+        except OSError:
+            return "incomplete"
+        digest.update(f"{name} {len(data)}\n".encode() + data)
+    return digest.hexdigest()

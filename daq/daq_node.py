@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import socket
@@ -24,12 +23,12 @@ from daq_facts import (
     EXIT_OK,
     EXIT_REFUSED,
     EXIT_USAGE,
-    HELPERS,
     LOCK_FILE,
     RUN_FILE,
     VERSION,
     check_host_word,
     check_run_name,
+    helpers_digest,
 )
 
 Document = Dict[str, Any]
@@ -100,18 +99,6 @@ def describe(error: OSError) -> str:
     """An operating system error in one line, with the path it is about."""
     reason = error.strerror or str(error)
     return f"{error.filename}: {reason}" if error.filename else reason
-
-
-def helpers_digest(folder: Path) -> str:
-    """SHA-256 over the whole set of helpers; "incomplete" when one of them is missing."""
-    digest = hashlib.sha256()
-    for name in HELPERS:
-        try:
-            data = (folder / name).read_bytes()
-        except OSError:
-            return "incomplete"
-        digest.update(f"{name} {len(data)}\n".encode() + data)
-    return digest.hexdigest()
 
 
 def open_data_dir(text: str) -> Path:

@@ -74,6 +74,11 @@ def main(argv: Sequence[str]) -> Document:
     """Start recording; the JSON document."""
     args = _parser().parse_args(argv)
     order = _order(args)
+    here = daq_facts.helpers_digest(Path(__file__).resolve().parent)
+    if args.helpers not in (None, here):
+        raise RefusedError(
+            "the helpers on this node are not those of this head node: config.py --init_daq_nodes"
+        )
     open_data_dir(args.data_dir)
     _end_on_signals()
     begin = time.monotonic()
@@ -110,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max_file_size_mb", type=int, default=0, help="size of a file, 0 = no limit")
     add("--group_ph_frames", type=int, choices=(0, 1), default=0, help="1: ph1024 frames")
     add("--deadline_s", type=float, default=30.0, help="to be ready (default: %(default)g)")
+    add("--helpers", help="refuse unless the set of helpers here has this digest")
     add("--hashpipe_dir", help="prefix of an installed HASHPIPE whose launcher is to be used")
     return parser
 
