@@ -1,0 +1,83 @@
+"""Bulk transfer from a DAQ node: the system's rsync over ssh."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from panoseti.errors import RemoteError
+from panoseti.flight import FlightRecorder
+from panoseti.remote import rsync_argv
+from panoseti.site import DaqNode, ObsConfig
+
+POLL_S = 0.1
+END_S = 5.0
+# In place: what has come when a transfer breaks off is used by the next one.  Not by size and
+# time: a copy with wrong bytes may have both.
+OPTIONS = ("--files-from=-", "--from0", "--inplace", "--no-implied-dirs", "--ignore-times")
+
+
+class Fetcher:
+    """Fetches files of one node; `cancelled`: when it is set, transfers are broken off."""
+
+    def __init__(
+        self,
+        node: DaqNode,
+        obs: ObsConfig,
+        flight: FlightRecorder,
+        cancelled: threading.Event,
+    ) -> None:
+        self._node = node
+        self._obs = obs
+        self._flight = flight
+        self._cancelled = cancelled
+
+    def fetch(self, folder: str, names: Sequence[str], target: Path) -> None:
+        """Bring files of a folder of the node (relative to its data directory) into a local one.
+
+        RemoteError when rsync fails; some of the files may have come nevertheless.
+        """
+        argv = rsync_argv(self._node, self._obs, f"{folder}/", target, OPTIONS)
+        step = f"fetch {len(names)} file{'s' if len(names) != 1 else ''} of {folder}"
+        self._flight.note("rsync", node=self._node.ip_addr, step=step, argv=argv)
+        with tempfile.TemporaryFile() as wanted, tempfile.TemporaryFile() as words:
+            wanted.write(b"".join(os.fsencode(name) + b"\0" for name in names))
+            wanted.seek(0)
+            code = self._run(argv, step, wanted, words)
+            words.seek(0)
+            lines = words.read().decode("utf-8", "replace").strip().splitlines()
+        self._flight.note("rsync_end", node=self._node.ip_addr, step=step, code=code)
+        if code:
+            said = next((line for line in lines if line.strip()), "it said nothing")
+            how = f"exit code {code}" if code > 0 else f"ended by signal {-code}"
+            raise RemoteError(f"{self._node.ip_addr}: could not {step}: rsync: {how}: {said}")
+
+    def _run(self, argv: Sequence[str], step: str, wanted: IO[bytes], words: IO[bytes]) -> int:
+        """Exit code of rsync."""
+        try:
+            child = subprocess.Popen(argv, stdin=wanted, stdout=words, stderr=words)
+        except OSError as error:
+            raise RemoteError(
+                f"{self._node.ip_addr}: could not {step}: rsync cannot be run here"
+                f" ({error.strerror}); install it"
+            ) from error
+        try:
+            while not self._cancelled.is_set():
+                try:
+                    return child.wait(POLL_S)
+                except subprocess.TimeoutExpired:
+                    continue
+        finally:
+            if child.poll() is None:
+                child.terminate()
+                try:
+                    child.wait(END_S)
+                except subprocess.TimeoutExpired:
+                    child.kill()
+                    child.wait()
+        raise RemoteError(f"{self._node.ip_addr}: {step}: broken off")
