@@ -22,6 +22,8 @@ from typing import Any
 
 VERSION = 1
 HOUR_S = 3600.0
+# The boot packet of our own reboot may be repeated by the network after the step was recorded.
+BOOT_SLACK_S = 1.0
 
 
 class Step(StrEnum):
@@ -205,7 +207,7 @@ class Ledger:
         The steps that a reboot undoes become stale by it.
         """
         reboot = self.done(ip, Step.REBOOT)
-        if reboot is None or reboot.done_unix is None or when_unix <= reboot.done_unix:
+        if reboot is None or when_unix <= (reboot.done_unix or 0.0) + BOOT_SLACK_S:
             return False
         self.boards[ip][Step.REBOOT] = Entry(
             reboot.begun_unix, when_unix, reboot.inputs, {**facts, "by": "itself"}

@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+"""Bring the boards from power-on to ready: with no argument, every step that is missing or stale.
+
+The steps: power, ping, UIDs, reboot into the silver firmware, HK destination, the session's
+daemons (housekeeping, temperature guard, high voltage), masks, MAROC, PH baselines, shutters,
+software of the DAQ nodes.  Each can be asked for alone.
+"""
+
+from panoseti.venv import use_venv
+
+if __name__ == "__main__":
+    use_venv(__file__)
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from panoseti import config_tasks, console, node_setup, selection
+from panoseti.flight import FlightRecorder
+from panoseti.ledger import Step
+from panoseti.load_configs import load_site
+
+EXAMPLES = """\
+  ./config.py                      from whatever there is to ready; repeat it at any time
+  ./config.py --dry-run            what that would do, and why
+  ./config.py --redo maroc         everything missing or stale, and MAROC in any case
+  ./config.py --show               all boards: versions, housekeeping, what they lack
+  ./config.py --reboot --module 254
+  ./config.py --shutter_close --quabo 192.168.3.249
+  ./config.py --hv_off             at any time, even during a run
+  ./config.py --shutdown           HV off, shutters closed, daemons ended, power off
+Run it in the command directory (the one with the three configs) on the head node."""
+
+TASKS = {
+    "show": "table of the boards: place, versions, housekeeping, first step that is missing",
+    "ping": "which boards answer",
+    "get_uids": "read the boards' UIDs; boards that do not answer are left out from then on",
+    "loads": "load the silver firmware into the boards' flash, and compare",
+    "reboot": "boot the silver firmware, quabo 0 of all modules first; shows the versions",
+    "hk_dest": "have the boards send housekeeping to this head node",
+    "redis_daemons": "start capture_hk and temperature_guard",
+    "stop_redis_daemons": "end hv_updater (HV goes off), temperature_guard and capture_hk",
+    "hv_on": "start hv_updater: it keeps the high voltage of all boards at its set point",
+    "hv_off": "end hv_updater and switch the high voltage of all boards off",
+    "mask_config": "load the trigger masks",
+    "maroc_config": "load the MAROC settings (thresholds, gains), and compare",
+    "calibrate_ph": "measure the PH baselines with closed shutters",
+    "show_ph_baselines": "summary of the PH baselines measured last",
+    "shutter_open": "open the shutters",
+    "shutter_close": "close the shutters",
+    "init_daq_nodes": "put helpers and pipeline on the DAQ nodes",
+    "disk_space": "free space, and how long a recording it takes",
+    "shutdown": "end the session: HV off first, shutters, daemons, power where it is switched",
+}
+EXCLUDE = (("hv_on", "hv_off"), ("shutter_open", "shutter_close"))
+
+
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line; exits with code 2 on bad usage."""
+    parser = console.parser(__doc__, EXAMPLES)
+    tasks = parser.add_argument_group("tasks (none: the whole bring-up)")
+    for name, text in TASKS.items():
+        tasks.add_argument(f"--{name}", action="store_true", help=text)
+    which = parser.add_argument_group("for which boards (none: all; may be repeated)")
+    for kind, text in (
+        (selection.DOME, "those of a dome: its name"),
+        (selection.MODULE, "those of a module: id, name, label or base address"),
+        (selection.QUABO, "one board: its address"),
+        (selection.ANY, "any of these"),
+    ):
+        choice = partial(selection.Choice, kind)
+        which.add_argument(
+            f"--{kind}", dest="choices", action="append", type=choice, metavar="WHICH", help=text
+        )
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--redo",
+        action="append",
+        default=[],
+        choices=[*(step.value for step in Step), node_setup.NODES],
+        help="in the bring-up, do this step even where it is not stale (may be repeated)",
+    )
+    how.add_argument("--dry-run", "--dry_run", action="store_true", help="say what would be done")
+    how.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    how.add_argument("--verbose", action="store_true", help="details on stderr")
+    args = parser.parse_args(argv)
+    args.tasks = [name for name in TASKS if getattr(args, name)]
+    for one, other in EXCLUDE:
+        if getattr(args, one) and getattr(args, other):
+            parser.error(f"--{one} and --{other} exclude one another")
+    if args.redo and args.tasks:
+        parser.error("--redo belongs to the bring-up; a task that is asked for is always done")
+    return args
+
+
+def main(argv: Sequence[str]) -> int:
+    """Do what the command line asks for; the exit code."""
+    args = parse_args(argv)
+    out = console.Console(args.json, args.verbose)
+    words = " ".join(["config.py", *argv])
+    request = config_tasks.Request(args.tasks, args.choices or (), args.redo, args.dry_run, words)
+    site = load_site(Path.cwd(), config_tasks.needs_data(request))
+    for warning in site.warnings:
+        out.detail(f"warning: {warning}") if args.tasks else out.warn(warning)
+    flight = FlightRecorder(site.head_data_dir, "config.py")
+    flight.command(argv)
+    return config_tasks.run(site, request, out, flight)
+
+
+if __name__ == "__main__":
+    sys.exit(console.call(main, sys.argv[1:]))

@@ -1,0 +1,277 @@
+"""From power-on to ready, and back: every step that is missing or stale, in order, and no other.
+
+The ledger says what was done with which inputs; what the boards themselves show (outlets, ping,
+boot packets, housekeeping that stays away) is looked at first, since a board may have rebooted
+behind our back.  `dry_run` goes the same way, but only says what would be done, and why.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from panoseti import boot, session, session_setup
+from panoseti.board_settings import CLOSED, OPEN
+from panoseti.board_setup import (
+    calibrate_ph,
+    hv_off,
+    load_maroc,
+    load_masks,
+    move_shutters,
+    set_hk_destination,
+    shutter_drivers,
+)
+from panoseti.board_work import Work, addresses
+from panoseti.errors import ConfigError, ObsError
+from panoseti.hk_watch import HkWatch, PortWatch, open_watch
+from panoseti.ledger import Step
+from panoseti.session import CAPTURE_HK, HV_UPDATER, SESSION_DAEMONS, TEMPERATURE_GUARD
+from panoseti.site import Quabo
+
+POWER, PING, NODES = "power", "ping", "daq_nodes"
+# Where nobody listened, a board that is well shows an HK packet within so long.
+LISTEN_S = 7.0
+
+
+@dataclass(frozen=True)
+class Due:
+    """Something that must be done: to which board (or node, daemon, outlet), and why."""
+
+    step: str
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.step} of {self.where}: {self.reason}"
+
+
+class BringUp:
+    """One bring-up of the boards of `work`.
+
+    redo: names of steps (of Step, or daq_nodes) that are done whatever the ledger says; dry_run:
+    nothing is done, `due` says what would be.
+    """
+
+    def __init__(self, work: Work, redo: Collection[str] = (), dry_run: bool = False) -> None:
+        self.work = work
+        self.due: list[Due] = []
+        self._redo = frozenset(redo)
+        self._dry_run = dry_run
+        self._suspicions: dict[str, str] = {}
+        self._present: list[Quabo] = []
+
+    def run(self, nodes: Callable[[BringUp], None] | None = None) -> None:
+        """Everything.  nodes: sets the DAQ nodes up, last."""
+        self._power()
+        self._present = self._look_for_boards()
+        self._look_back()
+        self._boards(Step.UID, boot.read_uids)
+        self._boards(Step.REBOOT, boot.reboot)
+        self._boards(Step.HK_DEST, set_hk_destination)
+        self._daemons()
+        self._boards(Step.MASKS, load_masks)
+        self._boards(Step.MAROC, load_maroc)
+        self._boards(Step.PH_BASELINE, calibrate_ph)
+        self._boards(Step.SHUTTER, lambda work, boards: move_shutters(work, boards, OPEN))
+        if nodes is not None:
+            nodes(self)
+
+    def plan(self, items: Sequence[Due]) -> bool:
+        """Note that something is due; whether it shall be done now."""
+        self.due += items
+        if not self._dry_run:
+            for reason, same in _by_reason(items).items():
+                where = addresses([item.where for item in same])
+                self.work.console.note(f"{same[0].step} of {where}: {reason}")
+        return bool(items) and not self._dry_run
+
+    def asked_again(self, step: str) -> bool:
+        """Whether the operator wants the step redone."""
+        return step in self._redo
+
+    # --- what is there ---
+
+    def _power(self) -> None:
+        off = boot.unpowered(self.work)
+        items = [Due(POWER, feed.label, "the outlet is off") for feed in off]
+        if self.plan(items):
+            boot.power_on(self.work, off)
+
+    def _look_for_boards(self) -> list[Quabo]:
+        """The boards that answer; one that does not is a fault, and left alone."""
+        work = self.work
+        answering = boot.ping(work, work.boards)
+        changed = False
+        for quabo in work.boards:
+            if quabo.ip in answering:
+                continue
+            known = bool(work.uids.get(quabo.ip))
+            if not known and not self._dry_run:
+                changed = changed or quabo.ip not in work.uids
+                work.absent(quabo)
+            remedy = (
+                "mend it, or leave it out with config.py --get_uids"
+                if known
+                else "it is left out of everything until it answers"
+            )
+            work.board_fault(quabo.ip, PING, f"no answer; {remedy}")
+        if changed:
+            work.save_uids()
+        return [quabo for quabo in work.boards if quabo.ip in answering]
+
+    def _look_back(self) -> None:
+        """Boots that nobody asked for, and boards that have fallen silent."""
+        work = self.work
+        known = [q for q in self._present if work.ledger.done(q.ip, Step.REBOOT)]
+        if not known:
+            return
+        try:
+            with open_watch(work.site, known) as watch:
+                if isinstance(watch, PortWatch):
+                    self._listen(watch, known)
+                    self._suspect(watch, known, time.time() - LISTEN_S)
+                elif self._capture_is_settled():
+                    self._suspect(watch, known, time.time() - work.site.obs.hk_max_age_s)
+        except ObsError as error:
+            work.console.warn(f"whether boards rebooted by themselves cannot be seen: {error}")
+            return
+        for quabo in known:
+            found = watch.boots.get(quabo.ip)
+            if found is None:
+                continue
+            facts = {"fwver": found.firmware.version, "fwtime": found.firmware.built}
+            if work.ledger.saw_reboot(quabo.ip, found.utc_s, facts):
+                work.console.warn(f"{quabo.ip} rebooted by itself")
+                self._suspicions.pop(quabo.ip, None)
+        work.book.save()
+
+    def _listen(self, watch: HkWatch, boards: Sequence[Quabo]) -> None:
+        deadline = time.monotonic() + LISTEN_S
+        while any(quabo.ip not in watch.heard for quabo in boards):
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return
+            watch.look(left_s)
+
+    def _capture_is_settled(self) -> bool:
+        """Whether capture_hk has listened long enough for a silence to mean something."""
+        found = session.state(CAPTURE_HK, self.work.site.head_data_dir)
+        if not found.works or found.beat is None:
+            return False
+        return time.time() - found.beat.started_unix > self.work.site.obs.hk_max_age_s
+
+    def _suspect(self, watch: HkWatch, boards: Sequence[Quabo], since_unix: float) -> None:
+        """After a power cut the golden firmware runs, which sends no housekeeping."""
+        for quabo in boards:
+            told_unix = self.work.ledger.done_unix(quabo.ip, Step.HK_DEST)
+            if told_unix is None or told_unix > since_unix:
+                continue
+            if watch.heard.get(quabo.ip, 0.0) < since_unix:
+                self._suspicions[quabo.ip] = "answers ping but sends no housekeeping any more"
+
+    # --- steps ---
+
+    def _boards(self, step: Step, action: Callable[[Work, Sequence[Quabo]], object]) -> None:
+        """Do a step to the boards that need it."""
+        work = self.work
+        boards = [quabo for quabo in self._present if quabo.ip not in work.failed]
+        if step is Step.SHUTTER:
+            boards = shutter_drivers(boards)
+        reasons = self._reasons(step, boards)
+        items = [Due(step.label, ip, reason) for ip, reason in reasons.items()]
+        if self.plan(items):
+            action(work, [quabo for quabo in boards if quabo.ip in reasons])
+        elif self._dry_run:
+            self._assume(step, [quabo for quabo in boards if quabo.ip in reasons])
+
+    def _reasons(self, step: Step, boards: Sequence[Quabo]) -> dict[str, str]:
+        now_unix = time.time()
+        reasons: dict[str, str] = {}
+        for quabo in boards:
+            if self.asked_again(step):
+                reasons[quabo.ip] = "asked for by --redo"
+            elif step is Step.REBOOT and quabo.ip in self._suspicions:
+                reasons[quabo.ip] = self._suspicions[quabo.ip]
+            elif reason := self._why(quabo, step, now_unix):
+                reasons[quabo.ip] = reason
+        return reasons
+
+    def _why(self, quabo: Quabo, step: Step, now_unix: float) -> str | None:
+        try:
+            return self.work.why(quabo, step, now_unix)
+        except ConfigError as error:
+            if not self._dry_run:
+                return "not known"  # the step itself says what is wrong
+            if self.work.uids.get(quabo.ip):
+                faults = "; ".join(str(fault) for fault in error.faults)
+                self.work.board_fault(quabo.ip, step, faults)
+                return None
+            return "not done"
+
+    def _assume(self, step: Step, boards: Sequence[Quabo]) -> None:
+        """As if the step had been done: what follows from it is then seen as well."""
+        work = self.work
+        for quabo in boards:
+            try:
+                inputs = work.inputs(quabo, step)
+            except ConfigError:
+                inputs = {}
+            facts = {"UID": work.uids.get(quabo.ip, "")} if step is Step.UID else {}
+            work.ledger.begin(quabo.ip, step, time.time())
+            work.ledger.finish(quabo.ip, step, time.time(), inputs, facts)
+
+    def _daemons(self) -> None:
+        """Housekeeping, guard, high voltage: what does not work, in this order."""
+        work = self.work
+        reasons = {name: session_setup.why_start(work, name) for name in SESSION_DAEMONS}
+        items = [Due("start", name, reason) for name, reason in reasons.items() if reason]
+        if not self.plan(items):
+            return
+        boards = [quabo for quabo in self._present if quabo.ip not in work.failed]
+        well = True
+        if reasons[CAPTURE_HK] or reasons[TEMPERATURE_GUARD]:
+            well = session_setup.start_housekeeping(work, boards)
+        if well and reasons[HV_UPDATER]:
+            session_setup.start_hv(work, boards)
+
+
+def _by_reason(items: Sequence[Due]) -> Mapping[str, list[Due]]:
+    found: dict[str, list[Due]] = {}
+    for item in items:
+        found.setdefault(item.reason, []).append(item)
+    return found
+
+
+# --- and back ---------------------------------------------------------------------------------
+
+
+def high_voltage_off(work: Work) -> None:
+    """End hv_updater, which switches HV off, and switch it off once more; unconfirmed = fault.
+
+    Goes to all boards of the site: the updater keeps all of them, or none.
+    """
+    session_setup.end_daemons(work, [HV_UPDATER])
+    boards = work.site.obs.quabos
+    problems = hv_off(work.site, boards, work.flight)
+    # Before the first scan nobody knows which boards are absent.
+    scanned = bool(work.uids)
+    confirmed = 0
+    for ip, problem in problems.items():
+        if problem is None:
+            confirmed += 1
+        elif work.uids.get(ip) or not scanned:
+            work.board_fault(ip, "HV off", f"{problem}; if in doubt cut the module's power")
+    work.console.note(f"HV off: confirmed by {confirmed} boards; hv_updater does not run")
+
+
+def shut_down(work: Work) -> None:
+    """HV off first, shutters closed, daemons ended, power off; goes on whatever fails."""
+    high_voltage_off(work)
+    drivers = [q for q in shutter_drivers(work.boards) if work.uids.get(q.ip)]
+    try:
+        move_shutters(work, [q for q in drivers if q.ip not in work.failed], CLOSED)
+    except ObsError as error:
+        work.fault("boards", Step.SHUTTER.label, str(error))
+    session_setup.end_daemons(work)
+    boot.power_off(work)

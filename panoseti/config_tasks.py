@@ -1,0 +1,373 @@
+"""What config.py can be asked for, task by task: who may ask when, what is done, what is shown."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from panoseti import boot, node_setup, overview, ph_baselines, session_setup
+from panoseti.board_files import PH_BASELINE, QUABO_UIDS, known_uids, read_ph_baseline
+from panoseti.board_settings import CLOSED, OPEN
+from panoseti.board_setup import (
+    calibrate_ph,
+    load_maroc,
+    load_masks,
+    move_shutters,
+    set_hk_destination,
+    shutter_drivers,
+)
+from panoseti.board_work import Work, addresses
+from panoseti.bring_up import BringUp, Due, high_voltage_off, shut_down
+from panoseti.console import Console
+from panoseti.errors import EXIT_FAILED, EXIT_OK, ConfigError, ObsError, RefusedError
+from panoseti.flight import FlightRecorder
+from panoseti.hk_watch import Firmware
+from panoseti.ledger import Ledger
+from panoseti.ledger_file import LedgerFile, held_ledger, read_ledger
+from panoseti.load_configs import Site
+from panoseti.run_state import read_holder
+from panoseti.selection import Choice, select
+from panoseti.site import Quabo
+
+FWTIME_EPOCH_UNIX = 1_000_000_000
+SUMMARY_COLUMNS = ("board", "serial", "mean", "median", "stddev", "min", "max")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for: tasks by name (none = the whole bring-up), boards, and how."""
+
+    tasks: Sequence[str] = ()
+    choices: Sequence[Choice] = ()
+    redo: Collection[str] = ()
+    dry_run: bool = False
+    words: str = "config.py"
+
+
+@dataclass
+class Job:
+    """One call of config.py: the work and what it shows; document: the answer of --json."""
+
+    work: Work
+    request: Request
+    document: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def console(self) -> Console:
+        """Where words go."""
+        return self.work.console
+
+    def boards(self) -> list[Quabo]:
+        """The boards a task is for: chosen and present."""
+        return self.work.present()
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing that can be asked for.
+
+    changes: boards, ledger or daemons are changed (one config.py at a time); in_run: may be asked
+    for while a run is in progress; anywhere: not only on the head node; needs_data: depends on
+    data_config.json.
+    """
+
+    name: str
+    do: Callable[[Job], None]
+    what: str
+    changes: bool = True
+    in_run: bool = False
+    anywhere: bool = False
+    needs_data: bool = False
+
+
+def run(site: Site, request: Request, console: Console, flight: FlightRecorder) -> int:
+    """Do what was asked for; the exit code.  RefusedError when it may not be done now."""
+    tasks = chosen_tasks(request)
+    _refuse(site, tasks, request.dry_run)
+    document: dict[str, Any] = {}
+    problems = []
+    boards = select(site.obs, request.choices)
+    if HV_OFF in tasks and not request.dry_run:  # before anything that could be in its way
+        work = _work_for_hv_off(site, boards, console, flight)
+        high_voltage_off(work)
+        problems += work.problems
+        tasks = [task for task in tasks if task is not HV_OFF]
+    with ExitStack() as held:
+        if tasks:
+            work = Work(site, boards, _book(held, site, tasks, request), console, flight)
+            job = Job(work, request, document)
+            for task in tasks:
+                if request.dry_run and task.changes and task is not BRING_UP:
+                    _say_only(job, task)
+                else:
+                    task.do(job)
+            problems += work.problems
+    if console.json_output:
+        told = [asdict(problem) for problem in problems]
+        console.result({"ok": not problems, "problems": told, **document})
+    return EXIT_FAILED if problems else EXIT_OK
+
+
+def chosen_tasks(request: Request) -> list[Task]:
+    """The tasks of a request in the order in which they are done."""
+    return [task for task in TASKS if task.name in request.tasks] or [BRING_UP]
+
+
+def needs_data(request: Request) -> bool:
+    """Whether data_config.json is to be read."""
+    return any(task.needs_data for task in chosen_tasks(request))
+
+
+def _refuse(site: Site, tasks: Sequence[Task], dry_run: bool) -> None:
+    if not all(task.anywhere for task in tasks) and not site.is_head_node_here():
+        raise RefusedError(
+            f"this is not the head node ({site.daq.head_node_ip_addr} in daq_config.json);"
+            " run config.py there"
+        )
+    disturbing = [task for task in tasks if not task.in_run]
+    if not disturbing or dry_run:
+        return
+    holder = read_holder(site.head_data_dir)
+    if holder is not None:
+        what = disturbing[0].what
+        raise RefusedError(
+            f"{what} would disturb the run in progress, {holder}; stop.py first (is it yours?)"
+        )
+
+
+def _book(held: ExitStack, site: Site, tasks: Sequence[Task], request: Request) -> LedgerFile:
+    if request.dry_run or not any(task.changes for task in tasks):
+        return LedgerFile(site.head_data_dir, read_ledger(site.head_data_dir), keep=False)
+    return held.enter_context(held_ledger(site.head_data_dir, request.words))
+
+
+def _work_for_hv_off(
+    site: Site, boards: Sequence[Quabo], console: Console, flight: FlightRecorder
+) -> Work:
+    """Nothing that is broken, missing or locked keeps high voltage from being switched off."""
+    book = LedgerFile(site.head_data_dir, Ledger(), keep=False)
+    try:
+        uids = known_uids(site.head_data_dir / QUABO_UIDS, site.obs)
+    except ConfigError as error:
+        console.warn(f"{error}; all boards are taken as present")
+        uids = {}
+    return Work(site, boards, book, console, flight, uids)
+
+
+def _say_only(job: Job, task: Task) -> None:
+    where = addresses([quabo.ip for quabo in job.work.boards])
+    job.console.out(f"would: {task.what} ({where})")
+    job.document.setdefault("plan", []).append({"step": task.name, "where": where, "reason": ""})
+
+
+# --- tasks ------------------------------------------------------------------------------------
+
+
+def _show(job: Job) -> None:
+    rows = overview.board_rows(job.work)
+    job.document["boards"] = overview.as_json(rows)
+    if not job.console.json_output:
+        job.console.table(overview.COLUMNS, overview.as_table(rows))
+
+
+def _ping(job: Job) -> None:
+    boards = job.work.boards
+    answering = boot.ping(job.work, boards)
+    job.document["ping"] = {quabo.ip: quabo.ip in answering for quabo in boards}
+    for quabo in boards:
+        if quabo.ip not in answering:
+            job.work.board_fault(quabo.ip, "ping", "no answer")
+    job.console.out(f"ping: {len(answering)} of {len(boards)} boards answer")
+
+
+def _get_uids(job: Job) -> None:
+    work = job.work
+    answering = boot.ping(work, work.boards)
+    for quabo in work.boards:
+        if quabo.ip not in answering:
+            work.absent(quabo)
+            work.board_fault(quabo.ip, "UID", "no answer to ping; left out of everything")
+    work.save_uids()
+    work.book.save()
+    boot.read_uids(work, [quabo for quabo in work.boards if quabo.ip in answering])
+    uids = {quabo.ip: work.uids.get(quabo.ip, "") for quabo in work.boards}
+    job.document["uids"] = uids
+    if not job.console.json_output:
+        rows = [(ip, uid or "absent", work.settings.serialno(uid)) for ip, uid in uids.items()]
+        job.console.table(("board", "UID", "serial"), rows)
+
+
+def _reboot(job: Job) -> None:
+    _show_silver(job, boot.reboot(job.work, job.boards()))
+
+
+def _show_silver(job: Job, silver: dict[str, Firmware]) -> None:
+    job.document["silver"] = {ip: asdict(firmware) for ip, firmware in silver.items()}
+    if silver and not job.console.json_output:
+        rows = [(ip, fw.version, built_text(fw.built)) for ip, fw in silver.items()]
+        job.console.table(("board", "silver", "built"), rows)
+
+
+def built_text(fwtime: str) -> str:
+    """The build time of a firmware ("0x%08x", Unix time - 10^9) as a date."""
+    try:
+        built_unix = int(fwtime, 16) + FWTIME_EPOCH_UNIX
+    except ValueError:
+        return fwtime
+    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(built_unix))
+
+
+def _hk_dest(job: Job) -> None:
+    set_hk_destination(job.work, job.boards())
+
+
+def _daemons(job: Job) -> None:
+    session_setup.start_housekeeping(job.work, job.boards())
+
+
+def _hv_on(job: Job) -> None:
+    if session_setup.start_hv(job.work, job.boards()):
+        job.console.note("HV: kept at its set point by hv_updater, as the temperature asks for")
+
+
+def _masks(job: Job) -> None:
+    load_masks(job.work, job.boards())
+
+
+def _maroc(job: Job) -> None:
+    load_maroc(job.work, job.boards())
+
+
+def _calibrate(job: Job) -> None:
+    _show_summaries(job, calibrate_ph(job.work, job.boards()))
+
+
+def _show_baselines(job: Job) -> None:
+    work = job.work
+    baseline = read_ph_baseline(work.site.head_data_dir / PH_BASELINE)
+    age_h = (time.time() - baseline.date_unix) / 3600
+    summaries = {
+        quabo.ip: ph_baselines.summary(baseline.coefs[work.uids[quabo.ip]])
+        for quabo in work.boards
+        if work.uids.get(quabo.ip) in baseline.coefs
+    }
+    job.document["ph_baseline_date_unix"] = baseline.date_unix
+    job.console.out(f"PH baselines: {age_h:.1f} h old (counts)")
+    _show_summaries(job, summaries)
+    for quabo in job.boards():
+        if quabo.ip not in summaries:
+            work.fault(quabo.ip, "PH baseline", "none; measure it: config.py --calibrate_ph")
+
+
+def _show_summaries(job: Job, summaries: dict[str, ph_baselines.Summary]) -> None:
+    job.document["ph_baselines"] = {ip: asdict(summary) for ip, summary in summaries.items()}
+    if job.console.json_output or not summaries:
+        return
+    rows = [
+        (
+            ip, job.work.settings.serialno(job.work.uids[ip]), f"{found.mean:.1f}",
+            f"{found.median:.1f}", f"{found.stddev:.1f}", found.min, found.max,
+        )
+        for ip, found in summaries.items()
+    ]  # fmt: skip
+    job.console.table(SUMMARY_COLUMNS, rows)
+
+
+def _shutters(state: str) -> Callable[[Job], None]:
+    def do(job: Job) -> None:
+        drivers = shutter_drivers(job.boards())
+        if not drivers:
+            job.work.fault("shutter", state, "no quabo 1, which drives it, among these boards")
+        move_shutters(job.work, drivers, state)
+
+    return do
+
+
+def _nodes(job: Job) -> None:
+    site = job.work.site
+    node_setup.set_up_nodes(job.work, node_setup.nodes_of(site, job.work.modules))
+
+
+def _end_daemons(job: Job) -> None:
+    session_setup.end_daemons(job.work)
+
+
+def _disk_space(job: Job) -> None:
+    rooms = node_setup.disk_room(job.work)
+    job.document["disk_space"] = [asdict(room) for room in rooms]
+    if not job.console.json_output:
+        rows = [
+            (room.where, ",".join(map(str, room.modules)) or "-", room.free, room.left)
+            for room in rooms
+        ]
+        job.console.table(("volume", "modules", "free", "recording left"), rows)
+
+
+def _shut_down(job: Job) -> None:
+    shut_down(job.work)
+
+
+def _bring_up(job: Job) -> None:
+    request, work = job.request, job.work
+    bring_up = BringUp(work, request.redo, request.dry_run)
+    bring_up.run(_due_nodes)
+    job.document["plan"] = [asdict(due) for due in bring_up.due]
+    if request.dry_run:
+        for due in bring_up.due:
+            job.console.out(str(due))
+        if not bring_up.due:
+            job.console.out("nothing is missing or stale")
+        return
+    _show(job)
+    if work.problems:
+        job.console.out(f"not ready: {len(work.problems)} problems")
+    elif bring_up.due:
+        job.console.out(f"ready: {len(work.boards)} boards")
+    else:
+        job.console.out(f"ready: {len(work.boards)} boards, nothing was to be done")
+
+
+def _due_nodes(bring_up: BringUp) -> None:
+    """The last step of the bring-up: DAQ nodes whose software is missing or old."""
+    work = bring_up.work
+    due = {}
+    for node in node_setup.nodes_of(work.site, work.modules):
+        try:
+            reason = node_setup.why_set_up(work, node)
+        except ObsError as error:
+            work.fault(node_setup.ledger_name(node), "software", str(error))
+            continue
+        if bring_up.asked_again(node_setup.NODES):
+            reason = "asked for by --redo"
+        if reason is not None:
+            due[node] = reason
+    items = [Due("software", node_setup.ledger_name(node), why) for node, why in due.items()]
+    if bring_up.plan(items):
+        node_setup.set_up_nodes(work, list(due))
+
+
+BRING_UP = Task("bring_up", _bring_up, "the bring-up", needs_data=True)
+HV_OFF = Task("hv_off", lambda job: None, "switch the high voltage off", in_run=True)
+TASKS = (
+    HV_OFF,
+    Task("show", _show, "show the boards", False, True, True, True),
+    Task("ping", _ping, "ping the boards", False, True),
+    Task("get_uids", _get_uids, "read UIDs"),
+    Task("reboot", _reboot, "reboot boards"),
+    Task("hk_dest", _hk_dest, "set the HK destination"),
+    Task("redis_daemons", _daemons, "start capture_hk and temperature_guard", in_run=True),
+    Task("hv_on", _hv_on, "start hv_updater, which switches HV on", in_run=True),
+    Task("mask_config", _masks, "load trigger masks", needs_data=True),
+    Task("maroc_config", _maroc, "load MAROC settings", needs_data=True),
+    Task("calibrate_ph", _calibrate, "measure PH baselines", needs_data=True),
+    Task("show_ph_baselines", _show_baselines, "show PH baselines", False, True, True),
+    Task("shutter_open", _shutters(OPEN), "open shutters", in_run=True),
+    Task("shutter_close", _shutters(CLOSED), "close shutters", in_run=True),
+    Task("init_daq_nodes", _nodes, "put the software on DAQ nodes"),
+    Task("disk_space", _disk_space, "show disk space", False, True, needs_data=True),
+    Task("stop_redis_daemons", _end_daemons, "end the daemons of the session"),
+    Task("shutdown", _shut_down, "shut the session down"),
+)

@@ -1,0 +1,141 @@
+"""DAQ nodes in the bring-up: helpers and pipeline put there, and the room on their disks."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from panoseti import daq_nodes
+from panoseti.board_work import Work
+from panoseti.daq_nodes import NodeShells
+from panoseti.disk_room import Volume, duration_text, size_text
+from panoseti.errors import ObsError
+from panoseti.ledger import Inputs, Value, content_digest
+from panoseti.load_configs import DAQ_CONFIG, Site
+from panoseti.node_types import NodeStatus
+from panoseti.settings import HK_BYTES_S, data_rate_bytes_s
+from panoseti.site import DaqNode, Module
+
+NODES = "daq_nodes"
+
+
+def ledger_name(node: DaqNode) -> str:
+    """The node in the ledger."""
+    return f"DAQ node {node.ip_addr}"
+
+
+def nodes_of(site: Site, modules: Iterable[Module]) -> tuple[DaqNode, ...]:
+    """The nodes that record these modules, in the order of the config."""
+    chosen = {site.node_of(module.id) for module in modules}
+    return tuple(node for node in site.daq.nodes if node in chosen)
+
+
+def wanted_inputs(node: DaqNode) -> Inputs:
+    """What a node is set up with; ObsError when the pipeline is not built here."""
+    digests = {}
+    for name, (path, _) in sorted(daq_nodes.node_files(node).items()):
+        try:
+            digests[name] = content_digest(path.read_bytes().hex())
+        except OSError as error:
+            raise ObsError(f"{path}: {error.strerror}; build it: make build") from error
+    place: dict[str, Value] = {
+        "username": node.username,
+        "data_dir": node.data_dir,
+        "ssh_port": node.ssh_port,
+        "hashpipe_dir": node.hashpipe_dir,
+    }
+    return {DAQ_CONFIG: place, "software": digests}
+
+
+def why_set_up(work: Work, node: DaqNode) -> str | None:
+    """Why a node must be set up (again); None when it need not."""
+    return work.ledger.why_other(ledger_name(node), wanted_inputs(node))
+
+
+def set_up_nodes(work: Work, nodes: Sequence[DaqNode]) -> None:
+    """Bring helpers and pipeline on nodes up to date, all at once; a failure is a fault."""
+    begin_unix = time.time()
+    inputs = {node: wanted_inputs(node) for node in nodes}
+    for node in nodes:
+        work.ledger.begin_other(ledger_name(node), begin_unix)
+    work.book.save()
+    with (
+        work.console.progress("DAQ nodes", len(nodes)) as progress,
+        NodeShells(nodes, work.site.obs, work.flight) as shells,
+    ):
+        outcomes = shells.each(daq_nodes.init_node, done=lambda outcome: progress.advance())
+    good = 0
+    for node, outcome in outcomes.items():
+        if outcome.result is None:
+            work.fault(ledger_name(node), "software", _words(node, outcome.problem))
+            continue
+        good += 1
+        copied = len(outcome.result.copied)
+        name, facts = ledger_name(node), {"copied": copied}
+        work.ledger.finish_other(name, time.time(), inputs[node], facts)
+        work.console.detail(f"{name}: {copied} files copied")
+    work.book.save()
+    which = f"{good} of {len(nodes)}" if good < len(nodes) else str(good)
+    work.console.note(f"DAQ nodes: {which}, {time.time() - begin_unix:.1f} s")
+
+
+@dataclass(frozen=True)
+class Room:
+    """Free space somewhere: modules recorded there (none: the head node's own part)."""
+
+    where: str
+    modules: tuple[int, ...]
+    free_bytes: int
+    rate_bytes_s: float
+
+    @property
+    def left(self) -> str:
+        """How long it lasts, in words."""
+        return duration_text(Volume(self.where, self.free_bytes, self.rate_bytes_s).time_left_s)
+
+    @property
+    def free(self) -> str:
+        """Free space in words."""
+        return size_text(self.free_bytes)
+
+
+def disk_room(work: Work) -> list[Room]:
+    """Room on the head node and on every volume of the DAQ nodes of the modules at work."""
+    site = work.site
+    module_rate = data_rate_bytes_s(site.data)
+    hk_rate = HK_BYTES_S * len(site.obs.modules)
+    found = []
+    try:
+        free = shutil.disk_usage(site.head_data_dir).free
+        found.append(Room(f"head node:{site.head_data_dir}", (), free, hk_rate))
+    except OSError as error:
+        work.fault("head node", "disk space", f"{site.head_data_dir}: {error.strerror}")
+    nodes = nodes_of(site, work.modules)
+    with NodeShells(nodes, site.obs, work.flight) as shells:
+        outcomes = shells.each(daq_nodes.status)
+    for node, outcome in outcomes.items():
+        if outcome.result is None:
+            work.fault(ledger_name(node), "disk space", _words(node, outcome.problem))
+            continue
+        found += _volumes(site, node, outcome.result, module_rate)
+    return found
+
+
+def _words(node: DaqNode, problem: ObsError | None) -> str:
+    """A problem without the address it begins with."""
+    return str(problem).removeprefix(f"{node.ip_addr}: ")
+
+
+def _volumes(site: Site, node: DaqNode, status: NodeStatus, module_rate: float) -> list[Room]:
+    used = [module.id for module in site.modules_of(node)]
+    placed = {module for volume in status.volumes for module in volume.modules}
+    rooms = []
+    for volume in status.volumes:
+        own = [module for module in volume.modules if module in used]
+        if volume.default:
+            own += [module for module in used if module not in placed]
+        where = f"{node.ip_addr}:{volume.path}"
+        rooms.append(Room(where, tuple(own), volume.free_bytes, module_rate * len(own)))
+    return rooms
