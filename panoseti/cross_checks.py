@@ -181,8 +181,11 @@ def data_is_possible(data: Placed[DataConfig]) -> list[Fault]:
 
 
 def data_is_advised(data: Placed[DataConfig]) -> list[Fault]:
-    """Warnings: thresholds so low that noise would fill the disks."""
+    """Warnings: a gain the analysis does not take, thresholds so low that noise fills the disks."""
     warnings = []
+    if data.item.gain != int(data.item.gain):
+        remedy = "no whole number: the analysis software skips the copy of this file in a run"
+        warnings.append(data.fault("gain", f"{data.item.gain:g}", remedy))
     image, ph = data.item.image, data.item.pulse_height
     for part, threshold, advised in (
         ("image", image.pe_threshold if image else None, ADVISED_IMAGE_PE),

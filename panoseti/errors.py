@@ -48,7 +48,9 @@ class Fault:
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.path}: {self.value}: {self.remedy}"
+        """One line: what would break it, or confuse a terminal, is written as an escape."""
+        text = f"{self.file}: {self.path}: {self.value}: {self.remedy}"
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class ConfigError(ObsError):

@@ -4,6 +4,7 @@ Faults are errors.Fault objects: file, JSON path ("$.domes[0].name"), value, rem
 of `panoseti/schemas/` carry, besides standard JSON Schema 2020-12: a `description` for every field
 (it becomes the remedy) and annotations: `x-unused` (known, but not used by this software: warn),
 `x-analysis: "strict"` (the analysis software skips the file when this object has unknown fields),
+`x-analysis: "refused"` (it may skip the file for the sake of this field, which copies leave out),
 `x-analysis-required` (fields without which it skips the file).
 """
 
@@ -223,7 +224,8 @@ def _add_error(document: Document, error: jsonschema.ValidationError) -> None:
         reason = str(error.cause) if error.cause else "not usable"
         document.fault(place, shown(instance), f"{reason}; must be {description}")
     else:
-        document.fault(place, shown(instance), f"must be {description or error.message}")
+        remedy = f"must be {description}" if description else error.message
+        document.fault(place, shown(instance), remedy)
 
 
 def _add_missing(
@@ -313,7 +315,7 @@ def analysis_copy(content: Any, schema_name: str) -> Any:
         result = {}
         for name, member in value.items():
             known = _Fields._field(name, schema) if "properties" in schema else None
-            if strict and (known is None or known.get("x-analysis") == "refused"):
+            if (strict and known is None) or (known or {}).get("x-analysis") == "refused":
                 continue
             result[name] = copy(member, known or {})
         return result

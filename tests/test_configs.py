@@ -160,6 +160,16 @@ def test_analysis_accepts_the_copies(
     _assert_accepted(load_site(folder), tmp_path / "run", caplog)
 
 
+@pytest.mark.parametrize("obs", OBS_EXAMPLES)
+@pytest.mark.parametrize("data", DATA_EXAMPLES)
+def test_analysis_accepts_the_copies_of_real_sites(
+    tmp_path: Path, obs: str, data: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = load_site(example_site(tmp_path, obs=obs, data=data))
+    _assert_accepted(site, tmp_path / "run", caplog)
+    assert "PASSWORD" not in (tmp_path / "run" / "obs_config.json").read_text()
+
+
 def _assert_accepted(site: Site, run: Path, caplog: pytest.LogCaptureFixture) -> None:
     """pypff skips with a logged warning what it does not accept."""
     run.mkdir()
@@ -291,6 +301,11 @@ def test_defaults(tmp_path: Path) -> None:
     assert site.data.max_file_size_mb == 500
     assert not site.data.group_ph_frames
     assert site.warnings == ()
+
+
+def test_whole_numbers_may_be_written_with_a_point(tmp_path: Path) -> None:
+    site = load_site(write_site(tmp_path, changed(OBS, {("detector_overvoltage",): 3.0})))
+    assert f"detovervol_{site.obs.calibration_overvoltage_v}v" == "detovervol_3v"
 
 
 def test_without_data_config(tmp_path: Path) -> None:
