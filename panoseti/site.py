@@ -90,7 +90,9 @@ class ObsConfig:
     modules; tftp_port: of the boards; ssh_key, ssh_known_hosts: absolute paths on the head node,
     None = the user's own; hk_max_age_s: older HK counts as absent; ph_baseline_max_age_h: a run
     is refused with an older baseline; reboot_timeout_s, power_on_timeout_s: how long a board may
-    be silent; shutter_open_value: what opens the shutter in command 0x08 (0 or 1).
+    be silent; recording_min_h, recording_warn_h: a run is refused, or warned of, when a disk lasts
+    less than that at the rate of the data config; shutter_open_value: what opens the shutter in
+    command 0x08 (0 or 1).
     detector_overvoltage_v is None when the file has none.
     """
 
@@ -112,6 +114,8 @@ class ObsConfig:
     ph_baseline_max_age_h: float = 24.0
     reboot_timeout_s: float = 60.0
     power_on_timeout_s: float = 60.0
+    recording_min_h: float = 0.1
+    recording_warn_h: float = 4.0
     shutter_open_value: int = 0
 
     @property

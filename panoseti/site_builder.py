@@ -38,6 +38,8 @@ OWN_OBS_FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "ph_baseline_max_age_h": float,
     "reboot_timeout_s": float,
     "power_on_timeout_s": float,
+    "recording_min_h": float,
+    "recording_warn_h": float,
     "shutter_open_value": int,
 }
 

@@ -1,0 +1,194 @@
+"""Everything a start looks at before its first side effect; every refusal is a RefusedError.
+
+In this order: head node, run in progress, activities here and on the nodes, what bring-up left
+(readiness: session daemons, boards, PH baseline), nodes reachable and fit, room on the disks.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from panoseti import activities, daq_nodes, disk_room, settings
+from panoseti.daq_nodes import NodeOutcome, NodeShells
+from panoseti.disk_room import HOUR_S, Volume
+from panoseti.errors import RefusedError
+from panoseti.load_configs import Site
+from panoseti.local_host import local_addresses
+from panoseti.node_types import NodeStatus
+from panoseti.readiness import present_boards, readiness, warnings_before_run
+from panoseti.run_record import Expected
+from panoseti.run_state import in_progress_text, read_holder
+from panoseti.site import DaqNode, Quabo
+
+# The second of a packet is found by the computer's clock: it must be right within one.
+CLOCK_TOLERANCE_S = 0.5
+ADDRESSES_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class StartOptions:
+    """What an operator asked for.
+
+    hv: require the high voltage to be kept; redis: record housekeeping; data: record science
+    data; duration_s: length of the run, None = until it is stopped; argv: the command line.
+    """
+
+    hv: bool = True
+    redis: bool = True
+    data: bool = True
+    duration_s: float | None = None
+    argv: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a start may rely on: boards and nodes it will use, what is worth telling."""
+
+    boards: tuple[Quabo, ...]
+    nodes: tuple[DaqNode, ...]
+    warnings: tuple[str, ...]
+    volumes: tuple[Volume, ...]
+
+    def expected(self, site: Site, data: bool) -> Expected:
+        """For run.json."""
+        present = {board.ip for board in self.boards}
+        return Expected(
+            quabos=tuple(board.ip for board in self.boards) if data else (),
+            nodes={
+                node.ip_addr: tuple(module.id for module in site.modules_of(node))
+                for node in self.nodes
+            },
+            absent=tuple(quabo.ip for quabo in site.obs.quabos if quabo.ip not in present),
+        )
+
+
+def check_head_and_run(site: Site) -> None:
+    """Refuse where this is not the head node, or a run is in progress."""
+    if not site.is_head_node_here():
+        here = ", ".join(sorted(local_addresses()))
+        raise RefusedError(
+            f"this computer ({here}) is not the head node: head_node_ip_addr in daq_config.json is"
+            f" {site.daq.head_node_ip_addr}; type it there"
+        )
+    holder = read_holder(site.head_data_dir)
+    if holder is not None:
+        raise RefusedError(in_progress_text(holder))
+
+
+def check_rest(site: Site, options: StartOptions, shells: NodeShells) -> Checked:
+    """All other checks; the nodes are asked at once."""
+    _check_activities_here(site)
+    outcomes = shells.each(daq_nodes.status) if options.data else {}
+    _check_activities_there(outcomes)
+    hv = options.hv and options.redis
+    lacks = readiness(site, need_hv=hv, need_redis=options.redis)
+    if lacks:
+        raise RefusedError(f"not ready: {'; '.join(lacks)}")
+    boards = tuple(present_boards(site))
+    statuses = _check_nodes(outcomes)
+    volumes = _volumes(site, statuses)
+    warnings = [str(problem) for status in statuses.values() for problem in status.problems]
+    warnings += disk_room.refuse_or_warn(
+        volumes,
+        site.obs.recording_min_h * HOUR_S,
+        site.obs.recording_warn_h * HOUR_S,
+        options.duration_s,
+    )
+    if hv:
+        warnings += warnings_before_run(site)
+    absent = [quabo.ip for quabo in site.obs.quabos if quabo not in boards]
+    if absent and options.data:
+        warnings.append(f"{_shown(absent)} absent since the last scan: not recorded")
+    return Checked(boards, tuple(statuses), tuple(warnings), tuple(volumes))
+
+
+def _shown(words: Sequence[str]) -> str:
+    more = len(words) - ADDRESSES_SHOWN
+    text = ", ".join(words[:ADDRESSES_SHOWN])
+    return f"{text} and {more} more" if more > 0 else text
+
+
+def _check_activities_here(site: Site) -> None:
+    found = activities.hk_recorders(site.head_data_dir) + activities.pipelines()
+    if found:
+        raise RefusedError(
+            f"{_shown([str(one) for one in found])} active on the head node though no run is in"
+            " progress; somebody else may be using it: check (status.py), then stop.py ends it"
+        )
+
+
+def _check_activities_there(outcomes: Mapping[DaqNode, NodeOutcome[NodeStatus]]) -> None:
+    active = [
+        f"{node.ip_addr}: {process}"
+        + (f" of {outcome.result.started_by}" if outcome.result.started_by else "")
+        for node, outcome in outcomes.items()
+        if outcome.result is not None
+        for process in outcome.result.processes
+    ]
+    if active:
+        raise RefusedError(
+            f"{_shown(active)} active; somebody else may be using the observatory: check"
+            " (status.py), then stop.py ends it"
+        )
+
+
+def _check_nodes(
+    outcomes: Mapping[DaqNode, NodeOutcome[NodeStatus]],
+) -> dict[DaqNode, NodeStatus]:
+    """The status of every node; refuse when one is unreachable or unfit."""
+    problems = daq_nodes.problems(outcomes)
+    if problems:
+        raise RefusedError("; ".join(problems))
+    statuses = {node: outcome.value for node, outcome in outcomes.items()}
+    current = daq_nodes.current_helpers()
+    for node, status in statuses.items():
+        if status.helpers != current:
+            problems.append(f"{node.ip_addr}: its helpers are of another version;"
+                            f" run: {daq_nodes.INIT_REMEDY}")  # fmt: skip
+        if abs(status.clock_offset_s) > CLOCK_TOLERANCE_S:
+            problems.append(
+                f"{node.ip_addr}: its clock is {status.clock_offset_s:+.1f} s off the head node's"
+                f" (limit {CLOCK_TOLERANCE_S:g} s): set up time synchronisation"
+            )
+        problems += [
+            f"{node.ip_addr}: {volume.path} is read-only: mount it for writing"
+            for volume in status.volumes
+            if volume.read_only
+        ]
+    if problems:
+        raise RefusedError("; ".join(problems))
+    return statuses
+
+
+def _volumes(site: Site, statuses: Mapping[DaqNode, NodeStatus]) -> list[Volume]:
+    """The disks that data go to, with what a run writes to each."""
+    module_rate = settings.data_rate_bytes_s(site.data)
+    head_rate = settings.HK_BYTES_S * len(site.obs.modules)
+    found = []
+    for node, status in statuses.items():
+        used = [module.id for module in site.modules_of(node)]
+        placed = {module for volume in status.volumes for module in volume.modules}
+        local = site.is_on_head_node(node)
+        for volume in status.volumes:
+            own = [module for module in used if module in volume.modules]
+            if volume.default:
+                own += [module for module in used if module not in placed]
+            if local and _same_disk(volume.path, str(site.head_data_dir)):
+                head_rate += module_rate * len(own)
+            elif own:
+                names = ", ".join(map(str, own))
+                where = f"{node.ip_addr}:{volume.path} (module {names})"
+                found.append(Volume(where, volume.free_bytes, module_rate * len(own)))
+                head_rate += module_rate * len(own)  # it is collected
+    free = shutil.disk_usage(site.head_data_dir).free
+    return [Volume(f"head node:{site.head_data_dir}", free, head_rate), *found]
+
+
+def _same_disk(one: str, other: str) -> bool:
+    try:
+        return os.stat(one).st_dev == os.stat(other).st_dev
+    except OSError:
+        return False
