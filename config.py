@@ -17,10 +17,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from panoseti import config_tasks, console, node_setup, selection
+from panoseti import config_tasks, console, selection
 from panoseti.flight import FlightRecorder
 from panoseti.ledger import Step
 from panoseti.load_configs import load_site
+from panoseti.node_setup import NODES
 
 EXAMPLES = """\
   ./config.py                      from whatever there is to ready; repeat it at any time
@@ -79,7 +80,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         "--redo",
         action="append",
         default=[],
-        choices=[*(step.value for step in Step), node_setup.NODES],
+        choices=[*(step.value for step in Step), NODES],
         help="in the bring-up, do this step even where it is not stale (may be repeated)",
     )
     how.add_argument("--dry-run", "--dry_run", action="store_true", help="say what would be done")

@@ -29,7 +29,7 @@ from panoseti.ledger import Step
 from panoseti.session import CAPTURE_HK, HV_UPDATER, SESSION_DAEMONS, TEMPERATURE_GUARD
 from panoseti.site import Quabo
 
-POWER, PING, NODES = "power", "ping", "daq_nodes"
+POWER, PING = "power", "ping"
 # Where nobody listened, a board that is well shows an HK packet within so long.
 LISTEN_S = 7.0
 
@@ -61,8 +61,8 @@ class BringUp:
         self._suspicions: dict[str, str] = {}
         self._present: list[Quabo] = []
 
-    def run(self, nodes: Callable[[BringUp], None] | None = None) -> None:
-        """Everything.  nodes: sets the DAQ nodes up, last."""
+    def run(self) -> None:
+        """Everything, up to the boards' shutters and high voltage."""
         self._power()
         self._present = self._look_for_boards()
         self._look_back()
@@ -74,8 +74,7 @@ class BringUp:
         self._boards(Step.MAROC, load_maroc)
         self._boards(Step.PH_BASELINE, calibrate_ph)
         self._boards(Step.SHUTTER, lambda work, boards: move_shutters(work, boards, OPEN))
-        if nodes is not None:
-            nodes(self)
+        self._high_voltage()
 
     def plan(self, items: Sequence[Due]) -> bool:
         """Note that something is due; whether it shall be done now."""
@@ -233,7 +232,15 @@ class BringUp:
         if reasons[CAPTURE_HK] or reasons[TEMPERATURE_GUARD]:
             well = session_setup.start_housekeeping(work, boards)
         if well and reasons[HV_UPDATER]:
-            session_setup.start_hv(work, boards)
+            session_setup.start_hv(work)
+
+    def _high_voltage(self) -> None:
+        """Boards that came to a running updater get their high voltage in its next round."""
+        if self._dry_run or not session.state(HV_UPDATER, self.work.site.head_data_dir).works:
+            return
+        session_setup.confirm_hv(
+            self.work, [quabo for quabo in self._present if quabo.ip not in self.work.failed]
+        )
 
 
 def _by_reason(items: Sequence[Due]) -> Mapping[str, list[Due]]:

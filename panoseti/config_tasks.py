@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from panoseti import boot, node_setup, overview, ph_baselines, session_setup
+from panoseti import boot, overview, ph_baselines, session_setup
 from panoseti.board_files import PH_BASELINE, QUABO_UIDS, known_uids, read_ph_baseline
 from panoseti.board_settings import CLOSED, OPEN
 from panoseti.board_setup import (
@@ -28,6 +28,14 @@ from panoseti.hk_watch import Firmware
 from panoseti.ledger import Ledger
 from panoseti.ledger_file import LedgerFile, held_ledger, read_ledger
 from panoseti.load_configs import Site
+from panoseti.node_setup import (
+    NODES,
+    NodeSetup,
+    disk_room,
+    ledger_name,
+    nodes_of,
+    why_set_up,
+)
 from panoseti.run_state import read_holder
 from panoseti.selection import Choice, select
 from panoseti.site import Quabo
@@ -229,7 +237,8 @@ def _daemons(job: Job) -> None:
 
 
 def _hv_on(job: Job) -> None:
-    if session_setup.start_hv(job.work, job.boards()):
+    if session_setup.start_hv(job.work):
+        session_setup.confirm_hv(job.work, job.boards())
         job.console.note("HV: kept at its set point by hv_updater, as the temperature asks for")
 
 
@@ -288,7 +297,7 @@ def _shutters(state: str) -> Callable[[Job], None]:
 
 def _nodes(job: Job) -> None:
     site = job.work.site
-    node_setup.set_up_nodes(job.work, node_setup.nodes_of(site, job.work.modules))
+    NodeSetup(job.work, nodes_of(site, job.work.modules)).finish()
 
 
 def _end_daemons(job: Job) -> None:
@@ -296,7 +305,7 @@ def _end_daemons(job: Job) -> None:
 
 
 def _disk_space(job: Job) -> None:
-    rooms = node_setup.disk_room(job.work)
+    rooms = disk_room(job.work)
     job.document["disk_space"] = [asdict(room) for room in rooms]
     if not job.console.json_output:
         rows = [
@@ -313,7 +322,12 @@ def _shut_down(job: Job) -> None:
 def _bring_up(job: Job) -> None:
     request, work = job.request, job.work
     bring_up = BringUp(work, request.redo, request.dry_run)
-    bring_up.run(_due_nodes)
+    nodes = _due_nodes(bring_up)
+    try:
+        bring_up.run()
+    finally:
+        if nodes is not None:
+            nodes.finish()
     job.document["plan"] = [asdict(due) for due in bring_up.due]
     if request.dry_run:
         for due in bring_up.due:
@@ -323,30 +337,30 @@ def _bring_up(job: Job) -> None:
         return
     _show(job)
     if work.problems:
-        job.console.out(f"not ready: {len(work.problems)} problems")
+        count = len(work.problems)
+        job.console.out(f"not ready: {count} problem{'s' if count > 1 else ''}")
     elif bring_up.due:
         job.console.out(f"ready: {len(work.boards)} boards")
     else:
         job.console.out(f"ready: {len(work.boards)} boards, nothing was to be done")
 
 
-def _due_nodes(bring_up: BringUp) -> None:
-    """The last step of the bring-up: DAQ nodes whose software is missing or old."""
+def _due_nodes(bring_up: BringUp) -> NodeSetup | None:
+    """Begin with the DAQ nodes whose software is missing or old; None = there is none."""
     work = bring_up.work
     due = {}
-    for node in node_setup.nodes_of(work.site, work.modules):
+    for node in nodes_of(work.site, work.modules):
         try:
-            reason = node_setup.why_set_up(work, node)
+            reason = why_set_up(work, node)
         except ObsError as error:
-            work.fault(node_setup.ledger_name(node), "software", str(error))
+            work.fault(ledger_name(node), "software", str(error))
             continue
-        if bring_up.asked_again(node_setup.NODES):
+        if bring_up.asked_again(NODES):
             reason = "asked for by --redo"
         if reason is not None:
             due[node] = reason
-    items = [Due("software", node_setup.ledger_name(node), why) for node, why in due.items()]
-    if bring_up.plan(items):
-        node_setup.set_up_nodes(work, list(due))
+    items = [Due("software", ledger_name(node), why) for node, why in due.items()]
+    return NodeSetup(work, list(due)) if bring_up.plan(items) else None
 
 
 BRING_UP = Task("bring_up", _bring_up, "the bring-up", needs_data=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from panoseti import daq_nodes
@@ -54,31 +55,46 @@ def why_set_up(work: Work, node: DaqNode) -> str | None:
     return work.ledger.why_other(ledger_name(node), wanted_inputs(node))
 
 
-def set_up_nodes(work: Work, nodes: Sequence[DaqNode]) -> None:
-    """Bring helpers and pipeline on nodes up to date, all at once; a failure is a fault."""
-    begin_unix = time.time()
-    inputs = {node: wanted_inputs(node) for node in nodes}
-    for node in nodes:
-        work.ledger.begin_other(ledger_name(node), begin_unix)
-    work.book.save()
-    with (
-        work.console.progress("DAQ nodes", len(nodes)) as progress,
-        NodeShells(nodes, work.site.obs, work.flight) as shells,
-    ):
-        outcomes = shells.each(daq_nodes.init_node, done=lambda outcome: progress.advance())
-    good = 0
-    for node, outcome in outcomes.items():
-        if outcome.result is None:
-            work.fault(ledger_name(node), "software", _words(node, outcome.problem))
-            continue
-        good += 1
-        copied = len(outcome.result.copied)
-        name, facts = ledger_name(node), {"copied": copied}
-        work.ledger.finish_other(name, time.time(), inputs[node], facts)
-        work.console.detail(f"{name}: {copied} files copied")
-    work.book.save()
-    which = f"{good} of {len(nodes)}" if good < len(nodes) else str(good)
-    work.console.note(f"DAQ nodes: {which}, {time.time() - begin_unix:.1f} s")
+class NodeSetup:
+    """Brings helpers and pipeline on nodes up to date, all at once, while boards are worked on.
+
+    Begins at once; `finish` waits for the nodes and makes each failure a fault.
+    """
+
+    def __init__(self, work: Work, nodes: Sequence[DaqNode]) -> None:
+        self._work = work
+        self._inputs = {node: wanted_inputs(node) for node in nodes}
+        self._begin_unix = time.time()
+        for node in nodes:
+            work.ledger.begin_other(ledger_name(node), self._begin_unix)
+        work.book.save()
+        self._shells = NodeShells(nodes, work.site.obs, work.flight)
+        self._pool = ThreadPoolExecutor(1, "nodes")
+        self._outcomes = self._pool.submit(self._shells.each, daq_nodes.init_node)
+
+    def finish(self) -> None:
+        """Wait for the nodes, and record how it went."""
+        work = self._work
+        try:
+            with self._shells, work.console.progress("DAQ nodes", len(self._inputs)) as progress:
+                outcomes = self._outcomes.result()
+                for _ in outcomes:
+                    progress.advance()
+        finally:
+            self._pool.shutdown(wait=True)
+        good = 0
+        for node, outcome in outcomes.items():
+            name = ledger_name(node)
+            if outcome.result is None:
+                work.fault(name, "software", _words(node, outcome.problem))
+                continue
+            good += 1
+            copied = len(outcome.result.copied)
+            work.ledger.finish_other(name, time.time(), self._inputs[node], {"copied": copied})
+            work.console.detail(f"{name}: {copied} files copied")
+        work.book.save()
+        which = f"{good} of {len(outcomes)}" if good < len(outcomes) else str(good)
+        work.console.note(f"DAQ nodes: {which}, {time.time() - self._begin_unix:.1f} s")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from panoseti import session
@@ -15,7 +15,7 @@ from panoseti.board_work import Work, addresses
 from panoseti.errors import ObsError
 from panoseti.hk_watch import StoreWatch, wait_heard
 from panoseti.launch import read_heartbeat
-from panoseti.ledger import Inputs, content_digest
+from panoseti.ledger import Inputs, Step, content_digest
 from panoseti.load_configs import DAQ_CONFIG, OBS_CONFIG, Site
 from panoseti.session import CAPTURE_HK, HV_UPDATER, SESSION_DAEMONS, TEMPERATURE_GUARD
 from panoseti.site import Quabo
@@ -107,36 +107,44 @@ def _await_housekeeping(work: Work, boards: Sequence[Quabo]) -> None:
         )
 
 
-def start_hv(work: Work, boards: Sequence[Quabo]) -> bool:
-    """Start hv_updater and wait until the boards have confirmed their high voltage.
-
-    It needs the other daemons; a board whose HV stays off is a fault with the updater's reason.
-    """
+def start_hv(work: Work) -> bool:
+    """Start hv_updater, which needs the other daemons; whether it works."""
     for name in (CAPTURE_HK, TEMPERATURE_GUARD):
         found = session.state(name, work.site.head_data_dir)
         if not found.works:
             text = f"not started, since {name} {found.problem}: config.py --redis_daemons"
             work.fault(HV_UPDATER, DAEMONS, text)
             return False
-    if not start_daemon(work, HV_UPDATER):
-        return False
+    return start_daemon(work, HV_UPDATER)
+
+
+def confirm_hv(work: Work, boards: Sequence[Quabo]) -> None:
+    """Wait until the boards have confirmed their high voltage; one whose stays off is a fault.
+
+    A confirmation from before a board's last reboot is none.
+    """
     for ip, reason in _await_hv(work, boards).items():
         work.fault(ip, "HV", reason)
-    return True
 
 
 def _await_hv(work: Work, boards: Sequence[Quabo]) -> dict[str, str]:
     """The boards whose HV is not on in the end, and why."""
     deadline = time.monotonic() + HV_ON_S
     while True:
-        off = hv_off_reasons(work.site, boards)
+        booted = {q.ip: work.ledger.done_unix(q.ip, Step.REBOOT) or 0.0 for q in boards}
+        off = hv_off_reasons(work.site, boards, booted)
         if not off or time.monotonic() > deadline:
             return off
         time.sleep(0.1)
 
 
-def hv_off_reasons(site: Site, boards: Sequence[Quabo]) -> dict[str, str]:
-    """The boards that the updater has not got on, with its reasons."""
+def hv_off_reasons(
+    site: Site, boards: Sequence[Quabo], booted: Mapping[str, float] | None = None
+) -> dict[str, str]:
+    """The boards that the updater has not got on, with its reasons.
+
+    booted: Unix times by address that its last heartbeat must be later than.
+    """
     beat = read_heartbeat(site.head_data_dir, HV_UPDATER)
     states = beat.details.get("boards", {}) if beat else {}
     reasons = {}
@@ -145,6 +153,8 @@ def hv_off_reasons(site: Site, boards: Sequence[Quabo]) -> dict[str, str]:
         if state.get("hv") != "on":
             said = state.get("reason") or state.get("problem") or "hv_updater does not know it"
             reasons[quabo.ip] = f"off: {said}"
+        elif beat is not None and beat.updated_unix < (booted or {}).get(quabo.ip, 0.0):
+            reasons[quabo.ip] = "not set again since the reboot"
     return reasons
 
 
