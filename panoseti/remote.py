@@ -266,8 +266,8 @@ def _connect(
     """An authenticated connection; raises UnreachableError."""
     pinned = _pinned_keys(node, obs, step)
     keys = _private_keys(node, obs, step)
-    deadline = time.monotonic() + connect_timeout_s + handshake_timeout_s
     sock = _open_socket(node, step, connect_timeout_s)
+    deadline = time.monotonic() + handshake_timeout_s
     try:
         transport = paramiko.Transport(sock)
     except (paramiko.SSHException, OSError) as error:
@@ -275,9 +275,8 @@ def _connect(
         raise UnreachableError(_sentence(node, step, _words(error), "")) from error
     try:
         transport.set_log_channel(_QUIET)
-        transport.banner_timeout = handshake_timeout_s
-        transport.handshake_timeout = handshake_timeout_s
-        transport.auth_timeout = handshake_timeout_s
+        # Our own deadline comes first, and says more.
+        transport.banner_timeout = transport.handshake_timeout = handshake_timeout_s + 5
         _prefer(transport, pinned)
         _shake_hands(node, transport, step, deadline)
         _check_host_key(node, obs, transport, pinned, step)
@@ -495,7 +494,7 @@ def ssh_command(node: DaqNode, obs: ObsConfig) -> list[str]:
     for option in options:
         words += ["-o", option]
     if obs.ssh_key is not None:
-        words += ["-o", "IdentitiesOnly=yes", "-i", obs.ssh_key.replace("%", "%%")]
+        words += ["-o", "IdentitiesOnly=yes", "-o", f"IdentityFile={_ssh_word(obs.ssh_key)}"]
     return words
 
 
