@@ -1,0 +1,132 @@
+"""The test hosts themselves: apart from each other, connected, and gone without a trace."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from panoseti.remote import Shell, UnreachableError
+from tests.helpers import REPO, wait_for
+from tests.hosts import World, hosts
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("world")
+    with hosts(folder, ["head", "node1", "node2"], {"node1": {"small": 4}}) as world:
+        yield world
+
+
+def test_hosts_are_apart(world: World) -> None:
+    head, node = world["head"], world["node1"]
+    sleeper = node.popen(["sleep", "1000"])
+    try:
+        wait_for(lambda: node.run(["pgrep", "-x", "sleep"]).stdout, "sleep to be seen")
+        assert head.run(["pgrep", "-x", "sleep"]).returncode == 1
+        assert node.check(["hostname"]) == "node1\n"
+        node.check(["sh", "-c", "echo mine > /dev/shm/x && echo kept > /srv/x"])
+        assert head.run(["ls", "/dev/shm/x", "/srv/x"]).stdout == ""
+        assert not Path("/srv/x").exists()
+        assert not Path("/dev/shm/x").exists()
+        assert node.outside("/srv/x").read_text() == "kept\n"
+        node.check(["touch", "/srv/small/there"])
+        full = node.run(["dd", "if=/dev/zero", "of=/srv/small/big", "bs=1M", "count=10"])
+        assert "No space left" in full.stderr
+    finally:
+        node.check(["pkill", "-x", "sleep"])
+        sleeper.wait(10)
+
+
+def test_no_way_out(world: World) -> None:
+    for host in world.hosts.values():
+        assert host.check(["ip", "route", "show", "default"]) == ""
+
+
+def test_ssh_between_hosts(world: World) -> None:
+    """From head to node: the head's own process, as the scripts are."""
+    script = (
+        "import sys; from tests.nodes import *; from panoseti.remote import Shell;"
+        "from panoseti.site import DaqNode; from pathlib import Path;"
+        "keys = OperatorKeys(Path(sys.argv[1]), Path(sys.argv[2]));"
+        "node = DaqNode(sys.argv[3], 'root', '/srv/data', ());"
+        "shell = Shell(node, obs_config(keys)); print(shell.run(['hostname'], 20).out, end='');"
+        "shell.close()"
+    )
+    argv = [sys.executable, "-c", script, str(world.keys.key), str(world.keys.known_hosts)]
+    for name in ("node1", "node2", "head"):
+        assert world["head"].check([*argv, world[name].ip], cwd=str(REPO)) == f"{name}\n"
+
+
+def test_power_cut_and_reboot(world: World) -> None:
+    node = world["node2"]
+    node.check(["sh", "-c", "echo kept > /srv/y; echo gone > /dev/shm/y"])
+    left = node.popen(["sleep", "1000"])
+    node.power_cut()
+    assert left.wait(10) != 0
+    assert not node.is_on
+    assert (world.disk_outside("node2") / "y").read_text() == "kept\n"
+    ping = ["ping", "-c", "1", "-W", "1", node.ip]
+    assert world["head"].run(ping).returncode != 0
+    node.power_on()
+    assert node.check(["cat", "/srv/y"]) == "kept\n"
+    assert node.run(["ls", "/dev/shm/y"]).returncode != 0
+    assert node.run(["pgrep", "-x", "sleep"]).returncode == 1
+    wait_for(lambda: world["head"].run(ping).returncode == 0, "the host to answer again")
+
+
+def test_cut_link(world: World) -> None:
+    head, node = world["head"], world["node1"]
+    ping = ["ping", "-c", "1", "-W", "1", node.ip]
+    head.check(ping)
+    node.cut_link()
+    try:
+        assert head.run(ping).returncode != 0
+    finally:
+        node.mend_link()
+    wait_for(lambda: head.run(ping).returncode == 0, "the link to work again")
+
+
+def test_unreachable_from_outside(world: World) -> None:
+    """This process is not on the switch: addresses of hosts lead nowhere."""
+    with Shell(world["node1"].daq_node(), world.obs, None, 0.5) as shell:
+        with pytest.raises(UnreachableError):
+            shell.run(["true"], 5)
+
+
+def test_nothing_is_left(tmp_path: Path) -> None:
+    before = set(psutil.pids())
+    with pytest.raises(ZeroDivisionError), hosts(tmp_path, ["a", "b"]) as world:
+        world["a"].popen(["sleep", "1000"])
+        raise ZeroDivisionError
+    wait_for(lambda: not _named("sleep") - before, "sleep to be gone")
+    assert str(tmp_path) not in Path("/proc/mounts").read_text()
+
+
+def test_world_ends_with_a_test_that_is_killed(world: World, tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from tests.hosts import hosts\n"
+        "with hosts(Path(sys.argv[1]), ['a']) as world:\n"
+        "    world['a'].popen(['sleep', '1000']); print(world['a'].prefix[2], flush=True)\n"
+        "    time.sleep(100)\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE) as test:
+        assert test.stdout is not None
+        init = int(test.stdout.readline())
+        os.kill(test.pid, signal.SIGKILL)
+    begin = time.monotonic()
+    wait_for(lambda: not psutil.pid_exists(init), "the host to be gone")
+    assert time.monotonic() - begin < 10
+
+
+def _named(name: str) -> set[int]:
+    found = psutil.process_iter(["name", "status"])
+    return {p.pid for p in found if p.info["name"] == name and p.info["status"] != "zombie"}
