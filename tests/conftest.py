@@ -7,11 +7,23 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 
 PROGRAMS = ("hashpipe", "redis-server", "packet_source")
 SCRIPTS = ("store_redis_data.py", "capture_hk.py", "hv_updater.py", "temperature_guard.py")
+
+# The same examples every time and no clock, so that a busy computer fails nothing.  To look
+# further: pytest --hypothesis-profile=explore
+hypothesis.settings.register_profile(
+    "steady",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=2000)
+hypothesis.settings.load_profile("steady")
 
 
 def _namespace(pid: int) -> str:
