@@ -22,14 +22,14 @@ from tests.helpers import REPO
 LAYERS: dict[str, str] = {
     # Values and bytes: no file, socket, clock, process or output.
     "facts": """
-        addresses board_plans commands cross_checks disk_room errors known_hosts ledger maroc names
-        node_types packets pff pixel_maps quabo_config selection settings site site_builder
-        json_document json_formats
+        addresses board_plans commands cross_checks disk_room errors json_document
+        json_formats known_hosts ledger maroc names node_types packets pff pixel_maps
+        quabo_config selection settings site site_builder words
     """,
     # What lies on this computer: files, locks, processes, its names and its terminal.
     "local": """
-        activities board_files console daemon flight launch ledger_file load_configs local_host
-        port_lock software state_files venv
+        activities board_files console daemon flight interrupts launch ledger_file
+        load_configs local_host port_lock software state_files venv
     """,
     # One file for each way to other computers.
     "links": """
@@ -37,17 +37,18 @@ LAYERS: dict[str, str] = {
     """,
     # What the scripts and daemons are made of.
     "services": """
-        board_settings board_setup board_work boot bring_up collect config_tasks daq_nodes data_flow
-        hk_watch housekeeping hv hv_service node_setup overview ph_baselines qc_commands qc_session
-        qc_shell readiness run_record run_start run_state run_summary safety session session_setup
-        site_at_any_price start_checks
+        board_settings board_setup board_work boot bring_up collect config_tasks daq_nodes
+        data_arrival data_flow hk_watch housekeeping hv hv_service node_setup overview
+        ph_baselines qc_commands qc_session qc_shell readiness run_record run_start
+        run_state run_stop run_summary safety session session_setup site_at_any_price
+        start_checks
     """,
 }
 SIMULATOR: dict[str, str] = {
     # The simulated boards know the protocol and nothing of the programs that talk to them.
     "facts": """
-        __main__ board client control faults flash make_boards monitor options power_switch response
-        server sites sky source station tftp_server
+        __main__ board client control faults flash make_boards monitor options power_switch
+        response server sites sky source station tftp_server
     """,
     # A whole observatory around them, driven as an operator would.
     "services": """
@@ -71,7 +72,6 @@ RESERVED: dict[str, set[str]] = {
     "tftpy": {"board_tftp"},
     "rich": {"console"},
     "jsonschema": {"json_document", "json_formats"},
-    "psutil": {"activities", "local_host", "port_lock", "session"},
     "subprocess": {"launch", "software", "reach", "rsync_fetch", "hv_service"},
     "multiprocessing": set(),
 }
@@ -81,7 +81,7 @@ TOOLS_MAY_USE = {"numpy", "matplotlib"}
 # Facts may have no state of the world.  time and datetime convert; reading the clock is a call.
 NOT_IN_FACTS = {
     "os", "io", "shutil", "tempfile", "glob", "fcntl", "select", "signal", "threading", "queue",
-    "concurrent", "random", "secrets", "getpass", "pwd", "platform", "logging", "sys",
+    "concurrent", "random", "secrets", "getpass", "pwd", "platform", "psutil", "logging", "sys",
 }  # fmt: skip
 READS_FILES = {"json_document"}  # its read_document is the one door of all JSON files
 CLOCK_CALLS = {
