@@ -578,6 +578,65 @@ static void test_no_seconds(void)
 	end();
 }
 
+/* The same, a board silent in the first second: a packet of the next second is not late for a
+ * frame of the one before, although their times are equal. */
+static void test_no_seconds_and_silence(void)
+{
+	begin((const int[]){ 5, -1 }, false);
+	for (unsigned k = 0; k < 40; k++) {
+		recv_ns += 100ull * MS;
+		for (unsigned q = 3; q-- > 0;) /* the silent one comes first */
+			if (q != 2 || k >= 10)
+				feed(2, (uint16_t)(20 + q), (uint16_t)k, 0, 100u * MS * (k % 10),
+				     3);
+	}
+	framer_flush(framer);
+	CHECK_EQUAL(frames.n, 40);
+	CHECK_EQUAL(SUM(late), 0);
+	check_balance();
+	end();
+}
+
+/* A whole frame that overtakes another waits for it: frames leave in the order of time. */
+static void test_frames_overtake(void)
+{
+	static const unsigned order[] = { 0, 3, 2, 1, 4, 5 };
+
+	begin((const int[]){ 5, -1 }, false);
+	for (unsigned k = 0; k < 6; k++) {
+		for (unsigned q = 0; q < 4; q++)
+			feed_at(2, (uint16_t)(20 + q), (uint16_t)order[k], (order[k] + 1ull) * MS);
+		/* The first frame of a stream has nothing to wait for. */
+		CHECK_EQUAL(frames.n, k < 3 ? 1 : k + 1);
+	}
+	CHECK_EQUAL(SUM(late), 0);
+	for (unsigned k = 0; k < frames.n; k++)
+		CHECK_EQUAL(number_in(&frames.frame[k], 1), k);
+	end();
+}
+
+/* The ring is full, and what has to leave is the neighbour in time of what comes. */
+static void test_full_ring_and_its_neighbour(void)
+{
+	begin((const int[]){ 5, -1 }, false);
+	feed_at(2, 20, 1000, 100ull * MS);
+	for (unsigned k = 0; k < ASSEMBLY_RING - 1; k++)
+		feed_at(2, 20, (uint16_t)k, (k + 1ull) * MS / 4);
+	CHECK_EQUAL(frames.n, 0);
+	feed_at(2, 20, 999, 99ull * MS);
+	CHECK_EQUAL(frames.n, 1);
+	CHECK_EQUAL(number_in(&frames.frame[0], 0), 1000);
+	feed_at(2, 21, 999, 99ull * MS);
+	framer_flush(framer);
+	CHECK_EQUAL(frames.n, ASSEMBLY_RING + 1);
+	for (unsigned k = 1; k < ASSEMBLY_RING; k++)
+		CHECK_EQUAL(number_in(&frames.frame[k], 0), k - 1);
+	CHECK_EQUAL(number_in(&frames.frame[ASSEMBLY_RING], 0), 999);
+	CHECK_EQUAL(frames.frame[ASSEMBLY_RING].info.boards, 3);
+	check_balance();
+	end();
+}
+
 /* ---- everything at once ---- */
 
 /* Streams of several modules, spoiled: the frames are exactly those that the packets which came
@@ -720,6 +779,9 @@ int main(void)
 	test_bounded();
 	test_reset_and_clock_step();
 	test_no_seconds();
+	test_no_seconds_and_silence();
+	test_frames_overtake();
+	test_full_ring_and_its_neighbour();
 	for (unsigned seed = 1; seed <= n; seed++) {
 		check_case("seed %u", seed);
 		test_spoiled(seed);

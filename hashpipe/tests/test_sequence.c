@@ -109,6 +109,11 @@ static void test_reset(void)
 	CHECK_EQUAL(note(1, 7001000), SEQUENCE_NEXT);
 	CHECK_EQUAL(sequence.resets, 2);
 	CHECK_EQUAL(sequence.reordered, 0);
+	CHECK(!sequence_has(&sequence, 4999));
+	/* What was seen before a reset says nothing of what comes after it. */
+	CHECK_EQUAL(note(3, 7003000), SEQUENCE_NEXT);
+	CHECK_EQUAL(note(2, 7002000), SEQUENCE_REORDERED);
+	CHECK_EQUAL(sequence.resets, 2);
 	/* A reset that looks like a big jump forward. */
 	clear();
 	note(60000, 1000);
