@@ -79,6 +79,10 @@ class RunRecord:
         with self._lock:
             return copy.deepcopy(self._document)
 
+    def tolerate(self) -> None:
+        """From now on acts are carried out even where they cannot be recorded."""
+        self._tolerant = True
+
     def set(self, **fields: Any) -> None:
         """Record fields at the top level."""
         with self._lock:

@@ -239,6 +239,9 @@ class AtWork:
     pid: int | None
     text: str
 
+    def __str__(self) -> str:
+        return f"{self.text} (pid {self.pid})" if self.pid else self.text
+
 
 class ControlLock:
     """Held by a start while it starts and by a stop while it stops; ends with its process.

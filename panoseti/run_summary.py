@@ -48,17 +48,28 @@ class ProductRow:
 
 
 @dataclass(frozen=True)
-class RunSummary:
-    """rows: by module and product; hk_records: by module; problems: in words, none = all well.
+class QuaboSums:
+    """Packets of one board: recorded, and lost on the way by the gaps in their numbers."""
 
-    checked_all: whether every frame was looked at, not only the ends of the files.
+    recorded: int = 0
+    lost: int = 0
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """rows: by module and product; hk_records: by module; quabos: by module and index.
+
+    problems: in words, none = all well; checked_all: whether every frame was looked at, not only
+    the ends of the files.
     """
 
     run: str
     rows: tuple[ProductRow, ...]
     hk_records: Mapping[int, int]
+    quabos: Mapping[tuple[int, int], QuaboSums]
     rejected: int
     kernel_drops: int
+    unwritten: int
     problems: tuple[str, ...]
     checked_all: bool
 
@@ -82,9 +93,14 @@ class RunSummary:
         return {
             "run": self.run,
             "modules": [asdict(row) for row in self.rows],
+            "quabos": [
+                {"module": module, "quabo": quabo, **asdict(sums)}
+                for (module, quabo), sums in sorted(self.quabos.items())
+            ],
             "hk_records": {str(module): count for module, count in self.hk_records.items()},
             "rejected": self.rejected,
             "kernel_drops": self.kernel_drops,
+            "unwritten": self.unwritten,
             "problems": list(self.problems),
             "checked_all": self.checked_all,
         }
@@ -118,8 +134,10 @@ def summarize(directory: Path, check_all_bytes: int = CHECK_ALL_BYTES) -> RunSum
         run=directory.name,
         rows=tuple(rows),
         hk_records=_hk_records(directory, site),
+        quabos=account.quabos,
         rejected=account.totals["rejected"],
         kernel_drops=account.totals["kernel_drops"],
+        unwritten=account.totals["unwritten"],
         problems=tuple(problems),
         checked_all=checked_all,
     )
@@ -149,6 +167,7 @@ class Account:
         self.frames: Counter[tuple[int, str]] = Counter()
         self.partial: Counter[tuple[int, str]] = Counter()
         self.lost_packets: Counter[tuple[int, int]] = Counter()
+        self.quabos: dict[tuple[int, int], QuaboSums] = {}
         self.totals: Counter[str] = Counter()
         self.found = 0
 
@@ -179,7 +198,11 @@ class Account:
             self.frames[key] += int(entry["frames"])
             self.partial[key] += int(entry["partial"])
         for entry in status["quabos"]:
-            self.lost_packets[int(entry["module"]), int(entry["mode"])] += int(entry["lost"])
+            module, quabo = int(entry["module"]), int(entry["quabo"])
+            recorded, lost = int(entry["recorded"]), int(entry["lost"])
+            self.lost_packets[module, int(entry["mode"])] += lost
+            before = self.quabos.get((module, quabo), QuaboSums())
+            self.quabos[module, quabo] = QuaboSums(before.recorded + recorded, before.lost + lost)
         for name in ("received", "recorded", "rejected", "lost", "kernel_drops", "unwritten"):
             self.totals[name] += int(status["totals"][name])
         self.found += 1

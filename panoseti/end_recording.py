@@ -1,0 +1,232 @@
+"""Ending whatever records: boards told to stop, pipelines on the nodes, programs on the head node.
+
+Every act is bounded, nothing keeps the others from being done, and each leaves a line: what was
+asked, and what is true now.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from panoseti import activities, daq_nodes
+from panoseti.board_files import QUABO_UIDS, read_quabo_uids
+from panoseti.board_link import open_link
+from panoseti.daq_nodes import NodeShells
+from panoseti.data_flow import stop_data_flow
+from panoseti.errors import ConfigError, ObsError, RefusedError
+from panoseti.flight import FlightRecorder, owner
+from panoseti.load_configs import Site, load_site
+from panoseti.node_types import Stopped
+from panoseti.remote import Shell
+from panoseti.run_record import RunRecord
+from panoseti.run_state import Holder
+from panoseti.site import DaqNode, Quabo
+from panoseti.words import joined
+
+STOP_FLOW, STOP_RECORDING, END = "stop the data flow", "stop recording", "end"
+# A pipeline writes out what it has received; beyond this it hangs.
+DRAIN_S = 60.0
+
+
+@dataclass(frozen=True)
+class Line:
+    """One node, board or program in the end: what was asked, what is true now, whether it is so."""
+
+    what: str
+    asked: str
+    now: str
+    ok: bool = True
+
+
+@dataclass
+class Ending:
+    """The end of a recording.
+
+    record: of the run, None where no run is in progress; force: stop what belongs to another head
+    node, too; lines, notes, ended_runs: what came of it.
+    """
+
+    site: Site
+    flight: FlightRecorder
+    record: RunRecord | None = None
+    force: bool = False
+    lines: list[Line] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    ended_runs: set[str] = field(default_factory=set)
+
+    def run(self, holder: Holder | None) -> bool:
+        """All of it; whether nothing records any more.
+
+        holder: whose run it is, None where that is not known or no run is in progress.
+        """
+        with NodeShells(self.nodes(), self.site.obs, self.flight) as shells:
+            self._boards()
+            ended = self._pipelines(shells, lambda shell: self._end_pipeline(shell, holder))
+        ended = self._here() and ended
+        if self.record is not None:
+            self.record.set(ended_unix=time.time())
+        return ended
+
+    def run_is_over(self) -> bool:
+        """Whether no node records the run of `record` any more; one that still does is stopped."""
+        if self.record is None:
+            raise ValueError("no run is given")
+        run = self.record.path.parent.name
+
+        def end(shell: Shell) -> Stopped | None:
+            try:
+                return daq_nodes.stop_recording(shell, run=run, force=self.force, drain_s=DRAIN_S)
+            except RefusedError:
+                return None  # it records another run
+
+        with NodeShells(self.nodes_of_run(), self.site.obs, self.flight) as shells:
+            return self._pipelines(shells, end)
+
+    # --- who may be recording ---
+
+    def _frozen(self) -> Site | None:
+        """The site as it was when the run began; None where that cannot be told."""
+        if self.record is None:
+            return None
+        try:
+            return load_site(self.record.path.parent, data_config=False)
+        except ConfigError:
+            return None
+
+    def nodes(self) -> list[DaqNode]:
+        """The nodes of the site, and those the run began with."""
+        nodes = list(self.site.nodes_in_use())
+        known = {(node.ip_addr, node.data_dir) for node in nodes}
+        frozen = self._frozen()
+        for node in frozen.nodes_in_use() if frozen else ():
+            if (node.ip_addr, node.data_dir) not in known:
+                nodes.append(node)
+        return nodes
+
+    def nodes_of_run(self) -> list[DaqNode]:
+        """Nodes that may have files of the run, reached as the present configs say."""
+        now = {(node.ip_addr, node.data_dir): node for node in self.site.daq.nodes}
+        frozen = self._frozen()
+        then = frozen.nodes_in_use() if frozen else self.site.nodes_in_use()
+        return [now.get((node.ip_addr, node.data_dir), node) for node in then]
+
+    def boards(self) -> list[Quabo]:
+        """The boards that may send: present ones, or all where that is not known."""
+        found: dict[str, Quabo] = {}
+        for site in (self.site, self._frozen()):
+            if site is None:
+                continue
+            try:
+                uids = read_quabo_uids(site.head_data_dir / QUABO_UIDS, site.obs)
+                boards = [quabo for quabo in site.obs.quabos if uids.present(quabo.ip)]
+            except ConfigError:
+                boards = list(site.obs.quabos)
+            found.update({quabo.ip: quabo for quabo in boards})
+        return list(found.values())
+
+    # --- the acts ---
+
+    def _recorded(self, what: str, body: Callable[[], str], subject: str = "") -> None:
+        """Do an act, with its intent in run.json where there is a run."""
+        if self.record is None:
+            body()
+            return
+        with self.record.act("stop", what, subject) as act:
+            act.text = body()
+
+    def _boards(self) -> None:
+        boards = self.boards()
+        told: set[str] = set()
+
+        def act() -> str:
+            with open_link(self.site, self.flight) as link:
+                outcomes = stop_data_flow(self.site, link, boards)
+            for ip, outcome in outcomes.items():
+                blind = "told, but cannot confirm it" if outcome.unconfirmed else "stopped"
+                now = (outcome.problem or blind).removeprefix(f"{ip}: ")
+                told.add(ip)
+                self.lines.append(Line(f"quabo {ip}", STOP_FLOW, now, outcome.ok))
+            return f"{sum(outcome.ok for outcome in outcomes.values())} of {len(boards)}"
+
+        try:
+            self._recorded(STOP_FLOW, act)
+        except (ObsError, OSError) as error:
+            self.lines += [
+                Line(f"quabo {quabo.ip}", STOP_FLOW, f"not told: {error}", False)
+                for quabo in boards
+                if quabo.ip not in told
+            ]
+
+    def _pipelines(self, shells: NodeShells, end: Callable[[Shell], Stopped | None]) -> bool:
+        """End recording on all nodes at once; whether it is over on every one."""
+
+        def act(shell: Shell) -> str:
+            words: list[str] = []
+
+            def body() -> str:
+                stopped = end(shell)
+                words.append(_stopped_text(stopped))
+                if stopped is not None:
+                    self.notes += [f"{shell.node.ip_addr}: {note}" for note in stopped.notes]
+                    self.ended_runs |= {e.process.run for e in stopped.ended if e.process.run}
+                return words[0]
+
+            self._recorded(STOP_RECORDING, body, shell.node.ip_addr)
+            return words[0]
+
+        outcomes = shells.each(act)
+        for node, outcome in outcomes.items():
+            now = outcome.result or str(outcome.problem).removeprefix(f"{node.ip_addr}: ")
+            self.lines.append(Line(f"DAQ node {node.ip_addr}", STOP_RECORDING, now, outcome.ok))
+        return all(outcome.ok for outcome in outcomes.values())
+
+    def _end_pipeline(self, shell: Shell, holder: Holder | None) -> Stopped:
+        """The own run, and strays whosever they are; not the live run of another head node."""
+        if holder is not None and holder.token and not self.force:
+            with suppress(RefusedError):
+                return daq_nodes.stop_recording(shell, owner=holder.token, drain_s=DRAIN_S)
+        if not self.force:
+            _check_not_anothers(shell)
+        return daq_nodes.stop_recording(shell, force=True, drain_s=DRAIN_S)
+
+    def _here(self) -> bool:
+        """Programs on the head node itself: HK recorders, and pipelines that no node has ended."""
+        recorders = activities.hk_recorders(self.site.head_data_dir)
+        results = activities.end(recorders, self.flight)
+        results += activities.end(activities.pipelines(), self.flight, DRAIN_S)
+        for activity, how in results:
+            self.lines.append(Line(str(activity), END, how, how != "still runs"))
+        if not recorders:
+            self.lines.append(Line("HK recorder", END, "none runs"))
+        return all(how != "still runs" for _, how in results)
+
+
+def _check_not_anothers(shell: Shell) -> None:
+    """Refuse to stop on this node what a start on another head node began."""
+    found = daq_nodes.status(shell)
+    host = _host_of(found.started_by or "")
+    if found.running and host and host != _host_of(owner()):
+        raise RefusedError(
+            f"{shell.node.ip_addr}: records {found.run} of {found.started_by}, another head node:"
+            " somebody else is using the observatory; stop it there, or with --force here"
+        )
+
+
+def _host_of(who: str) -> str:
+    """The host in user@host[pid]."""
+    return who.partition("@")[2].partition("[")[0]
+
+
+def _stopped_text(stopped: Stopped | None) -> str:
+    if stopped is None:
+        return "does not record this run"
+    if not stopped.was_running:
+        return "nothing ran there"
+    parts = []
+    for ended in stopped.ended:
+        how = ended.problem or f"ended by {ended.signals[-1]} after {ended.seconds or 0:.1f} s"
+        parts.append(f"hashpipe (pid {ended.process.pid}) {how}")
+    return joined(parts)

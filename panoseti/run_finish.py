@@ -1,0 +1,208 @@
+"""The end of a run on the head node: its files collected, whole, judged, and marked complete."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait as wait_for_futures
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from panoseti import collect as collection_of_runs
+from panoseti import pff, run_state
+from panoseti.collect import Collection, Cut, Meter, NodeResult, cut_torn_files
+from panoseti.console import Console
+from panoseti.daq_nodes import NodeShells
+from panoseti.disk_room import duration_text, size_text
+from panoseti.errors import ObsError
+from panoseti.flight import FlightRecorder, owner
+from panoseti.load_configs import Site
+from panoseti.run_record import RunRecord, Verdict
+from panoseti.run_state import Marker
+from panoseti.run_summary import RunSummary, first_file, summarize
+from panoseti.run_verdict import judge
+from panoseti.site import DaqNode
+
+# Every frame of more data than this would take too long to look at here.
+CHECK_ALL_BYTES = 60_000_000
+SHOW_S, LINES_S, POLL_S = 0.5, 5.0, 0.1
+PERCENT = 100
+
+
+@dataclass
+class Finished:
+    """How a run ended.
+
+    collected: whether collection was asked for; complete: whether all is done and marked so.
+    """
+
+    run_dir: Path
+    collected: bool = False
+    complete: bool = False
+    nodes: list[NodeResult] = field(default_factory=list)
+    cuts: list[Cut] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    summary: RunSummary | None = None
+    verdict: Verdict | None = None
+    reasons: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether all that was asked for was done."""
+        return not self.problems
+
+
+def finish(
+    site: Site,
+    record: RunRecord,
+    nodes: Sequence[DaqNode],
+    collect: bool,
+    cleanup: bool,
+    trouble: Sequence[str],
+    console: Console,
+    flight: FlightRecorder,
+) -> Finished:
+    """Collect a run that has ended, as far as asked for; what fails is in the result.
+
+    trouble: what failed as the run was stopped (for the verdict).  May be repeated.
+    """
+    run_dir = record.path.parent
+    done = Finished(run_dir)
+    with _only_collector(run_dir, console):
+        if collect:
+            _collect(site, record, nodes, cleanup, done, console, flight)
+        _judge(record, done, trouble)
+        if collect:
+            _links(site, done)
+            ended = run_state.read_marker(run_dir, Marker.RECORDING_ENDED) is not None
+            if not done.problems and cleanup and ended:
+                _mark(done, Marker.RUN_COMPLETE)
+                done.complete = not done.problems
+    flight.note("finished", run=run_dir.name, verdict=done.verdict, problems=done.problems)
+    return done
+
+
+@contextmanager
+def _only_collector(run_dir: Path, console: Console) -> Iterator[None]:
+    """Wait until nobody else collects this run."""
+    told = False
+    while True:
+        with run_state.collect_lock(run_dir) as free:
+            if free:
+                yield
+                return
+        if not told:
+            pid = run_state.collector_pid(run_dir)
+            console.note(f"{run_dir.name} is being collected by pid {pid}; waiting for it")
+            told = True
+        time.sleep(POLL_S)
+
+
+def _collect(
+    site: Site,
+    record: RunRecord,
+    nodes: Sequence[DaqNode],
+    cleanup: bool,
+    done: Finished,
+    console: Console,
+    flight: FlightRecorder,
+) -> None:
+    done.collected = True
+    wanted = Collection(done.run_dir, site.obs, flight, cleanup)
+    attempt: dict[str, Any] = {"unix": time.time(), "by": owner(), "cleanup": cleanup}
+    try:
+        with (
+            record.act("collect", "collect the files") as act,
+            NodeShells(nodes, site.obs, flight) as shells,
+        ):
+            done.nodes = _shown(wanted, shells, console)
+            act.text = ", ".join(f"{one.node}: {one.files} files" for one in done.nodes)
+        with record.act("collect", "cut torn files"):
+            done.cuts = cut_torn_files(done.run_dir)
+    except (ObsError, OSError) as error:
+        done.problems.append(str(error))
+    for node in done.nodes:
+        done.problems += [
+            f"{node.node}: {path}: {why}" if path else f"{node.node}: {_bare(why, node.node)}"
+            for path, why in node.failed
+        ]
+    attempt |= {
+        "seconds": time.time() - attempt["unix"],
+        "nodes": [asdict(node) for node in done.nodes],
+        "cuts": [str(cut) for cut in done.cuts],
+        "problems": list(done.problems),
+    }
+    record.set(collection=[*(record.document["collection"] or []), attempt])
+    if not done.problems:
+        _mark(done, Marker.COLLECT_COMPLETE)
+
+
+def _bare(text: str, node: str) -> str:
+    return text.removeprefix(f"{node}: ")
+
+
+def _shown(wanted: Collection, shells: NodeShells, console: Console) -> list[NodeResult]:
+    """The collection, with its progress shown."""
+    every = [shells[node] for node in shells.nodes]
+    with ThreadPoolExecutor(1, "collection") as pool:
+        future = pool.submit(collection_of_runs.collect, wanted, every)
+        try:
+            with console.progress("collecting", PERCENT) as progress:
+                begin_s, told_s, percent = time.monotonic(), 0.0, 0
+                while not wait_for_futures([future], SHOW_S).done:
+                    now_percent, text = _how_far(wanted.meter, time.monotonic() - begin_s)
+                    due = time.monotonic() - begin_s - told_s > LINES_S
+                    for step in range(percent, now_percent):
+                        progress.advance(text if due and step == now_percent - 1 else "")
+                    if due:
+                        told_s = time.monotonic() - begin_s
+                    percent = max(percent, now_percent)
+        except BaseException:
+            wanted.meter.cancelled.set()
+            raise
+        return future.result()
+
+
+def _how_far(meter: Meter, seconds: float) -> tuple[int, str]:
+    """Per cent, and in words with rate and time left."""
+    come, total = meter.read()
+    rate = come / seconds if seconds > 0 else 0.0
+    left = f", {duration_text((total - come) / rate)} left" if rate > 0 else ""
+    text = f"{size_text(come)} of {size_text(total)}, {size_text(rate)}/s{left}"
+    return (PERCENT * come // total if total else 0), text
+
+
+def _judge(record: RunRecord, done: Finished, trouble: Sequence[str]) -> None:
+    """The verdict, from what is here."""
+    try:
+        done.summary = summarize(done.run_dir, CHECK_ALL_BYTES)
+    except OSError as error:
+        done.problems.append(f"{error.filename}: {error.strerror}")
+        return
+    if not done.collected and run_state.read_marker(done.run_dir, Marker.COLLECT_COMPLETE) is None:
+        record.set(summary=None, verdict=None)
+        return
+    missing = [*trouble, *done.problems]
+    done.verdict, done.reasons = judge(record.document, done.summary, missing)
+    record.set(
+        summary=done.summary.document(),
+        verdict={"word": str(done.verdict), "reasons": done.reasons},
+    )
+
+
+def _links(site: Site, done: Finished) -> None:
+    image, ph = (first_file(done.run_dir, names) for names in (pff.IMAGE_PRODUCTS, pff.PH_PRODUCTS))
+    try:
+        run_state.link_first_files(site.head_data_dir, done.run_dir.name, image, ph)
+    except OSError as error:
+        done.problems.append(f"{error.filename}: {error.strerror}")
+
+
+def _mark(done: Finished, marker: Marker) -> None:
+    try:
+        run_state.write_marker(done.run_dir, marker)
+    except OSError as error:
+        done.problems.append(f"{done.run_dir / marker}: {error.strerror}")

@@ -1,0 +1,394 @@
+"""Starting a run: all checks, then acts in recorded steps, undone in reverse when one fails.
+
+`run_name` comes first and goes last.  Recording runs on every node before the first board sends.
+Success means data: packets of every board that is expected are being recorded.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from panoseti import activities, daq_nodes, run_state, run_stop
+from panoseti.board_files import PH_BASELINE, QUABO_UIDS
+from panoseti.board_link import open_link
+from panoseti.board_setup import quabo_config_file
+from panoseti.console import Console
+from panoseti.daq_nodes import NodeOutcome, NodeShells, Order
+from panoseti.data_arrival import wait_for_data
+from panoseti.data_flow import start_data_flow, stop_data_flow
+from panoseti.errors import ObsError, RefusedError
+from panoseti.flight import FlightRecorder
+from panoseti.interrupts import uninterrupted
+from panoseti.launch import launch, log_dir
+from panoseti.load_configs import Site, frozen_copies
+from panoseti.names import run_dir_name
+from panoseti.readiness import load_settings
+from panoseti.remote import Shell
+from panoseti.run_record import RunRecord, new_document
+from panoseti.run_state import ControlLock, Holder, new_holder
+from panoseti.software import sw_info
+from panoseti.start_checks import Checked, StartOptions, check_head_and_run, check_rest
+from panoseti.state_files import fsync_folder, write_state
+from panoseti.words import joined
+
+SW_INFO = "sw_info.json"
+PROGRAM = "start.py"
+LOGS = ("hp_stdout_", "hp_log_")
+
+
+@dataclass(frozen=True)
+class Started:
+    """A run that records: who holds it, where its files will be, when it is to end."""
+
+    holder: Holder
+    run_dir: Path
+    recording_unix: float
+    planned_end_unix: float | None
+    warnings: tuple[str, ...]
+
+
+class StartFailedError(ObsError):
+    """A start failed after its first side effect, and was undone."""
+
+
+def start(site: Site, options: StartOptions, console: Console, flight: FlightRecorder) -> Started:
+    """Start a run.
+
+    RefusedError before any side effect; StartFailedError when it failed later and was undone.
+    What had been recorded until then is collected, as a failed run.
+    """
+    check_head_and_run(site)
+    with ControlLock(site.head_data_dir) as lock:
+        _take(lock, site)
+        with NodeShells(site.nodes_in_use(), site.obs, flight) as shells:
+            checked = check_rest(site, options, shells)
+            for warning in checked.warnings:
+                console.warn(warning)
+            starting = _Start(site, options, checked, shells, console, flight)
+            try:
+                return starting.run()
+            except BaseException:
+                lock.release()
+                if starting.data_kept:
+                    _finish(site, starting.holder, console, flight)
+                raise
+
+
+def _finish(site: Site, holder: Holder, console: Console, flight: FlightRecorder) -> None:
+    """Collect what a start had recorded that failed."""
+    try:
+        run_stop.stop(site, run_stop.StopOptions(only=holder), console, flight)
+    except ObsError as error:
+        console.error(error)
+
+
+def _take(lock: ControlLock, site: Site) -> None:
+    try:
+        free = lock.take(PROGRAM)
+    except OSError as error:
+        raise ObsError(
+            f"{site.head_data_dir}: cannot be written: {error.strerror}; correct"
+            " head_node_data_dir in daq_config.json or the directory's owner"
+        ) from error
+    if not free:
+        at_work = lock.held_by()
+        check_head_and_run(site)  # tells of the run of a start that was first
+        raise RefusedError(
+            f"{at_work} is at work at this moment; somebody else may be using the observatory:"
+            " check (status.py)"
+        )
+
+
+def plan(site: Site, options: StartOptions, flight: FlightRecorder) -> Checked:
+    """Do all checks of a start and nothing else (--dry-run); raises as `start` does."""
+    check_head_and_run(site)
+    with NodeShells(site.nodes_in_use(), site.obs, flight) as shells:
+        return check_rest(site, options, shells)
+
+
+class _Start:
+    """The acts of one start, and the way back."""
+
+    def __init__(
+        self,
+        site: Site,
+        options: StartOptions,
+        checked: Checked,
+        shells: NodeShells,
+        console: Console,
+        flight: FlightRecorder,
+    ) -> None:
+        self._site = site
+        self._options = options
+        self._checked = checked
+        self._shells = shells
+        self._console = console
+        self._flight = flight
+        self._data_dir = site.head_data_dir
+        self._undo: list[tuple[str, Callable[[], None]]] = []
+        self._record: RunRecord | None = None
+        self.holder = Holder("")
+        self.data_kept = False
+
+    @property
+    def _run(self) -> str:
+        return self.holder.run
+
+    @property
+    def _run_dir(self) -> Path:
+        return run_state.run_dir(self._data_dir, self._run)
+
+    def run(self) -> Started:
+        """All acts in their order."""
+        try:
+            self._claim()
+            self._record = self._make_run_dir()
+            self._acts(self._record)
+        except (ObsError, OSError, KeyboardInterrupt) as error:
+            first = isinstance(error, RefusedError) and self._record is None
+            with uninterrupted(lambda: self._console.note("please wait: the start is undone")):
+                left = [] if first else self._take_back(error)
+            if first or isinstance(error, KeyboardInterrupt):
+                raise
+            raise StartFailedError(self._failed_text(error, left)) from error
+        return self._succeeded(self._record)
+
+    def _acts(self, record: RunRecord) -> None:
+        if self._options.data:
+            self._act(record, "load stale settings", self._settings)
+        self._act(record, "copy the configs", self._copies)
+        if self._options.redis:
+            self._act(record, "start the HK recorder", self._recorder, self._end_recorder)
+        self._act(record, "point the links here", self._links, self._unlink)
+        if self._options.data:
+            recording = "start recording"
+            self._act(record, recording, lambda: self._recording(record), self._stop_recording)
+            self._act(record, "start the data flow", self._flow, self._stop_flow)
+            self._act(record, "wait for data of every board", self._wait_for_data)
+
+    def _act(
+        self,
+        record: RunRecord,
+        what: str,
+        do: Callable[[], str | None],
+        undo: Callable[[], None] | None = None,
+    ) -> None:
+        """Do it, intent and result recorded; the undo is known before, for half-done acts."""
+        self._console.detail(what)
+        if undo is not None:
+            self._undo.append((what, undo))
+        with record.act("start", what) as act:
+            act.text = do() or ""
+
+    # --- acts ---
+
+    def _claim(self) -> None:
+        """Take the observatory: run_name, before anything else."""
+        while True:
+            now = time.time()
+            name = run_dir_name(self._site.obs.name, self._site.data.run_type, now)
+            if not (self._data_dir / name).exists():
+                break
+            time.sleep(1 - now % 1)  # a run of this very second is there: the next one, then
+        self.holder = new_holder(name, self._site.command_dir.resolve())
+        self._undo.append(("give the observatory back", self._release))
+        run_state.claim(self._data_dir, self.holder)
+        self._flight.note("run_name", run=name, token=self.holder.token)
+
+    def _make_run_dir(self) -> RunRecord:
+        self._undo.append(("remove the run directory", self._remove_run_dir))
+        self._run_dir.mkdir()
+        fsync_folder(self._data_dir)
+        expected = self._checked.expected(self._site, self._options.data)
+        document = new_document(self.holder, self._options.argv, sw_info(), expected)
+        record = RunRecord(self._run_dir, document, flight=self._flight)
+        record.set()
+        return record
+
+    def _settings(self) -> str:
+        """MAROC and masks that a change of the data config made stale."""
+        boards = self._checked.boards
+        loaded = load_settings(self._site, self._console, self._flight, boards, PROGRAM)
+        if not loaded.ok:
+            raise ObsError(joined([str(problem) for problem in loaded.problems]))
+        return ", ".join(f"{step.label}: {len(ips)}" for step, ips in loaded.boards.items())
+
+    def _copies(self) -> None:
+        """Frozen copies of the configs and of what bring-up learnt from the boards."""
+        for name, content in self._copy_contents().items():
+            write_state(self._run_dir / name, content)
+
+    def _copy_contents(self) -> dict[str, bytes]:
+        contents = {name: text.encode() for name, text in frozen_copies(self._site).items()}
+        contents[SW_INFO] = (json.dumps(sw_info(), indent=4) + "\n").encode()
+        learnt = [self._data_dir / QUABO_UIDS, self._data_dir / PH_BASELINE]
+        learnt += [quabo_config_file(self._data_dir, q.ip) for q in self._site.obs.quabos]
+        for path in learnt:
+            with suppress(FileNotFoundError):
+                contents[path.name] = path.read_bytes()
+        return contents
+
+    def _recorder(self) -> str:
+        command_dir, words = self._site.command_dir, ["--run", self._run]
+        pid = launch(activities.HK_RECORDER, command_dir, self._data_dir, words)
+        return f"pid {pid}"
+
+    def _links(self) -> None:
+        try:
+            run_state.link_run(self._data_dir, self._run)
+        except OSError as error:  # links are a convenience; a run does not fail for them
+            self._console.warn(f"{error.filename}: {error.strerror}")
+
+    def _recording(self, record: RunRecord) -> None:
+        """Recording on all nodes at once; a start that failed on a node has undone itself."""
+        copies = {name: text.encode() for name, text in frozen_copies(self._site).items()}
+
+        def begin(shell: Shell) -> str:
+            with record.act("start", "record", shell.node.ip_addr) as act:
+                if not self._site.is_on_head_node(shell.node):
+                    self._copy_to_node(shell, copies)
+                started = daq_nodes.start_recording(shell, self._order(shell))
+                act.text = f"pid {started.pid}, ready after {started.ready_s:.1f} s"
+            return act.text
+
+        with self._console.progress("recording", len(self._shells.nodes)) as progress:
+            outcomes = self._shells.each(
+                begin, done=lambda one: progress.advance(f"{one.node.ip_addr} {one.result or ''}")
+            )
+        _raise_problems(outcomes.values())
+
+    def _order(self, shell: Shell) -> Order:
+        data = self._site.data
+        return Order(
+            run=self._run,
+            owner=self.holder.token,
+            started_by=self.holder.owner,
+            modules=tuple(module.id for module in self._site.modules_of(shell.node)),
+            obs_name=self._site.obs.name,
+            max_file_size_mb=data.max_file_size_mb,
+            group_ph_frames=data.group_ph_frames,
+        )
+
+    def _copy_to_node(self, shell: Shell, copies: dict[str, bytes]) -> None:
+        for name, content in copies.items():
+            try:
+                daq_nodes.put_file(shell, self._run, name, content)
+            except RefusedError:
+                return  # the directory is the one here after all
+
+    def _flow(self) -> None:
+        with open_link(self._site, self._flight) as link:
+            outcomes = start_data_flow(self._site, link, self._checked.boards)
+        problems = [outcome.problem for outcome in outcomes.values() if outcome.problem]
+        if problems:
+            raise ObsError(joined(problems))
+
+    def _wait_for_data(self) -> str:
+        boards, images = self._checked.boards, self._site.data.image is not None
+        warn = self._console.warn
+        return wait_for_data(self._shells, self.holder.token, boards, images, warn)
+
+    def _succeeded(self, record: RunRecord) -> Started:
+        duration_s = self._options.duration_s
+        now = time.time()
+        end = None if duration_s is None else now + duration_s
+        record.set(recording_unix=now, planned_end_unix=end)
+        self._flight.note("recording", run=self._run)
+        return Started(self.holder, self._run_dir, now, end, self._checked.warnings)
+
+    # --- the way back ---
+
+    def _take_back(self, error: BaseException) -> list[str]:
+        """Undo in reverse, whatever fails; what could not be undone."""
+        why = str(error) or "interrupted"
+        self._console.note(f"start failed: {why}; undoing it")
+        self._flight.note("start_failed", run=self._run, why=why)
+        left = []
+        if self._record is not None:
+            self._record.tolerate()
+        while self._undo:
+            what, act = self._undo.pop()
+            self._flight.note("undo", act=what)
+            try:
+                act()
+            except (ObsError, OSError) as problem:
+                left.append(f"{what}: {problem}")
+        return left
+
+    def _failed_text(self, error: BaseException, left: list[str]) -> str:
+        text = f"start failed: {error}"
+        if left:
+            text += f"; not undone: {joined(left)}"
+        if self.data_kept:
+            return f"{text}; what was recorded until then is kept: {self._run_dir}"
+        return f"{text}; stop.py puts that right" if left else f"{text}; everything was undone"
+
+    def _stop_flow(self) -> None:
+        with open_link(self._site, self._flight) as link:
+            outcomes = stop_data_flow(self._site, link, self._checked.boards)
+        problems = [outcome.problem for outcome in outcomes.values() if outcome.problem]
+        if problems:
+            raise ObsError(joined(problems))
+
+    def _stop_recording(self) -> None:
+        """Stop all nodes; what recorded nothing leaves no files behind."""
+
+        def stop(shell: Shell) -> bool:
+            daq_nodes.stop_recording(shell, self._run, self.holder.token)
+            found = daq_nodes.list_files(shell, self._run)
+            if any(file.bytes for file in found.files if file.name.endswith(".pff")):
+                return True
+            done = daq_nodes.delete_files(
+                shell, self._run, found.files, run_dir=not found.head_run_dir
+            )
+            if done.problems:
+                problem = done.problems[0]
+                raise ObsError(f"{shell.node.ip_addr}: {problem.path}: {problem.error}")
+            return False
+
+        outcomes = self._shells.each(stop)
+        # Of a node that cannot be asked it is not known that it recorded nothing.
+        self.data_kept = any(
+            outcome.result or outcome.problem is not None for outcome in outcomes.values()
+        )
+        _raise_problems(outcomes.values())
+
+    def _end_recorder(self) -> None:
+        ended = activities.end(activities.hk_recorders(self._data_dir), self._flight)
+        left = [str(one) for one, how in ended if how == "still runs"]
+        if left:
+            raise ObsError(f"{joined(left)} still runs")
+
+    def _unlink(self) -> None:
+        run_state.unlink_run(self._data_dir, self._run)
+
+    def _remove_run_dir(self) -> None:
+        """A run without data leaves only its record and the pipelines' words, in the log folder."""
+        if self.data_kept or not self._run_dir.exists():
+            return
+        for path in self._run_dir.iterdir():
+            if self._record is not None and path == self._record.path:
+                path.rename(log_dir(self._data_dir) / f"failed_start_{self._run}.json")
+            elif path.name.startswith(LOGS):
+                path.rename(log_dir(self._data_dir) / f"failed_start_{self._run}.{path.name}")
+            else:
+                path.unlink()
+        self._run_dir.rmdir()
+
+    def _release(self) -> None:
+        """Unless data wait to be collected: then stop gives it back, in the end."""
+        found = run_state.read_holder(self._data_dir)
+        if not self.data_kept and found is not None and found.token == self.holder.token:
+            run_state.release(self._data_dir, self._run)
+
+
+def _raise_problems(outcomes: Iterable[NodeOutcome[Any]]) -> None:
+    problems = [str(outcome.problem) for outcome in outcomes if outcome.problem is not None]
+    if problems:
+        raise ObsError(joined(problems))

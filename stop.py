@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""Stop the run in progress, whoever's it is, and collect its data; or end whatever records.
+
+It always goes all the way: a dead node or board does not keep the others from being stopped, and
+broken configs are replaced by the copies in the run.  Safe to repeat at any time.
+"""
+
+from panoseti.venv import use_venv
+
+if __name__ == "__main__":
+    use_venv(__file__)
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from daq.daq_facts import check_run_name
+from panoseti import console, run_report, run_stop
+from panoseti.errors import EXIT_FAILED, EXIT_OK, RefusedError
+from panoseti.flight import FlightRecorder
+from panoseti.load_configs import Site
+from panoseti.run_stop import StopOptions
+from panoseti.site_at_any_price import find_site
+
+EXAMPLES = """\
+  ./stop.py                 stop, collect, clean up
+  ./stop.py --no_collect    stop only; the data stay on the DAQ nodes
+  ./stop.py --run obs_Lick.start_2024-07-25T04:34:06Z.runtype_sci-data.pffd
+                            collect an old run (again); a run in progress goes on
+Run it in the command directory (the one with the three configs) on the head node."""
+
+
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line; exits with code 2 on bad usage."""
+    parser = console.parser(__doc__, EXAMPLES)
+    add = parser.add_argument
+    add("--no_collect", action="store_true", help="leave the data on the DAQ nodes")
+    add("--no_cleanup", action="store_true", help="collect, but delete nothing on the DAQ nodes")
+    add("--run", type=run_name, metavar="X", help="collect this run (again)")
+    add("--force", action="store_true", help="stop what another head node has begun, too")
+    add("--data_dir", type=Path, help="head node data directory, where the configs are broken")
+    add("--json", action="store_true", help="one JSON document on stdout")
+    add("--verbose", action="store_true", help="details on stderr")
+    return parser.parse_args(argv)
+
+
+def run_name(text: str) -> str:
+    """The name of a run; its directory may be given as well."""
+    try:
+        return check_run_name(Path(text).name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def main(argv: Sequence[str]) -> int:
+    """Stop; the exit code."""
+    args = parse_args(argv)
+    out = console.Console(args.json, args.verbose)
+    found = find_site(Path.cwd(), args.data_dir)
+    for note in found.notes:
+        out.warn(note)
+    check_head_node(found.site)
+    flight = FlightRecorder(found.site.head_data_dir, run_stop.PROGRAM)
+    flight.command(argv)
+    options = StopOptions(not args.no_collect, not args.no_cleanup, args.run, force=args.force)
+    report = run_stop.stop(found.site, options, out, flight)
+    run_report.show_stop(report, out)
+    if args.json:
+        out.result({"config_notes": found.notes, **run_report.stop_document(report)})
+    return EXIT_OK if report.ok else EXIT_FAILED
+
+
+def check_head_node(site: Site) -> None:
+    """Refuse elsewhere: the run's state and the daemons are on the head node."""
+    if not site.is_head_node_here():
+        raise RefusedError(
+            f"this computer is not the head node ({site.daq.head_node_ip_addr}, daq_config.json):"
+            " type it there"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(console.call(main, sys.argv[1:]))
