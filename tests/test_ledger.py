@@ -391,7 +391,7 @@ def test_one_at_a_time(tmp_path: Path) -> None:
         with held_ledger(tmp_path, "config.py") as book:
             assert book.ledger.boards == {}, "a killed holder keeps nobody out"
     finally:
-        release.set()
+        other.kill()  # an Event set for a killed waiter would wait for it for ever
         other.join(20)
         other.close()
 
