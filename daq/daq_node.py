@@ -243,12 +243,18 @@ class Lock:
     """Held by start_daq and stop_daq while they work: one of them at a time per data directory.
 
     timeout_s: how long to wait for it; meanwhile `busy` is called.  strict: RefusedError when
-    another keeps it; otherwise (stop must get through) the work goes on without it.
+    another keeps it; otherwise (stop must get through) the work goes on without it.  about: what
+    others are told who come in the meantime.
     """
 
     def __init__(
-        self, timeout_s: float = 0, strict: bool = True, busy: Callable[[], Any] = lambda: None
+        self,
+        about: str,
+        timeout_s: float = 0,
+        strict: bool = True,
+        busy: Callable[[], Any] = lambda: None,
     ) -> None:
+        self._about = about
         self._timeout_s = timeout_s
         self._strict = strict
         self._busy = busy
@@ -262,16 +268,13 @@ class Lock:
             while not self._take():
                 if time.monotonic() >= deadline:
                     if self._strict:
-                        holder = os.pread(self._fd, 100, 0).decode("ascii", "replace").strip()
-                        raise RefusedError(
-                            f"{holder or 'another helper'} is at work here; try again"
-                        )
+                        holder = os.pread(self._fd, 500, 0).decode("utf-8", "replace").strip()
+                        raise RefusedError(f"{holder or 'another helper'} is at work here")
                     return self
                 self._busy()
                 time.sleep(0.05)
             os.ftruncate(self._fd, 0)
-            name = os.path.basename(sys.argv[0])
-            os.pwrite(self._fd, f"{name} (pid {os.getpid()})\n".encode(), 0)
+            os.pwrite(self._fd, f"{self._about} (pid {os.getpid()})\n".encode(), 0)
         except BaseException:
             os.close(self._fd)
             raise

@@ -82,7 +82,8 @@ def main(argv: Sequence[str]) -> Document:
     open_data_dir(args.data_dir)
     _end_on_signals()
     begin = time.monotonic()
-    with Lock():
+    about = f"a start of {order.run} by {order.started_by or order.owner}"
+    with Lock(about):
         replaced = _check_idle(order)
         attempt, launch = Attempt(), Launch()
         try:
@@ -213,13 +214,25 @@ def _start(order: Order, attempt: Attempt, launch: Launch) -> Identity:
     write_state(Path(daq_facts.MODULE_FILE), lines.encode())
     write_state(Path(daq_facts.LAUNCH_FILE), launch_script(order).encode(), 0o755)
     _keep_older_status(order)
+    _await_new_names(order)
     _launch(order, attempt, launch)
     deadline = time.monotonic() + order.deadline_s
     identity = launch.wait_found(deadline)
     write_state(Path(daq_facts.PID_FILE), pid_file_bytes(identity, order.run))
     attempt.on_failure(lambda: remove_state(Path(daq_facts.PID_FILE)))
+    _check_alone(identity)
     launch.wait_recording(identity, _logs(order)[2], deadline)
     return identity
+
+
+def _check_alone(identity: Identity) -> None:
+    """Of two started at the same moment, from two data directories, the later one gives way."""
+    for other in find_pipelines():
+        first = (other.identity.start_ticks, other.pid) < (identity.start_ticks, identity.pid)
+        if other.identity != identity and first:
+            owner = other.owner()
+            whose = f" of {owner}" if owner else ""
+            raise RefusedError(f"{other}{whose} was started at the same moment and came first")
 
 
 def _make_directories(order: Order, attempt: Attempt) -> None:
@@ -300,6 +313,15 @@ def _keep_older_status(order: Order) -> None:
         part += 1
 
 
+def _await_new_names(order: Order) -> None:
+    """Files are named after the second they are opened in: not the same one twice in a run."""
+    folders = [daq_facts.module_run_dir(module, order.run) for module in order.modules]
+    names = [name for folder in folders for name in os.listdir(folder)]
+    while any(name.startswith(time.strftime("start_%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+              for name in names):  # fmt: skip
+        time.sleep(0.05)
+
+
 def launch_script(order: Order) -> str:
     """run_hashpipe.sh: the command line, one option a line, to be read and to be run by hand."""
     plugin = os.path.join(os.getcwd(), daq_facts.PLUGIN)
@@ -337,6 +359,9 @@ def _undone(order: Order, attempt: Attempt, launch: Launch, error: Exception) ->
     text += "".join(f": {word}" for word in (errors or said or logged)[-1:])
     text += "".join(f"; could not be undone: {what}" for what in left)
     result = type(error) if isinstance(error, DaqError) else DaqError
+    others = [] if isinstance(error, RefusedError) else find_pipelines()
+    if others:  # the other one of two starts at the same moment took what we needed
+        result, text = RefusedError, f"{others[0]} came first ({text})"
     return result(text, stdout_tail=said, log_tail=logged, left=left)
 
 

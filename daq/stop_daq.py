@@ -174,7 +174,7 @@ def main(argv: Sequence[str]) -> Document:
     stop.check(state, ())
     stop.signal_all()
     # A start under way holds the lock; its pipeline is ended as soon as it shows.
-    with Lock(LOCK_WAIT_S, strict=False, busy=stop.signal_all) as lock:
+    with Lock("a stop", LOCK_WAIT_S, strict=False, busy=stop.signal_all) as lock:
         stop.wait_all()
         if not lock.held:
             notes.append("another start_daq.py or stop_daq.py is still at work here")

@@ -37,7 +37,9 @@ def _ours_to_see(names: tuple[str, ...], scripts: tuple[str, ...]) -> list[psuti
     """Processes of these names in our own pid namespace (not those of test hosts)."""
     here = _namespace(os.getpid())
     found = []
-    for process in psutil.process_iter(["name", "cmdline", "create_time"]):
+    for process in psutil.process_iter(["name", "cmdline", "create_time", "status"]):
+        if process.info["status"] == psutil.STATUS_ZOMBIE:
+            continue  # ended; only nobody has asked how
         words = [Path(word).name for word in process.info["cmdline"] or ()]
         known = process.info["name"] in names or any(script in words for script in scripts)
         if known and _namespace(process.pid) == here:
@@ -61,7 +63,7 @@ def nothing_left_running() -> Iterator[None]:
     begin = time.time()
     yield
     left = [
-        f"{process.info['name']} (pid {process.pid}): {' '.join(process.info['cmdline'])}"
+        f"{process.info['name']} (pid {process.pid}): {' '.join(process.info['cmdline'] or ())}"
         for process in _ours_to_see(PROGRAMS, SCRIPTS)
         if process.info["create_time"] >= begin - 1
     ]
