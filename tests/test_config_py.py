@@ -1,0 +1,489 @@
+"""config.py as operators run it, against simulated boards, a real Redis and a real sshd."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import config as script
+from panoseti import config_tasks, console, maroc, settings
+from panoseti.board_files import read_ph_baseline, read_quabo_uids
+from panoseti.board_settings import BoardSettings
+from panoseti.commands import MarocSetup
+from panoseti.ledger import Step
+from panoseti.ledger_file import LEDGER_FILE, LOCK_FILE, held_ledger, read_ledger
+from panoseti.load_configs import load_site
+from panoseti.run_state import RUN_NAME_FILE
+from panoseti.session import SESSION_DAEMONS, state
+from simulator.private_observatory import DATA, PrivateObservatory, private_observatory
+from tests.helpers import wait_for
+
+TIME_SCALE = 50.0
+EVERY_DAEMON = set(SESSION_DAEMONS)
+
+
+@dataclass
+class Answer:
+    """What a call of config.py said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.out)
+        return document
+
+
+def config(observatory: PrivateObservatory, *words: str) -> Answer:
+    """Run config.py in the command directory."""
+    done = subprocess.run(
+        observatory.command("config.py", *words),
+        cwd=observatory.command_dir,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    return Answer(done.returncode, done.stdout, done.stderr)
+
+
+Look = Callable[..., Answer]
+
+
+@pytest.fixture
+def look(
+    ready: PrivateObservatory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Look:
+    """As config, in this process (much sooner): for what starts no daemon."""
+    monkeypatch.chdir(ready.command_dir)
+    monkeypatch.setattr(sys, "argv", ["config.py"])
+
+    def call(*words: str) -> Answer:
+        capsys.readouterr()
+        code = console.call(script.main, words)
+        said = capsys.readouterr()
+        return Answer(code, said.out, said.err)
+
+    return call
+
+
+def steps_done(answer: Answer) -> set[str]:
+    """The steps of a bring-up with --json that had something to do."""
+    return {item["step"] for item in answer.json["plan"]}
+
+
+def write_data(observatory: PrivateObservatory, **changes: Any) -> None:
+    text = json.dumps({**DATA, **changes})
+    (observatory.command_dir / "data_config.json").write_text(text)
+
+
+def boards(observatory: PrivateObservatory) -> dict[str, dict[str, Any]]:
+    with observatory.client() as client:
+        found: dict[str, dict[str, Any]] = client.state()["boards"]
+        return found
+
+
+def check_registers(observatory: PrivateObservatory, absent: tuple[str, ...] = ()) -> None:
+    """The boards hold what the configs ask for, and the files say so."""
+    site = load_site(observatory.command_dir)
+    data_dir = site.head_data_dir
+    uids = read_quabo_uids(data_dir / "quabo_uids.json", site.obs)
+    baselines = read_ph_baseline(data_dir / "quabo_ph_baseline.json")
+    wanted = BoardSettings(site)
+    channel_mask, goe_mask = wanted.masks()
+    for ip, board in boards(observatory).items():
+        if ip in absent:
+            assert uids.by_ip[ip] == ""
+            continue
+        assert uids.by_ip[ip] == board["uid"]
+        assert board["phase"] == "silver"
+        assert board["hk_destination"] == observatory.site.head
+        assert board["channel_mask"] == list(channel_mask.words)
+        assert board["goe_mask"] == goe_mask.value
+        registers, _ = wanted.registers(ip, board["uid"])
+        chips = [bytes.fromhex(chip) for chip in board["maroc"]]
+        held = MarocSetup((chips[0], chips[1], chips[2], chips[3]))
+        assert maroc.differing_tags(maroc.setup(registers), held) == ()
+        assert board["acquisition"]["mode"] == settings.stop_acquisition().mode
+        assert tuple(board["baseline"]) == baselines.coefs[board["uid"]]
+        assert board["shutter_open"] == (board["boardloc"] & 3 == 1)
+        assert min(board["hv"]["volts"]) > 50
+        record = json.loads((data_dir / "quabo_config" / f"quabo_config_{ip}.json").read_text())
+        assert record["GAIN17"] == ",".join(map(str, registers["GAIN17"]))
+        assert record["CHANMASK_8"] == f"0x{channel_mask.words[8]:x}"
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def restore(observatory: PrivateObservatory) -> None:
+    """Whatever a test did: faults ended, configs as they were, everything ready."""
+    with observatory.client() as client:
+        client.fault("all", "none")
+    write_data(observatory)
+    answer = config(observatory)
+    assert answer.code == 0, answer
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateObservatory]:
+    """Eight boards as after power-on; paths with blanks."""
+    folder = tmp_path_factory.mktemp("config py")
+    with private_observatory(
+        folder,
+        time_scale=TIME_SCALE,
+        data_dir=folder / "head data",
+        obs_fields={"hk_max_age_s": 4},
+    ) as observatory:
+        yield observatory
+
+
+@pytest.fixture(scope="module")
+def ready(fresh: PrivateObservatory) -> PrivateObservatory:
+    """The same, brought up from power-on, in a command directory that cannot be written."""
+    before = files_of(fresh.command_dir)
+    fresh.command_dir.chmod(0o555)
+    plan = config(fresh, "--dry-run", "--json")
+    assert plan.code == 0, plan
+    assert not (fresh.data_dir / LEDGER_FILE).exists(), "a dry run writes nothing"
+    assert all(board["maroc"] is None for board in boards(fresh).values())
+    answer = config(fresh, "--json")
+    fresh.command_dir.chmod(0o755)
+    assert answer.code == 0, answer
+    assert steps_done(answer) == steps_done(plan), "what it said it would do"
+    assert {step.label for step in Step} <= steps_done(answer)
+    assert files_of(fresh.command_dir) == before, "no file is ever made there"
+    return fresh
+
+
+def test_from_power_on_to_ready(ready: PrivateObservatory) -> None:
+    check_registers(ready)
+    running = {name for name in SESSION_DAEMONS if state(name, ready.data_dir).works}
+    assert running == EVERY_DAEMON
+    again = config(ready, "--json")
+    assert again.code == 0, again
+    assert again.json["plan"] == []
+    assert [board["state"] for board in again.json["boards"]] == ["ready"] * 8
+    assert {board["firmware"] for board in again.json["boards"]} == {"0208", "0209"}
+
+
+def test_the_second_time_no_board_is_told_anything(ready: PrivateObservatory) -> None:
+    heard = {ip: board["maroc"] for ip, board in boards(ready).items()}
+    begin = read_ledger(ready.data_dir)
+    answer = config(ready)
+    assert (answer.code, "nothing was to be done" in answer.out) == (0, True), answer
+    assert heard == {ip: board["maroc"] for ip, board in boards(ready).items()}
+    assert read_ledger(ready.data_dir).boards == begin.boards
+
+
+def test_a_new_gain_reloads_maroc_and_what_follows(ready: PrivateObservatory, look: Look) -> None:
+    first = ready.site.quabos[0]
+    before = read_ledger(ready.data_dir)
+    write_data(ready, gain=62)
+    plan = look("--dry-run")
+    assert f"MAROC of {first}: gain 60 -> 62 in data_config.json\n" in plan.out
+    answer = config(ready, "--json")
+    assert answer.code == 0, answer
+    assert steps_done(answer) == {"MAROC", "PH baseline"}
+    check_registers(ready)
+    after = read_ledger(ready.data_dir)
+    for step in (Step.UID, Step.REBOOT, Step.HK_DEST, Step.MASKS):
+        assert after.entry(first, step) == before.entry(first, step)
+    restore(ready)
+    check_registers(ready)
+
+
+def test_integration_time_makes_nothing_stale(ready: PrivateObservatory, look: Look) -> None:
+    image = {"integration_time_usec": 100, "pe_threshold": 2, "quabo_sample_size": 16}
+    write_data(ready, image=image, run_type="dark", max_file_size_mb=5)
+    answer = look("--dry-run")
+    assert answer.out == "nothing is missing or stale\n", answer
+    write_data(ready)
+
+
+def test_a_board_that_rebooted_by_itself_gets_back_what_it_lost(
+    ready: PrivateObservatory,
+) -> None:
+    lost = ready.site.quabos[6]
+    note_before = read_ledger(ready.data_dir).done_unix(lost, Step.REBOOT)
+    with ready.client() as client:
+        client.fault(lost, "rebooting")
+    wait_for(lambda: boards(ready)[lost]["phase"] == "silver", "the board to come back")
+    wait_for(lambda: boards(ready)[lost]["hk_sent"] > 0, "its first HK packet")
+    time.sleep(0.2)  # the packet's way into Redis
+    answer = config(ready, "--json")
+    assert answer.code == 0, answer
+    assert f"{lost} rebooted by itself" in answer.err
+    assert {(item["step"], item["where"]) for item in answer.json["plan"]} == {
+        (step, lost) for step in ("HK destination", "masks", "MAROC", "PH baseline")
+    }
+    assert all(item["reason"].startswith("rebooted at 2") for item in answer.json["plan"])
+    booted = read_ledger(ready.data_dir).done_unix(lost, Step.REBOOT)
+    assert note_before is not None and booted is not None and booted > note_before
+    check_registers(ready)
+
+
+def test_a_power_cut_is_seen_by_the_silence_it_leaves(
+    ready: PrivateObservatory, look: Look
+) -> None:
+    lost = ready.site.quabos[2]
+    with ready.client() as client:
+        client.power(lost, on=False)
+        client.power(lost, on=True)
+    wait_for(lambda: boards(ready)[lost]["phase"] == "gold", "the golden firmware")
+    wait_for(
+        lambda: "no housekeeping any more" in look("--dry-run").out,
+        "its HK to be old",
+    )
+    answer = config(ready, "--json")
+    assert answer.code == 0, answer
+    assert {item["where"] for item in answer.json["plan"]} == {lost}
+    assert {item["step"] for item in answer.json["plan"]} >= {"reboot", "MAROC", "masks"}
+    check_registers(ready)
+
+
+def test_reboot_of_one_module_shows_the_silver_versions(ready: PrivateObservatory) -> None:
+    before = read_ledger(ready.data_dir)
+    answer = config(ready, "--reboot", "--module", "254", "--json")
+    assert answer.code == 0, answer
+    rebooted = ready.site.quabos[4:]
+    silver = answer.json["silver"]
+    assert {ip: firmware["version"] for ip, firmware in silver.items()} == dict(
+        zip(rebooted, ("0208", "0208", "0208", "0209"), strict=True)
+    )
+    after = read_ledger(ready.data_dir)
+    times = [after.done_unix(ip, Step.REBOOT) or 0.0 for ip in rebooted]
+    assert times == sorted(times), "0, 1, 2, 3: each back before the next one goes"
+    assert times[0] > (before.done_unix(rebooted[0], Step.REBOOT) or 0.0)
+    assert all(after.entry(ip, Step.MAROC) is None for ip in rebooted)
+    other = ready.site.quabos[0]
+    assert after.boards[other] == before.boards[other], "the other module is left alone"
+    restore(ready)
+    check_registers(ready)
+
+
+def test_one_task_alone_for_one_board(ready: PrivateObservatory) -> None:
+    target, other = ready.site.quabos[4], ready.site.quabos[5]
+    before = read_ledger(ready.data_dir)
+    answer = config(ready, "--calibrate_ph", "--quabo", target)
+    assert answer.code == 0, answer
+    assert target in answer.out and "stddev" in answer.out and other not in answer.out
+    after = read_ledger(ready.data_dir)
+    assert after.entry(other, Step.PH_BASELINE) == before.entry(other, Step.PH_BASELINE)
+    assert after.entry(target, Step.PH_BASELINE) != before.entry(target, Step.PH_BASELINE)
+    # The file is as old as its oldest set; the shutter of the module was open, and is again.
+    file = read_ph_baseline(ready.data_dir / "quabo_ph_baseline.json")
+    oldest = min(after.done_unix(ip, Step.PH_BASELINE) or 0.0 for ip in ready.site.quabos)
+    assert file.date_unix == pytest.approx(oldest, abs=0.01)
+    check_registers(ready)
+    shown = config(ready, "--show_ph_baselines", "--json").json["ph_baselines"]
+    values = file.coefs[boards(ready)[other]["uid"]]
+    assert shown[other]["min"] == min(values) and shown[other]["max"] == max(values)
+    assert shown[other]["mean"] == pytest.approx(sum(values) / 256)
+
+
+def test_shutters_move_and_are_remembered(ready: PrivateObservatory, look: Look) -> None:
+    drivers = [ready.site.quabos[1], ready.site.quabos[5]]
+    assert look("--shutter_close", "--module", "1").code == 0
+    now = boards(ready)
+    assert [now[ip]["shutter_open"] for ip in drivers] == [False, True]
+    plan = look("--dry-run")
+    assert plan.out == f"shutter of {drivers[0]}: shutter closed -> open\n", plan
+    assert look("--shutter_open").code == 0
+    assert [boards(ready)[ip]["shutter_open"] for ip in drivers] == [True, True]
+
+
+def test_a_board_that_does_not_obey_hides_no_other(ready: PrivateObservatory, look: Look) -> None:
+    deaf = ready.site.quabos[7]
+    with ready.client() as client:
+        client.fault(deaf, "mute")
+    answer = look("--mask_config", "--json")
+    assert answer.code == 1, answer
+    assert [(p["where"], p["step"]) for p in answer.json["problems"]] == [(deaf, "masks")]
+    assert "7 of 8 boards" in answer.err
+    entry = read_ledger(ready.data_dir).entry(deaf, Step.MASKS)
+    assert entry is not None and entry.done_unix is None, "what it holds is not known"
+    restore(ready)
+
+
+def test_dead_board_named_left_out_and_taken_in_again(
+    ready: PrivateObservatory, look: Look
+) -> None:
+    dead = ready.site.quabos[3]
+    with ready.client() as client:
+        client.fault(dead, "unreachable")
+    answer = look("--get_uids", "--json")
+    assert answer.code == 1, answer
+    assert answer.json["uids"][dead] == ""
+    answer = look("--redo", "masks", "--json")
+    assert answer.code == 1, answer
+    assert [problem["where"] for problem in answer.json["problems"]] == [dead]
+    assert {item["where"] for item in answer.json["plan"]} == set(ready.site.quabos) - {dead}
+    check_registers(ready, absent=(dead,))
+    with ready.client() as client:
+        client.power(dead, on=False)
+        client.fault(dead, "none")
+        client.power(dead, on=True)
+    wait_for(lambda: boards(ready)[dead]["phase"] == "gold", "the board to be back")
+    answer = config(ready, "--json")
+    assert answer.code == 0, answer
+    assert {item["where"] for item in answer.json["plan"]} == {dead}
+    check_registers(ready)
+
+
+def test_hv_off_ends_the_updater_and_needs_nothing(ready: PrivateObservatory, look: Look) -> None:
+    """Not even the lock, whole state files or a data config."""
+    ledger = (ready.data_dir / LEDGER_FILE).read_bytes()
+    (ready.data_dir / LEDGER_FILE).write_text("broken")
+    write_data(ready, gain="much")
+    try:
+        with open(ready.data_dir / "log" / LOCK_FILE, "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            answer = config(ready, "--hv_off")
+        assert answer.code == 0, answer
+        assert "confirmed by 8 boards" in answer.err
+        wait_for(
+            lambda: max(max(b["hv"]["volts"]) for b in boards(ready).values()) < 1,
+            "HV to be off",
+        )
+        assert not state("hv_updater", ready.data_dir).works
+    finally:
+        (ready.data_dir / LEDGER_FILE).write_bytes(ledger)
+        write_data(ready)
+    plan = look("--dry-run")
+    assert plan.out == "start of hv_updater: does not run\n", plan
+    answer = config(ready, "--hv_on")
+    assert answer.code == 0, answer
+    check_registers(ready)
+
+
+def test_refusals(ready: PrivateObservatory, look: Look) -> None:
+    with held_ledger(ready.data_dir, "config.py --reboot"):
+        answer = config(ready, "--mask_config")
+        assert answer.code == 3, answer
+        assert "config.py --reboot of " in answer.err
+        assert look("--show").code == 0, "looking is no work"
+    run = "obs_Simulated.start_2026-11-25T00:36:33Z.runtype_night.pffd"
+    (ready.data_dir / RUN_NAME_FILE).write_text(f"{run}\n")
+    try:
+        for words in ((), ("--reboot",), ("--shutdown",), ("--calibrate_ph",), ("--get_uids",)):
+            answer = look(*words)
+            assert answer.code == 3, answer
+            assert run in answer.err and "stop.py" in answer.err
+        assert look("--shutter_open").code == 0, "allowed during a run"
+        assert look("--dry-run").code == 0
+    finally:
+        (ready.data_dir / RUN_NAME_FILE).unlink()
+    answer = look("--reboot", "--module", "77")
+    assert answer.code == 2, answer
+    assert "--module: 77: not in obs_config.json; domes: dome 1, dome 2" in answer.err
+    with pytest.raises(SystemExit, match="2"):
+        look("--hv_on", "--hv_off")
+
+
+def test_not_on_the_head_node(ready: PrivateObservatory, look: Look) -> None:
+    path = ready.command_dir / "daq_config.json"
+    text = path.read_text()
+    path.write_text(text.replace(f'_addr": "{ready.site.head}"', '_addr": "192.0.2.7"'))
+    try:
+        answer = look("--reboot")
+        assert (answer.code, "not the head node (192.0.2.7" in answer.err) == (3, True), answer
+        assert look("--show").code == 0
+    finally:
+        path.write_text(text)
+
+
+def test_disk_space_and_show_tell_every_board_and_volume(
+    ready: PrivateObservatory, look: Look
+) -> None:
+    rooms = look("--disk_space", "--json").json["disk_space"]
+    assert [room["modules"] for room in rooms] == [[], [1, 254]]
+    assert all(room["free_bytes"] > 0 for room in rooms)
+    shown = look("--show", "--only", "dome 2")
+    assert shown.code == 0 and "SN01016" in shown.out and "SN00004" not in shown.out
+
+
+def test_helpers_on_the_daq_node_are_kept_up_to_date(ready: PrivateObservatory, look: Look) -> None:
+    helper = ready.data_dir / "status_daq.py"
+    wanted = helper.read_bytes()
+    helper.write_text("old")
+    answer = look("--init_daq_nodes")
+    assert answer.code == 0, answer
+    assert helper.read_bytes() == wanted
+
+
+def test_every_word_of_the_script_is_a_task_and_every_task_a_word() -> None:
+    """None may fall back to the whole bring-up by a slip."""
+    assert set(script.TASKS) == {task.name for task in config_tasks.TASKS}
+    for name in script.TASKS:
+        assert [t.name for t in config_tasks.chosen_tasks(config_tasks.Request([name]))] == [name]
+
+
+def test_killed_anywhere_it_goes_on(ready: PrivateObservatory) -> None:
+    """SIGKILL within steps; the last call brings everything to what the configs ask for."""
+    path = ready.data_dir / LEDGER_FILE
+    for step in (Step.REBOOT, Step.MAROC, Step.SHUTTER):
+        redo = ["--redo", Step.REBOOT.value] if step is Step.REBOOT else []
+        child = subprocess.Popen(
+            ready.command("config.py", *redo),
+            cwd=ready.command_dir,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            wait_for(partial(_begun_or_ended, child, path, step), f"{step} to begin", 60)
+            assert child.poll() is None, "it was to be killed while it worked"
+        finally:
+            os.kill(child.pid, signal.SIGKILL)
+            child.wait(20)
+        assert read_ledger(ready.data_dir).boards, "the ledger is whole"
+    answer = config(ready)
+    assert answer.code == 0, answer
+    check_registers(ready)
+
+
+def _begun_or_ended(child: subprocess.Popen[bytes], path: Path, step: Step) -> bool:
+    """Whether some board is in the middle of a step, or the child has ended."""
+    if child.poll() is not None:
+        return True
+    found = json.loads(path.read_text())["boards"].values()
+    return any(steps.get(step.value, {"done": ""})["done"] is None for steps in found)
+
+
+def test_shutdown_and_back(ready: PrivateObservatory) -> None:
+    answer = config(ready, "--shutdown")
+    assert answer.code == 0, answer
+    now = boards(ready)
+    assert not any(board["shutter_open"] for board in now.values())
+    assert max(max(board["hv"]["volts"]) for board in now.values()) < 1
+    assert not any(state(name, ready.data_dir).pid for name in SESSION_DAEMONS)
+    again = config(ready, "--shutdown")
+    assert again.code == 0, "safe to repeat"
+    ready.redis.end()
+    answer = config(ready)
+    assert answer.code == 1, answer
+    assert "redis-server --port" in answer.err, "how to start it"
+    ready.redis.start()
+    answer = config(ready, "--json")
+    assert answer.code == 0, answer
+    assert steps_done(answer) == {"start"}
+    check_registers(ready)
+    assert config(ready, "--shutdown").code == 0
