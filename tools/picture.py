@@ -70,7 +70,7 @@ def draw(run_dir: Path, output: Path) -> list[int]:
         squeeze=False,
         layout="constrained",
     )
-    figure.suptitle(run_dir.name, fontsize=9)
+    figure.suptitle(run_dir.resolve().name, fontsize=9)
     for axis in axes.flat[len(sums) :]:
         axis.set_axis_off()
     for axis, (module, (frames, total)) in zip(axes.flat, sums.items(), strict=False):
