@@ -99,6 +99,7 @@ static void test_good_and_bad(enum capture_choice choice, const char *host)
 	uint8_t payload[9000];
 	int board = sender_on("127.1.3.250"), other = sender_on("127.1.3.249");
 	uint64_t before_ns;
+	unsigned told = 0;
 
 	check_case("capture by %s", choice == CAPTURE_UDP ? "UDP socket" : "packet socket");
 	if (!CHECK(open_capture(choice, host))) {
@@ -150,7 +151,9 @@ static void test_good_and_bad(enum capture_choice choice, const char *host)
 	CHECK_EQUAL(counted(&account.received), 1009);
 	CHECK_EQUAL(counted(&account.rejected), 8);
 	CHECK_EQUAL(account.n_rejected, 4);
-	CHECK_EQUAL(journal.n_lines, 4 + (unsigned)(choice == CAPTURE_UDP && geteuid()));
+	for (unsigned k = 0; k < journal.n_lines; k++)
+		told += !strncmp(journal.line[k].text, "bad packet from 127.1.3.", 24);
+	CHECK_EQUAL(told, 4);
 	CHECK_EQUAL(account.rejected_entry[0].count, 5);
 	CHECK_EQUAL(account.rejected_entry[0].source, 0x7f0103fa);
 	CHECK_EQUAL(account.rejected_entry[3].kind, PACKET_SOURCE_MISMATCH);
