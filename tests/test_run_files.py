@@ -1,0 +1,313 @@
+"""run_files.py: nothing is deleted or replaced but what was named and is what it was."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import node_dir
+from tests.node_dir import OTHER_RUN, RUN, NodeDir, end_hashpipes
+
+NAME = "start_2024-07-25T04:34:46Z.dp_img16.bpp_2.module_1.seqno_0.pff"
+PATH = f"module_1/{RUN}/{NAME}"
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[NodeDir]:
+    yield NodeDir(tmp_path / "node data", node_dir.ENDS_AT_SIGINT)
+    end_hashpipes()
+
+
+def put(node: NodeDir, path: str, content: bytes = b"data") -> Path:
+    place = node.path / path
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(content)
+    return place
+
+
+def listed(node: NodeDir, run: str = RUN) -> list[dict[str, Any]]:
+    answer = node.files("list", run)
+    assert answer.code == 0
+    files: list[dict[str, Any]] = answer.document["files"]
+    return files
+
+
+def test_list(node: NodeDir, tmp_path: Path) -> None:
+    place = put(node, PATH, b"12345")
+    put(node, f"{RUN}/hp_log_127.0.0.1")
+    put(node, f"module_2/{OTHER_RUN}/{NAME}")
+    (node.path / f"module_1/{RUN}/link").symlink_to("/etc/passwd")
+    (node.path / f"module_1/{RUN}/folder").mkdir()
+    put(node, f"module_1/{RUN}/.hidden")
+    document = node.files("list").document
+    status = place.stat()
+    assert document["files"] == [
+        {"path": PATH, "bytes": 5, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino},
+        {**document["files"][1], "path": f"{RUN}/hp_log_127.0.0.1"},
+    ]
+    assert document["others"] == [
+        f"module_1/{RUN}/{name}" for name in (".hidden", "folder", "link")
+    ]
+    assert document["head_run_dir"] is False
+    runs = node.helper("run_files.py", "runs").document["runs"]
+    assert runs == [
+        {"run": RUN, "files": 2, "bytes": 9},
+        {"run": OTHER_RUN, "files": 1, "bytes": 4},
+    ]
+
+
+def test_hash(node: NodeDir) -> None:
+    content = os.urandom(9_000_000)
+    put(node, PATH, content)
+    answer = node.files("hash", given=[PATH, f"module_1/{RUN}/absent.pff"])
+    assert answer.code == 1
+    first, second = answer.document["files"]
+    assert {**listed(node)[0], "sha256": hashlib.sha256(content).hexdigest()} == first
+    assert second == {"path": f"module_1/{RUN}/absent.pff", "error": second["error"]}
+    assert "No such file" in second["error"]
+    assert "absent.pff" in answer.error
+
+
+def test_delete(node: NodeDir) -> None:
+    put(node, PATH)
+    put(node, f"module_254/{RUN}/{NAME}")
+    put(node, f"{RUN}/obs_config.json")
+    files = listed(node)
+    answer = node.files("delete", given=files)
+    assert answer.code == 0
+    assert answer.document["files"] == [{"path": f["path"], "deleted": True} for f in files]
+    assert answer.document["removed"] == [f"module_1/{RUN}", f"module_254/{RUN}"]
+    assert node.names() == {RUN, "module_1", "module_254"}
+    # Once more, as after a connection that was lost: nothing to do is no failure.
+    answer = node.files("delete", given=files, words=["--run_dir"])
+    assert answer.code == 0
+    assert [f["deleted"] for f in answer.document["files"]] == [False] * 3
+    assert answer.document["removed"] == [RUN]
+    assert node.names() == {"module_1", "module_254"}
+
+
+@pytest.mark.parametrize("change", ["grown", "touched", "replaced", "link", "folder"])
+def test_file_that_changed_is_kept(node: NodeDir, tmp_path: Path, change: str) -> None:
+    place = put(node, PATH)
+    files = listed(node)
+    if change == "grown":
+        place.write_bytes(b"data+")
+        os.utime(place, ns=(0, files[0]["mtime_ns"]))
+    elif change == "touched":
+        os.utime(place, ns=(0, files[0]["mtime_ns"] + 1))
+    else:
+        place.rename(tmp_path / "away")
+        if change == "replaced":
+            place.write_bytes(b"DATA")
+            os.utime(place, ns=(0, files[0]["mtime_ns"]))
+        elif change == "link":
+            place.symlink_to(tmp_path / "away")
+        else:
+            place.mkdir()
+    answer = node.files("delete", given=files)
+    assert answer.code == 1
+    assert "kept" in answer.error
+    assert os.path.lexists(place)
+    assert answer.document["left"] == [f"module_1/{RUN}: {NAME}"]
+
+
+EVIL = [
+    NAME,
+    f"module_1/{NAME}",
+    f"/module_1/{RUN}/{NAME}",
+    f"module_1/{RUN}/../{RUN}/{NAME}",
+    f"../node data/module_1/{RUN}/{NAME}",
+    f"module_1/{OTHER_RUN}/{NAME}",
+    f"module_256/{RUN}/{NAME}",
+    f"module_01/{RUN}/{NAME}",
+    f"module_1/{RUN}/..",
+    f"module_1/{RUN}/.",
+    f"module_1/{RUN}/",
+    f"module_1/{RUN}/.hidden",
+    f"module_1/{RUN}/{NAME}\n",
+    f"{RUN}/../start_daq.py",
+    f"./module_1/{RUN}/{NAME}",
+    "",
+    None,
+    7,
+    ["module_1", RUN, NAME],
+]
+
+
+@pytest.mark.parametrize("verb", ["delete", "hash", "move"])
+def test_only_paths_of_the_run(node: NodeDir, verb: str) -> None:
+    place = put(node, PATH)
+    other = put(node, f"module_1/{OTHER_RUN}/{NAME}")
+    good = listed(node)[0]
+    (node.path / RUN).mkdir()
+    for path in EVIL:
+        given = [good, {**good, "path": path}] if verb == "delete" else [PATH, path]
+        answer = node.files(verb, given=given)
+        assert answer.code == 2, path
+        assert "is not the path of a file of run" in answer.error
+    for text in ("", "x", "[]", '{"files": 1}', '{"files": [1]}', '{"files": [{}]}'):
+        answer = node.helper("run_files.py", verb, "--run", RUN, given=text)
+        assert answer.code == 2, text
+    for run in ("", "..", f"../{RUN}", f"{RUN}/", f"{RUN}\n", f"{RUN};x"):
+        assert node.files(verb, run, given=[]).code == 2, run
+    assert place.exists()
+    assert other.exists()
+
+
+@pytest.mark.parametrize("verb", ["delete", "move"])
+def test_run_directory_that_is_a_link(node: NodeDir, tmp_path: Path, verb: str) -> None:
+    precious = tmp_path / "elsewhere"
+    precious.mkdir()
+    (precious / NAME).write_bytes(b"data")
+    status = (precious / NAME).stat()
+    (node.path / RUN).mkdir()
+    (node.path / "module_1").mkdir()
+    (node.path / "module_1" / RUN).symlink_to(precious)
+    entry = {"path": PATH, "bytes": 4, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}
+    answer = node.files(verb, given=[entry if verb == "delete" else PATH])
+    assert answer.code == 1
+    assert (precious / NAME).read_bytes() == b"data"
+
+
+@pytest.mark.parametrize("verb", ["delete", "move"])
+def test_nothing_while_it_records(node: NodeDir, verb: str) -> None:
+    place = put(node, PATH)
+    given = listed(node) if verb == "delete" else [PATH]
+    assert node.start().code == 0
+    refused = node.files(verb, given=given)
+    assert (refused.code, f"run {RUN} is in progress" in refused.error) == (3, True)
+    # Without its state files it is still seen to record.
+    for name in ("current_run_daq", "daq_pid"):
+        (node.path / name).unlink()
+    refused = node.files(verb, given=given)
+    assert (refused.code, "is recording: stop.py" in refused.error) == (3, True)
+    (node.path / "current_run_daq").write_text("")
+    refused = node.files(verb, given=given)
+    assert (refused.code, "it may record" in refused.error) == (3, True)
+    assert place.exists()
+    # Another run can be taken care of meanwhile.
+    old = put(node, f"module_1/{OTHER_RUN}/{NAME}")
+    (node.path / "current_run_daq").unlink()
+    answer = node.files("delete", OTHER_RUN, given=listed(node, OTHER_RUN))
+    assert (answer.code, old.exists()) == (0, False)
+    assert node.stop().code == 0
+    (node.path / RUN).mkdir(exist_ok=True)
+    assert node.files(verb, given=given).code == 0
+    assert not place.exists()
+
+
+def test_head_nodes_run_directory(node: NodeDir) -> None:
+    """Where head node and node share the data directory."""
+    precious = put(node, f"{RUN}/hk.pff")
+    files = listed(node)
+    put(node, f"{RUN}/run.json")
+    put(node, PATH)
+    document = node.files("list").document
+    assert [f["path"] for f in document["files"]] == [PATH]
+    assert document["head_run_dir"] is True
+    refused = node.files("delete", given=files)
+    assert (refused.code, "head node's run directory" in refused.error) == (3, True)
+    refused = node.helper("run_files.py", "put", "--run", RUN, "--name", "x", given="x")
+    assert refused.code == 3
+    moved = node.files("move", given=[PATH])
+    assert moved.code == 0
+    assert node.files("delete", given=[], words=["--run_dir"]).code == 0
+    assert precious.exists()
+    assert (node.path / RUN / NAME).read_bytes() == b"data"
+    assert not (node.path / "module_1" / RUN).exists()
+    assert node.helper("run_files.py", "runs").document["runs"] == []
+
+
+def test_move(node: NodeDir) -> None:
+    place = put(node, PATH)
+    inode = place.stat().st_ino
+    (node.path / RUN).mkdir()
+    answer = node.files("move", given=[PATH])
+    assert answer.code == 0
+    target = node.path / RUN / NAME
+    assert target.stat().st_ino == inode
+    entry = answer.document["files"][0]
+    assert (entry["path"], entry["from"], entry["how"]) == (f"{RUN}/{NAME}", PATH, "renamed")
+    assert answer.document["removed"] == [f"module_1/{RUN}"]
+    again = node.files("move", given=[PATH])
+    assert again.code == 1  # its directory is gone: the caller lists first
+    # Cut short between link and unlink.
+    place.parent.mkdir()
+    os.link(target, place)
+    assert node.files("move", given=[PATH]).code == 0
+    assert not place.exists()
+    # A different file of that name is never replaced.
+    put(node, PATH, b"other")
+    kept = node.files("move", given=[PATH])
+    assert (kept.code, "another file" in kept.error) == (1, True)
+    assert (target.read_bytes(), place.read_bytes()) == (b"data", b"other")
+    # Nor does the rest suffer.
+    put(node, f"module_1/{RUN}/good.pff", b"good")
+    both = node.files("move", given=[PATH, f"module_1/{RUN}/good.pff"])
+    assert both.code == 1
+    assert (node.path / RUN / "good.pff").read_bytes() == b"good"
+
+
+def test_move_from_another_disk(node: NodeDir, tmp_path: Path) -> None:
+    disk = Path(f"/dev/shm/panoseti-test-{os.getpid()}")
+    if os.stat("/dev/shm").st_dev == node.path.stat().st_dev:
+        pytest.skip("/dev/shm is no other file system here")
+    disk.mkdir()
+    try:
+        (node.path / "module_1").symlink_to(disk)
+        (node.path / RUN).mkdir()
+        content = os.urandom(5_000_000)
+        digest = hashlib.sha256(content).hexdigest()
+        place = put(node, PATH, content)
+        mtime_ns = place.stat().st_mtime_ns
+        answer = node.files("move", given=[PATH])
+        assert answer.code == 0, answer.error
+        entry = answer.document["files"][0]
+        assert (entry["how"], entry["sha256"], entry["mtime_ns"]) == ("copied", digest, mtime_ns)
+        target = node.path / RUN / NAME
+        assert target.read_bytes() == content
+        assert os.listdir(node.path / RUN) == [NAME]
+        assert os.listdir(disk) == []
+        # Cut short before the source was removed, and a part left by an earlier attempt.
+        put(node, PATH, content)
+        put(node, f"{RUN}/.{NAME}.part", b"half")
+        assert node.files("move", given=[PATH]).code == 0
+        assert not place.exists()
+        put(node, PATH, b"other")
+        kept = node.files("move", given=[PATH])
+        assert (kept.code, "differs from that of the same name" in kept.error) == (1, True)
+        assert (target.read_bytes(), place.read_bytes()) == (content, b"other")
+        modules = {tuple(v["modules"]): v["default"] for v in node.status()["volumes"]}
+        assert modules == {(): True, (1,): False}
+    finally:
+        for path in sorted(disk.rglob("*"), reverse=True):
+            path.unlink() if path.is_file() else path.rmdir()
+        disk.rmdir()
+
+
+def test_put(node: NodeDir) -> None:
+    answer = node.helper(
+        "run_files.py", "put", "--run", RUN, "--name", "obs_config.json", given="{}"
+    )
+    assert answer.code == 0
+    assert (node.path / RUN / "obs_config.json").read_text() == "{}"
+    assert answer.document["file"]["path"] == f"{RUN}/obs_config.json"
+    for name in ("../x", ".x", "a/b", "run.json", "", "-x"):
+        bad = node.helper("run_files.py", "put", "--run", RUN, f"--name={name}", given="{}")
+        assert bad.code == 2, name
+
+
+def test_place(node: NodeDir) -> None:
+    marker = f".same_{'a' * 32}"
+    answer = node.helper("run_files.py", "place", "--marker", marker)
+    status = node.path.stat()
+    assert (answer.document["device"], answer.document["inode"]) == (status.st_dev, status.st_ino)
+    assert answer.document["marker"] is None
+    (node.path / marker).write_text("secret")
+    assert node.helper("run_files.py", "place", "--marker", marker).document["marker"] == "secret"
+    assert node.helper("run_files.py", "place", "--marker", "../x").code == 2
