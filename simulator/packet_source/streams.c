@@ -145,6 +145,20 @@ static size_t break_length(uint8_t *bytes, size_t length, uint64_t turn)
 	return chosen;
 }
 
+/* BOARDLOC of the same board in a module that nobody simulates, hence that nobody records. */
+static uint16_t unknown_boardloc(const struct observatory *all, const struct board *board)
+{
+	for (unsigned flip = BOARDS_MAX - 4; flip; flip -= 4) {
+		unsigned module = (board->boardloc ^ flip) & (BOARDS_MAX - 4), q = 0;
+
+		while (q < 4 && all->by_boardloc[module + q] < 0)
+			q++;
+		if (q == 4)
+			return (uint16_t)(module + (board->boardloc & 3));
+	}
+	return board->boardloc ^ (BOARDS_MAX - 4); /* all 256 modules are simulated */
+}
+
 static void send_malformed(struct observatory *all, struct board *board, struct stream *stream,
 			   const uint8_t *bytes, size_t length)
 {
@@ -162,8 +176,10 @@ static void send_malformed(struct observatory *all, struct board *board, struct 
 		length = break_length(copy, length, turn);
 	else if (kind == BAD_ACQ_MODE)
 		copy[0] = wrong_modes[turn % sizeof wrong_modes];
+	else if (kind == UNKNOWN_MODULE)
+		put16(copy + 4, unknown_boardloc(all, board));
 	else
-		put16(copy + 4, board->boardloc ^ (kind == UNKNOWN_MODULE ? 0x3FCu : 1u));
+		put16(copy + 4, board->boardloc ^ 1u);
 	send_copy(all, board, stream, copy, length, &stream->malformed[kind]);
 }
 
