@@ -15,11 +15,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from daq.daq_facts import check_run_name
 from panoseti import console, run_report, run_stop
 from panoseti.errors import EXIT_FAILED, EXIT_OK, RefusedError
 from panoseti.flight import FlightRecorder
 from panoseti.load_configs import Site
+from panoseti.names import check_run_name
 from panoseti.run_stop import StopOptions
 from panoseti.site_at_any_price import find_site
 
