@@ -22,14 +22,14 @@ from tests.helpers import REPO
 LAYERS: dict[str, str] = {
     # Values and bytes: no file, socket, clock, process or output.
     "facts": """
-        addresses board_plans commands cross_checks disk_room errors json_document
-        json_formats known_hosts ledger maroc names node_types packets pff pixel_maps
-        quabo_config selection settings site site_builder words
+        addresses board_plans commands cross_checks disk_room errors firmware_images
+        json_document json_formats known_hosts ledger maroc names node_types packets pff
+        pixel_maps quabo_config selection settings site site_builder words
     """,
     # What lies on this computer: files, locks, processes, its names and its terminal.
     "local": """
-        activities board_files console daemon flight interrupts launch ledger_file
-        load_configs local_host port_lock software state_files venv
+        activities board_files console daemon firmware_marks flight interrupts launch
+        ledger_file load_configs local_host port_lock software state_files venv
     """,
     # One file for each way to other computers.
     "links": """
@@ -38,10 +38,11 @@ LAYERS: dict[str, str] = {
     # What the scripts and daemons are made of.
     "services": """
         board_settings board_setup board_work boot bring_up collect config_tasks daq_nodes
-        data_arrival data_flow hk_watch housekeeping hv hv_service node_setup overview
-        ph_baselines qc_commands qc_session qc_shell readiness run_record run_start
-        run_state run_stop run_summary safety session session_setup site_at_any_price
-        start_checks
+        data_arrival data_flow end_recording firmware firmware_load hk_watch housekeeping hv
+        hv_service node_setup observatory_status overview ph_baselines qc_commands
+        qc_session qc_shell readiness run_finish run_record run_report run_start run_state
+        run_stop run_summary run_timer run_verdict safety session session_setup
+        site_at_any_price start_checks status_report
     """,
 }
 SIMULATOR: dict[str, str] = {
