@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from panoseti import activities, daq_nodes, disk_room, settings
 from panoseti.daq_nodes import NodeOutcome, NodeShells
 from panoseti.disk_room import HOUR_S, Volume
 from panoseti.errors import RefusedError
+from panoseti.ledger_file import held_ledger
 from panoseti.load_configs import Site
 from panoseti.local_host import local_addresses
 from panoseti.node_types import NodeStatus
@@ -22,10 +23,10 @@ from panoseti.readiness import present_boards, readiness, warnings_before_run
 from panoseti.run_record import Expected
 from panoseti.run_state import in_progress_text, read_holder
 from panoseti.site import DaqNode, Quabo
+from panoseti.words import joined
 
 # The second of a packet is found by the computer's clock: it must be right within one.
 CLOCK_TOLERANCE_S = 0.5
-ADDRESSES_SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -81,14 +82,16 @@ def check_head_and_run(site: Site) -> None:
 def check_rest(site: Site, options: StartOptions, shells: NodeShells) -> Checked:
     """All other checks; the nodes are asked at once."""
     _check_activities_here(site)
-    outcomes = shells.each(daq_nodes.status) if options.data else {}
+    outcomes = shells.each(daq_nodes.status)
     _check_activities_there(outcomes)
+    with held_ledger(site.head_data_dir, "start.py"):
+        pass  # RefusedError when config.py is at work
     hv = options.hv and options.redis
     lacks = readiness(site, need_hv=hv, need_redis=options.redis)
     if lacks:
         raise RefusedError(f"not ready: {'; '.join(lacks)}")
     boards = tuple(present_boards(site))
-    statuses = _check_nodes(outcomes)
+    statuses = _check_nodes(outcomes) if options.data else {}
     volumes = _volumes(site, statuses)
     warnings = [str(problem) for status in statuses.values() for problem in status.problems]
     warnings += disk_room.refuse_or_warn(
@@ -101,21 +104,15 @@ def check_rest(site: Site, options: StartOptions, shells: NodeShells) -> Checked
         warnings += warnings_before_run(site)
     absent = [quabo.ip for quabo in site.obs.quabos if quabo not in boards]
     if absent and options.data:
-        warnings.append(f"{_shown(absent)} absent since the last scan: not recorded")
+        warnings.append(f"{joined(absent, ', ')} absent since the last scan: not recorded")
     return Checked(boards, tuple(statuses), tuple(warnings), tuple(volumes))
-
-
-def _shown(words: Sequence[str]) -> str:
-    more = len(words) - ADDRESSES_SHOWN
-    text = ", ".join(words[:ADDRESSES_SHOWN])
-    return f"{text} and {more} more" if more > 0 else text
 
 
 def _check_activities_here(site: Site) -> None:
     found = activities.hk_recorders(site.head_data_dir) + activities.pipelines()
     if found:
         raise RefusedError(
-            f"{_shown([str(one) for one in found])} active on the head node though no run is in"
+            f"{joined([str(one) for one in found])} active on the head node though no run is in"
             " progress; somebody else may be using it: check (status.py), then stop.py ends it"
         )
 
@@ -130,7 +127,7 @@ def _check_activities_there(outcomes: Mapping[DaqNode, NodeOutcome[NodeStatus]])
     ]
     if active:
         raise RefusedError(
-            f"{_shown(active)} active; somebody else may be using the observatory: check"
+            f"{joined(active)} active; somebody else may be using the observatory: check"
             " (status.py), then stop.py ends it"
         )
 
