@@ -7,6 +7,7 @@ many nodes at once and keeps every node's failure.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -70,6 +71,22 @@ for name in names:
         digests[name] = ""
 print(json.dumps({"python": list(sys.version_info[:3]), "pgrep": shutil.which("pgrep"),
                   "writable": os.access(folder, os.W_OK), "made": made, "digests": digests}))
+"""
+
+# Takes {name: [mode, content in base64]} on stdin; each file appears whole under its name.
+_COPY = """
+import base64, hashlib, json, os, sys
+folder, digests = sys.argv[1], {}
+for name, (mode, text) in json.load(sys.stdin).items():
+    path, part = os.path.join(folder, name), os.path.join(folder, "." + name + ".part")
+    with open(part, "wb") as file:
+        file.write(base64.b64decode(text))
+        os.fchmod(file.fileno(), mode)
+        os.fsync(file.fileno())
+    with open(part, "rb") as file:
+        digests[name] = hashlib.sha256(file.read()).hexdigest()
+    os.rename(part, path)
+print(json.dumps(digests))
 """
 
 
@@ -136,14 +153,8 @@ def init_node(shell: Shell) -> Prepared:
         why = f"{node.data_dir} cannot be written by user {node.username}"
         raise shell.error(step, why, "correct its owner, or username in daq_config.json")
     differing = [name for name in sorted(wanted) if found["digests"][name] != wanted[name]]
-    for name in differing:
-        data, mode = contents[name]
-        shell.put(data, _path(node, name), mode)
     if differing:
-        after = _look(shell, differing, "check what was copied")["digests"]
-        wrong = [name for name in differing if after[name] != wanted[name]]
-        if wrong:
-            raise shell.error("copy the helpers", f"{', '.join(wrong)} did not arrive whole", "")
+        _copy(shell, {name: contents[name] for name in differing}, wanted)
     _try_pipeline(shell)
     kept = tuple(name for name in sorted(wanted) if name not in differing)
     return Prepared(tuple(differing), kept, bool(found["made"]))
@@ -161,6 +172,26 @@ def _look(shell: Shell, names: Sequence[str], step: str) -> dict[str, Any]:
         return found
     except ValueError as error:
         raise shell.error(step, str(error), "correct data_dir in daq_config.json") from error
+
+
+def _copy(
+    shell: Shell, contents: Mapping[str, tuple[bytes, int]], wanted: Mapping[str, str]
+) -> None:
+    """Copy files into the data directory of the node; RemoteError unless all arrive whole."""
+    step = "copy the helpers"
+    texts = {
+        name: (mode, base64.b64encode(data).decode()) for name, (data, mode) in contents.items()
+    }
+    words = ["python3", "-c", _COPY, shell.node.data_dir]
+    result = shell.run(words, 4 * MARGIN_S, json.dumps(texts).encode(), step)
+    try:
+        arrived = json.loads(result.out) if result.code == 0 else {}
+    except ValueError:
+        arrived = {}
+    wrong = [name for name in contents if arrived.get(name) != wanted[name]]
+    if wrong:
+        why = f"{', '.join(wrong)} did not arrive whole ({result.last_words})"
+        raise shell.error(step, why, f"is there room in {shell.node.data_dir}?")
 
 
 def _try_pipeline(shell: Shell) -> None:
