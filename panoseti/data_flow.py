@@ -5,7 +5,8 @@
 
 Each board gets its housekeeping destination, its data destination (the DAQ node that records its
 module) and then the acquisition command, in this order: the firmware looks at the destinations
-when acquisition begins.
+when acquisition begins.  Only when all boards have confirmed their destinations the first one
+sends, so that a board that does not answer costs no half-recorded data.
 """
 
 from __future__ import annotations
@@ -23,14 +24,13 @@ from panoseti.site import Quabo
 STOP_TRIES = 4
 
 
-def start_data_flow(site: Site, link: BoardLink, boards: Iterable[Quabo]) -> dict[str, Outcome]:
-    """Start the data flow of boards; what became of each.
+def set_destinations(site: Site, link: BoardLink, boards: Iterable[Quabo]) -> dict[str, Outcome]:
+    """Tell boards where to send housekeeping and data; what became of each.
 
     A board whose destination does not answer ARP has a problem: it would send nothing.
     ConfigError (before anything is sent) when a destination does not resolve.
     """
     head_ip = site.destination_of(site.daq.head_node_ip_addr)
-    acquisition = Send(settings.acquisition(site.data))
     plans = {}
     node_ips = {}
     for quabo in boards:
@@ -39,10 +39,24 @@ def start_data_flow(site: Site, link: BoardLink, boards: Iterable[Quabo]) -> dic
         plans[quabo.ip] = [
             Send(commands.HkDestination(head_ip)),
             Send(commands.DataDestination(node_ip, node_ip)),
-            acquisition,
         ]
     outcomes = link.run(plans, site.obs.echo_by_ip)
     return {ip: _with_arp(outcome, node_ips[ip]) for ip, outcome in outcomes.items()}
+
+
+def start_acquisition(site: Site, link: BoardLink, boards: Iterable[Quabo]) -> dict[str, Outcome]:
+    """Let boards send science data; what became of each."""
+    start = [Send(settings.acquisition(site.data))]
+    return link.run({quabo.ip: start for quabo in boards}, site.obs.echo_by_ip)
+
+
+def start_data_flow(site: Site, link: BoardLink, boards: Iterable[Quabo]) -> dict[str, Outcome]:
+    """Both; no board sends unless every board knows where to."""
+    chosen = list(boards)
+    outcomes = set_destinations(site, link, chosen)
+    if any(outcome.problem for outcome in outcomes.values()):
+        return outcomes
+    return start_acquisition(site, link, chosen)
 
 
 def _with_arp(outcome: Outcome, node_ip: str) -> Outcome:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +16,12 @@ from typing import Any
 
 from panoseti import activities, daq_nodes, run_state, run_stop
 from panoseti.board_files import PH_BASELINE, QUABO_UIDS
-from panoseti.board_link import open_link
+from panoseti.board_link import Outcome, open_link
 from panoseti.board_setup import quabo_config_file
 from panoseti.console import Console
 from panoseti.daq_nodes import NodeOutcome, NodeShells, Order
 from panoseti.data_arrival import wait_for_data
-from panoseti.data_flow import start_data_flow, stop_data_flow
+from panoseti.data_flow import set_destinations, start_acquisition, stop_data_flow
 from panoseti.errors import ObsError, RefusedError
 from panoseti.flight import FlightRecorder
 from panoseti.interrupts import uninterrupted
@@ -169,6 +169,7 @@ class _Start:
         if self._options.data:
             recording = "start recording"
             self._act(record, recording, lambda: self._recording(record), self._stop_recording)
+            self._act(record, "tell the boards where to send", self._destinations)
             self._act(record, "start the data flow", self._flow, self._stop_flow)
             self._act(record, "wait for data of every board", self._wait_for_data)
 
@@ -282,12 +283,13 @@ class _Start:
             except RefusedError:
                 return  # the directory is the one here after all
 
+    def _destinations(self) -> None:
+        with open_link(self._site, self._flight) as link:
+            _raise_silent(set_destinations(self._site, link, self._checked.boards))
+
     def _flow(self) -> None:
         with open_link(self._site, self._flight) as link:
-            outcomes = start_data_flow(self._site, link, self._checked.boards)
-        problems = [outcome.problem for outcome in outcomes.values() if outcome.problem]
-        if problems:
-            raise ObsError(joined(problems))
+            _raise_silent(start_acquisition(self._site, link, self._checked.boards))
 
     def _wait_for_data(self) -> str:
         boards, images = self._checked.boards, self._site.data.image is not None
@@ -331,10 +333,7 @@ class _Start:
 
     def _stop_flow(self) -> None:
         with open_link(self._site, self._flight) as link:
-            outcomes = stop_data_flow(self._site, link, self._checked.boards)
-        problems = [outcome.problem for outcome in outcomes.values() if outcome.problem]
-        if problems:
-            raise ObsError(joined(problems))
+            _raise_silent(stop_data_flow(self._site, link, self._checked.boards))
 
     def _stop_recording(self) -> None:
         """Stop all nodes; what recorded nothing leaves no files behind."""
@@ -386,6 +385,12 @@ class _Start:
         found = run_state.read_holder(self._data_dir)
         if not self.data_kept and found is not None and found.token == self.holder.token:
             run_state.release(self._data_dir, self._run)
+
+
+def _raise_silent(outcomes: Mapping[str, Outcome]) -> None:
+    problems = [outcome.problem for outcome in outcomes.values() if outcome.problem]
+    if problems:
+        raise ObsError(joined(problems))
 
 
 def _raise_problems(outcomes: Iterable[NodeOutcome[Any]]) -> None:
