@@ -22,8 +22,7 @@ from panoseti.ledger_file import LedgerFile
 from panoseti.load_configs import Site
 from panoseti.site import Module, Quabo
 from panoseti.state_files import write_state
-
-ADDRESSES_SHOWN = 4
+from panoseti.words import joined
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,8 @@ class Work:
     """Work on some boards of a site, with the ledger in hand.
 
     boards: those that were asked for, in the order of the config; uids: flash UID by address, ""
-    = absent (None: as quabo_uids.json has it); problems: all that went wrong, in order; failed: boards that later steps leave out.
+    = absent (None: as quabo_uids.json has it); problems: all that went wrong, in order; failed:
+    boards that later steps leave out.
     """
 
     def __init__(
@@ -239,6 +239,4 @@ class Work:
 
 def addresses(ips: Sequence[str]) -> str:
     """Some addresses as one phrase."""
-    shown = ", ".join(ips[:ADDRESSES_SHOWN])
-    more = len(ips) - ADDRESSES_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
+    return joined(ips, ", ")

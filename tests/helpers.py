@@ -32,7 +32,7 @@ def spec_data() -> Path:
 
 
 def wait_for(condition: Callable[[], T], what: str, timeout_s: float = 20.0) -> T:
-    """Poll `condition` until it is truthy and return its value; fail naming `what` after `timeout_s`."""
+    """Poll `condition` until it is truthy, return its value; fail naming `what` at the time-out."""
     deadline = time.monotonic() + timeout_s
     while True:
         value = condition()

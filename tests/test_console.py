@@ -31,7 +31,7 @@ def run(tmp_path: Path, body: str, **kwargs: object) -> subprocess.CompletedProc
     path.write_text(SCRIPT.format(repo=str(REPO), body=indented))
     return subprocess.run(
         [sys.executable, str(path)], capture_output=True, text=True, timeout=60, **kwargs
-    )  # type: ignore[call-overload, no-any-return]
+    )  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize(
