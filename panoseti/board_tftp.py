@@ -22,13 +22,10 @@ from tftpy.TftpPacketTypes import TftpPacketDAT, TftpPacketERR
 from panoseti import packets
 from panoseti.addresses import TFTP_PORT
 from panoseti.errors import BoardError, ObsError
+from panoseti.firmware_images import FLASH_BYTES, GOLDEN_END, SECTOR_BYTES, SILVER_ADDRESS
 from panoseti.flight import FlightRecorder
 
 UID_BYTES = 8
-SECTOR_BYTES = 0x10000
-FLASH_BYTES = 0x2000000
-GOLDEN_END = 0x700000
-SILVER_ADDRESS = 0x01010000
 READ_BYTES = 0x8000  # a request takes at most 0xffff; the deployed software asks for so many
 BOARDS_AT_ONCE = 32
 BLOCK_BYTES = 512
@@ -168,10 +165,12 @@ def on_boards(
     action: Callable[[str], T],
     progress: Callable[[str], None] | None = None,
     at_once: int = BOARDS_AT_ONCE,
+    interrupted: Callable[[], object] = lambda: None,
 ) -> dict[str, T | ObsError]:
     """What `action` gives for each board, or the ObsError it raised; in the order given.
 
-    progress: called with a board's address when it is done.
+    progress: called with a board's address when it is done; interrupted: called when this is
+    ended early (Ctrl-C), before the actions under way are waited for: it may tell them to end.
     """
     found: dict[str, T | ObsError] = {}
     order = list(ips)
@@ -186,6 +185,9 @@ def on_boards(
                     found[ip] = error
                 if progress is not None:
                     progress(ip)
+        except BaseException:
+            interrupted()
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
     return {ip: found[ip] for ip in order}

@@ -167,7 +167,14 @@ class Console:
             console=self._err,
         ) as bar:
             task = bar.add_task(label, total=total, text="")
-            yield Progress(lambda text: bar.update(task, advance=1, text=text))
+            # What was said last stays until something else is said.
+            said: dict[str, Any] = {}
+
+            def advance(text: str) -> None:
+                said.update({"text": text} if text else {})
+                bar.update(task, advance=1, **said)
+
+            yield Progress(advance)
 
 
 def _cell(value: object) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 
 from panoseti.addresses import parse_ranges
+from panoseti.firmware_images import check_release
 
 FORMATS = jsonschema.FormatChecker(formats=())
 """Checks each format; a ValueError says what is wrong with the value."""
@@ -87,6 +88,22 @@ def _path(value: object) -> bool:
 @FORMATS.checks("path", raises=ValueError)
 def _absolute_path(value: object) -> bool:
     return _path(value)
+
+
+@FORMATS.checks("firmware-qfp", raises=ValueError)
+def _firmware_qfp(value: object) -> bool:
+    return _firmware(value, "qfp")
+
+
+@FORMATS.checks("firmware-bga", raises=ValueError)
+def _firmware_bga(value: object) -> bool:
+    return _firmware(value, "bga")
+
+
+def _firmware(value: object, build: str) -> bool:
+    if isinstance(value, str) and _path(value):
+        check_release(value.rpartition("/")[2], build)
+    return True
 
 
 @FORMATS.checks("data-dir", raises=ValueError)

@@ -82,6 +82,18 @@ class PowerSwitch:
 
 
 @dataclass(frozen=True)
+class FirmwareFiles:
+    """Absolute paths of the silver firmware images for each kind of board, None = not given."""
+
+    qfp: str | None = None
+    bga: str | None = None
+
+    def of(self, build: str) -> str | None:
+        """The image for "qfp" or "bga" boards."""
+        return {"qfp": self.qfp, "bga": self.bga}[build]
+
+
+@dataclass(frozen=True)
 class ObsConfig:
     """obs_config.json.
 
@@ -92,7 +104,7 @@ class ObsConfig:
     is refused with an older baseline; reboot_timeout_s, power_on_timeout_s: how long a board may
     be silent; recording_min_h, recording_warn_h: a run is refused, or warned of, when a disk lasts
     less than that at the rate of the data config; shutter_open_value: what opens the shutter in
-    command 0x08 (0 or 1).
+    command 0x08 (0 or 1); firmware: the images that boards should run.
     detector_overvoltage_v is None when the file has none.
     """
 
@@ -117,6 +129,7 @@ class ObsConfig:
     recording_min_h: float = 0.1
     recording_warn_h: float = 4.0
     shutter_open_value: int = 0
+    firmware: FirmwareFiles = FirmwareFiles()
 
     @property
     def modules(self) -> tuple[Module, ...]:

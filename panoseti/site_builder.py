@@ -12,6 +12,7 @@ from typing import Any
 
 from panoseti.addresses import boardloc, module_id, parse_ranges, quabo_ip
 from panoseti.cross_checks import Head, Placed
+from panoseti.firmware_images import BUILDS
 from panoseti.json_document import Document, Place, json_path
 from panoseti.site import (
     ANY_ADDRESS,
@@ -19,6 +20,7 @@ from panoseti.site import (
     DaqNode,
     DataConfig,
     Dome,
+    FirmwareFiles,
     FlashParams,
     ImageConfig,
     Module,
@@ -124,6 +126,11 @@ def build_obs(document: Document, person: Person) -> ObsConfig:
     for name in ("ssh_key", "ssh_known_hosts"):
         if name in raw:
             own[name] = person.path(raw[name])
+    if "firmware" in raw:
+        images = {build: raw["firmware"].get(build) for build in BUILDS}
+        own["firmware"] = FirmwareFiles(
+            **{build: person.path(file) for build, file in images.items() if file is not None}
+        )
     for name in ("wr_ip_addr", "gps_port", "command_echo"):
         if name in raw:
             own[name] = raw[name]

@@ -15,6 +15,7 @@
 | wrong_firmware | version ("0104"), time (0x20000000) | what HK reports after a reboot |
 | wrong_uid | uid ("badbadbad") | what /flashuid says |
 | tftp_stall | block (1) | TFTP transfers hang after so many datagrams of the client |
+| bad_flash | address (0x01010100) | the lowest bit of that byte of flash memory cannot be kept |
 | needs_priming | | no PH events until PH mode was started and stopped once since the boot |
 """
 
@@ -29,7 +30,7 @@ from simulator.sky import mix
 
 NAMES = (
     "none", "unreachable", "mute", "no_hk", "slow", "lossy", "duplicating", "reordering",
-    "rebooting", "hot", "wrong_firmware", "wrong_uid", "tftp_stall", "needs_priming",
+    "rebooting", "hot", "wrong_firmware", "wrong_uid", "tftp_stall", "bad_flash", "needs_priming",
 )  # fmt: skip
 _PARAMETERS: dict[str, dict[str, Any]] = {
     "slow": {"delay_s": 1.0},
@@ -38,6 +39,7 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     "wrong_firmware": {"version": "0104", "time": 0x20000000},
     "wrong_uid": {"uid": "badbadbad"},
     "tftp_stall": {"block": 1},
+    "bad_flash": {"address": 0x01010100},
 }
 REORDER_DELAY_S = 0.05
 MALFORMED_KINDS = ("length", "acq_mode", "unknown_module", "source_mismatch")
@@ -58,6 +60,7 @@ class Faults:
     firmware: Firmware | None = None
     uid: str | None = None
     tftp_stall: int | None = None
+    bad_flash: int | None = None
     needs_priming: bool = False
     active: dict[str, dict[str, Any]] = field(default_factory=dict)
     _random: random.Random = field(default_factory=lambda: random.Random(0))
@@ -97,6 +100,8 @@ class Faults:
             self.uid = values["uid"]
         elif name == "tftp_stall":
             self.tftp_stall = int(values["block"])
+        elif name == "bad_flash":
+            self.bad_flash = int(values["address"])
 
     def hears(self) -> bool:
         """Whether a datagram to the board arrives."""

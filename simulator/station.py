@@ -230,6 +230,7 @@ class Station:
         running = self._transfers.get(client)
         if running is not None and running.request == data:
             return  # asked twice; the answer is repeated after a silence anyway
+        self.board.flash.worn = self.board.faults.bad_flash
         try:
             transfer = open_transfer(
                 parse_request(data), self.board.uid, self.board.flash, self.reconfigure
