@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,12 +18,13 @@ import pytest
 from panoseti.errors import ConfigError
 from panoseti.load_configs import Site, load_site
 from panoseti.store import Store
+from simulator import leftovers
 from simulator.client import SimulatorClient
 from simulator.private_services import free_port
 from simulator.standing import check_ports, check_simulable
 from tests.helpers import REPO
 from tests.simulated import module_base, private_prefix
-from tests.site_files import DAQ, OBS, changed, write_site
+from tests.site_files import DAQ, OBS, REMOVE, changed, write_site
 
 
 @pytest.fixture
@@ -40,6 +42,8 @@ def config_dir(home: Path) -> Path:
     obs = changed(OBS, {
         ("domes", 0, "modules", 0, "ip_addr"): module_base(prefix, 1),
         ("domes", 0, "modules", 1, "ip_addr"): module_base(prefix, 254),
+        ("wps",): REMOVE,
+        ("domes", 0, "modules", 0, "wps"): REMOVE,
         ("tftp_port",): 6969,
         ("redis_port",): free_port(),
         ("ssh_key",): str(home / "panoseti-sim" / "ssh" / "id_ed25519"),
@@ -60,10 +64,12 @@ def site(config_dir: Path) -> Site:
 
 
 @contextmanager
-def standing(config_dir: Path, home: Path) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+def standing(
+    config_dir: Path, home: Path, *words: str
+) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     """`make sim` at work, and the lines it has printed until it was ready."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "simulator.standing", "--config_dir", str(config_dir)],
+        [sys.executable, "-m", "simulator.standing", "--config_dir", str(config_dir), *words],
         cwd=REPO, env={**os.environ, "HOME": str(home)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -108,6 +114,44 @@ def test_up_as_configured_and_gone_after_ctrl_c(config_dir: Path, home: Path, si
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors
         assert not psutil.wait_procs(children, 5)[1]
+
+
+def typed_by_hand() -> list[str]:
+    """The command lines under "The five scripts" of the README."""
+    text = (REPO / "README.md").read_text().split("## The five scripts")[1].split("\n## ")[0]
+    found = re.findall(r"^    \./(\S.*?)(?: +#.*)?$", text, re.MULTILINE)
+    assert len(found) >= 6
+    return found
+
+
+def test_the_session_of_the_readme_then_ctrl_c_while_a_run_is_in_progress(
+    config_dir: Path, home: Path, site: Site
+) -> None:
+    def type_in(line: str) -> str:
+        words = line.replace("127.0.3.248", site.obs.quabos[4].ip).split()
+        done = subprocess.run(
+            [str(REPO / words[0]), *words[1:]], cwd=config_dir, text=True,
+            env={**os.environ, "HOME": str(home)}, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=100,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{line}: {done.stdout}"
+        return done.stdout
+
+    data_dir = site.head_data_dir
+    with standing(config_dir, home, "--time_scale", "20") as (process, _):
+        *lines, last = typed_by_hand()
+        for line in lines:
+            type_in(line)
+        assert len(list(data_dir.glob("*.pffd/run_complete"))) == 1
+        type_in("start.py")
+        assert [w for w in leftovers.workers(data_dir) if w.what == "hashpipe"]
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=100)
+        assert process.returncode == 0, errors
+        assert f"$ ./{last}" in errors, "the last line was typed for us"
+    assert not leftovers.workers(home)
+    assert not (data_dir / "run_name").exists()
+    assert len(list(data_dir.glob("*.pffd/run_complete"))) == 2, "stopped, not just killed"
 
 
 def test_the_death_of_a_server_is_the_end_and_is_told(config_dir: Path, home: Path) -> None:
