@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -16,6 +18,7 @@ import pytest
 from panoseti.remote import Shell, UnreachableError
 from tests.helpers import REPO, wait_for
 from tests.hosts import World, hosts
+from tests.node_dir import RUN, pipeline_built
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +102,65 @@ def test_unreachable_from_outside(world: World) -> None:
     with Shell(world["node1"].daq_node(), world.obs, None, 0.5) as shell:
         with pytest.raises(UnreachableError):
             shell.run(["true"], 5)
+
+
+HEAD_SCRIPT = """
+import dataclasses, json, sys
+from pathlib import Path
+from panoseti import daq_nodes
+from panoseti.daq_nodes import NodeShells, Order
+from panoseti.site import DaqNode
+from simulator.private_services import OperatorKeys
+from tests.nodes import obs_config
+verbs, key, known_hosts, run, *ips = sys.argv[1:]
+nodes = [DaqNode(ip, "root", "/srv/data", (1,), ip) for ip in ips]
+order = Order(run, "token", "obs@head", (1,), "Test")
+acts = {
+    "init": daq_nodes.init_node,
+    "start": lambda shell: daq_nodes.start_recording(shell, order),
+    "status": daq_nodes.status,
+    "stop": daq_nodes.stop_recording,
+}
+with NodeShells(nodes, obs_config(OperatorKeys(Path(key), Path(known_hosts)))) as shells:
+    done = [shells.each(acts[verb]).values() for verb in verbs.split(",")]
+said = [[[o.result and dataclasses.asdict(o.result), str(o.problem)] for o in outcomes]
+        for outcomes in done]
+print(json.dumps(said))
+"""
+
+
+def test_recording_on_two_nodes_and_a_power_cut(world: World) -> None:
+    """Each node sees its own pipeline alone; after a power cut stop puts its node right."""
+    if not pipeline_built():
+        pytest.skip("the pipeline is not built: make build")
+    head, nodes = world["head"], (world["node1"], world["node2"])
+
+    def act(*verbs: str) -> list[list[tuple[dict[str, Any], str]]]:
+        """What came of each verb on each node: result, problem."""
+        words = [str(world.keys.key), str(world.keys.known_hosts), RUN]
+        words += [node.ip for node in nodes]
+        script = [sys.executable, "-c", HEAD_SCRIPT, ",".join(verbs), *words]
+        said = json.loads(head.check(script, cwd=str(REPO)))
+        return [[(result, problem) for result, problem in outcomes] for outcomes in said]
+
+    prepared, started, statuses = act("init", "start", "status")
+    assert [problem for _, problem in (*prepared, *started, *statuses)] == ["None"] * 6
+    assert [status["host"] for status, _ in statuses] == ["node1", "node2"]
+    assert [len(status["processes"]) for status, _ in statuses] == [1, 1]
+    assert head.run(["pgrep", "-x", "hashpipe"]).returncode == 1
+
+    nodes[1].power_cut()
+    (_, fine), (_, dead) = act("status")[0]
+    assert fine == "None"
+    assert f"{nodes[1].ip}: could not read its status: " in dead
+    nodes[1].power_on()
+    found, stopped, after = act("status", "stop", "status")
+    (alive, _), (cut, _) = found
+    assert (alive["running"], cut["running"], cut["run"]) == (True, False, RUN)
+    assert "is not over" in cut["problems"][0]
+    (first, _), (second, _) = stopped
+    assert (first["was_running"], second["was_running"], second["run"]) == (True, False, RUN)
+    assert [status["problems"] for status, _ in after] == [[], []]
 
 
 def test_nothing_is_left(tmp_path: Path) -> None:
