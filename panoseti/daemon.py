@@ -45,7 +45,9 @@ class StopFlag:
     """Set by SIGTERM and SIGINT; can be waited for, alone or in select() beside a socket.
 
     A pipe, not a threading.Event: an Event that is set by a signal handler while the same
-    thread is entering wait() can block for ever.
+    thread is entering wait() can block for ever.  The interpreter itself writes to the pipe when
+    the signal comes (`signal.set_wakeup_fd`): a handler in Python runs only between two
+    instructions, which after "is it set?" may be as late as the end of the sleep.
     """
 
     def __init__(self) -> None:
@@ -55,6 +57,11 @@ class StopFlag:
     def fileno(self) -> int:
         """File descriptor that becomes readable when the flag is set."""
         return self._read_fd
+
+    @property
+    def wakeup_fd(self) -> int:
+        """For signal.set_wakeup_fd(): a byte written there ends every wait."""
+        return self._write_fd
 
     def set(self) -> None:
         """Ask the daemon to end; safe in a signal handler."""
@@ -97,6 +104,7 @@ class Daemon:
         self._lock_fd: int | None = None
         self._handlers: list[logging.Handler] = []
         self._old_signals: dict[int, Any] = {}
+        self._old_wakeup_fd = -1
         self._beat_failed = False
 
     def __enter__(self) -> Daemon:
@@ -115,6 +123,7 @@ class Daemon:
             raise
         for number in (signal.SIGTERM, signal.SIGINT):
             self._old_signals[number] = signal.signal(number, self._on_signal)
+        self._old_wakeup_fd = signal.set_wakeup_fd(self.stop.wakeup_fd, warn_on_full_buffer=False)
         logger.info("%s: started, pid %d", self.name, os.getpid())
         self.beat("starting")
         return self
@@ -136,6 +145,7 @@ class Daemon:
             self.beat("ended")
         for number, handler in self._old_signals.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._old_wakeup_fd)
         self._release()
 
     def beat(self, state: str, **details: Any) -> None:

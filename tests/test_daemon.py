@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import operator
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -10,6 +14,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,6 +83,25 @@ def test_a_signal_ends_it_at_once_and_cleanly(
     assert last is not None and last.state == "ended" and last.pid == child.pid
     log = (tmp_path / "log" / f"{NAME}.log").read_text()
     assert f"started, pid {child.pid}" in log and log.endswith(f"{NAME}: ended\n")
+
+
+def test_a_signal_just_before_the_sleep_ends_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python runs a handler between its own instructions: here there is none before select()."""
+    asleep = select.select
+
+    def signalled(*args: Any) -> Any:
+        # os.kill() itself looks for handlers to run, that of the C library does not.
+        kill = functools.partial(ctypes.CDLL(None).kill, os.getpid(), int(signal.SIGTERM))
+        return list(map(operator.call, (kill, functools.partial(asleep, *args))))[1]
+
+    with Daemon(NAME, tmp_path, 1) as daemon:
+        monkeypatch.setattr(select, "select", signalled)
+        begin = time.monotonic()
+        assert daemon.stop.wait(20)
+        assert time.monotonic() - begin < 5, "it slept on"
+        monkeypatch.undo()
 
 
 def test_a_second_one_for_the_same_data_is_refused_with_the_pid_of_the_first(
