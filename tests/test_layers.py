@@ -23,7 +23,7 @@ LAYERS: dict[str, str] = {
     # Values and bytes: no file, socket, clock, process or output.
     "facts": """
         addresses board_plans commands cross_checks disk_room errors firmware_images
-        json_document json_formats known_hosts ledger maroc names node_types packets pff
+        json_document json_formats known_hosts ledger maroc names node_types packets pff ph_compare
         pixel_maps quabo_config selection settings site site_builder words
     """,
     # What lies on this computer: files, locks, processes, its names and its terminal.

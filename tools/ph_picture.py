@@ -1,0 +1,150 @@
+"""Picture of the PH baselines of all boards: the values, and how they moved since an earlier set.
+
+usage: python -m tools.ph_picture quabo_ph_baseline.json [--before FILE] [-o FILE.png]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import numpy.typing as npt
+
+from panoseti.board_files import load_board_db, read_ph_baseline
+from panoseti.errors import ObsError
+from panoseti.ph_compare import SIDE, USUAL_LIMITS, Comparison, Kind, Limits, compare, lines
+from panoseti.site import PhBaseline
+
+COLOURS = {Kind.DEAD: "cyan", Kind.HOT: "red", Kind.DRIFTED: "lime"}
+BOARDS_PER_ROW = 4
+
+
+def grid(values: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Values in pixel order as rows y and columns x."""
+    return np.asarray(values, float).reshape(SIDE, SIDE)
+
+
+def draw(
+    now: PhBaseline,
+    output: Path,
+    before: PhBaseline | None = None,
+    names: Mapping[str, str] | None = None,
+    limits: Limits = USUAL_LIMITS,
+) -> list[Comparison]:
+    """Draw the baselines of all boards into `output`, each above its change; the comparison.
+
+    names: UID -> how operators know the board.  Channels that are dead, hot or drifted are
+    framed.  ValueError when there is no board.
+    """
+    found = compare(before.coefs if before else None, now.coefs, names, limits)
+    if not found:
+        raise ValueError("no board in this set, nothing to draw")
+    columns = min(BOARDS_PER_ROW, len(found))
+    each = 2 if before else 1
+    rows = each * -(-len(found) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(3.6 * columns, 3.3 * rows + 0.5), squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    figure.suptitle(_title(now, before), fontsize=9)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    span = _span([counts for board in found for counts in now.coefs[board.uid]], limits)
+    for number, board in enumerate(found):
+        row, column = each * (number // columns), number % columns
+        values = grid(now.coefs[board.uid])
+        title = f"{board.name}: median {np.median(values):.0f}"
+        _panel(figure, axes[row, column], values, title, "viridis", span, board)
+        if before and board.uid in before.coefs:
+            change = values - grid(before.coefs[board.uid])
+            shift = board.shift or 0.0
+            reach = 2.0 * limits.channel_drift
+            _panel(
+                figure, axes[row + 1, column], change, f"moved by {shift:+.0f}", "coolwarm",
+                (shift - reach, shift + reach), board,
+            )  # fmt: skip
+    figure.savefig(output, dpi=100)
+    plt.close(figure)
+    return found
+
+
+def _title(now: PhBaseline, before: PhBaseline | None) -> str:
+    def text(unix_s: float) -> str:
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(unix_s))
+
+    since = f", compared with {text(before.date_unix)}" if before else ""
+    return f"PH baselines of {text(now.date_unix)}{since} (ADC counts)"
+
+
+def _span(counts: Sequence[int], limits: Limits) -> tuple[float, float]:
+    """The range of colours: that of the sound channels."""
+    sound = [value for value in counts if limits.kind(value) is None] or list(counts)
+    return float(min(sound)), float(max(sound))
+
+
+def _panel(
+    figure: Any,
+    axis: Any,
+    values: npt.NDArray[np.float64],
+    title: str,
+    colours: str,
+    span: tuple[float, float],
+    board: Comparison,
+) -> None:
+    axis.set_axis_on()
+    shown = axis.imshow(
+        values, origin="upper", cmap=colours, interpolation="nearest", vmin=span[0], vmax=span[1]
+    )
+    axis.set_title(title, fontsize=8)
+    axis.set_xlabel("x", fontsize=7)
+    axis.set_ylabel("y", fontsize=7)
+    axis.tick_params(labelsize=6)
+    for finding in board.findings:
+        corner = (finding.x - 0.5, finding.y - 0.5)
+        colour = COLOURS[finding.kind]
+        axis.add_patch(plt.Rectangle(corner, 1, 1, fill=False, edgecolor=colour, linewidth=1.5))
+    figure.colorbar(shown, ax=axis, shrink=0.8).ax.tick_params(labelsize=6)
+
+
+def board_names(command_dir: Path) -> dict[str, str]:
+    """UID -> serial number by the board data base of a command directory (or the shipped one)."""
+    return {uid: board.serialno for uid, board in load_board_db(command_dir).boards.items()}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line, draw, print what is odd and where the picture is."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.ph_picture",
+        description="Draw the PH baselines of all boards, and how they moved.",
+        epilog="example: python -m tools.ph_picture ~/data/quabo_ph_baseline.json -o look.png",
+    )
+    parser.add_argument("baselines", type=Path, help="a quabo_ph_baseline.json")
+    parser.add_argument("--before", type=Path, help="an earlier one to compare it with")
+    parser.add_argument("-o", "--output", type=Path, help="PNG file (default: ph_baseline.png)")
+    args = parser.parse_args(argv)
+    output = args.output or Path("ph_baseline.png")
+    try:
+        now = read_ph_baseline(args.baselines)
+        before = read_ph_baseline(args.before) if args.before else None
+        found = draw(now, output, before, board_names(Path.cwd()))
+    except (ObsError, ValueError, OSError) as error:
+        print(f"ph_picture: {error}", file=sys.stderr)
+        return 1
+    for board in found:
+        for line in lines(board):
+            print(line, file=sys.stderr)
+    print(output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
