@@ -169,6 +169,8 @@ class _Node:
         self._meter = collection.meter
         self._result = NodeResult(shell.node.ip_addr)
         self._lock = threading.Lock()
+        # Directories that were not empty at the last deletion; None = nothing was deleted.
+        self._not_emptied: tuple[str, ...] | None = None
 
     def run(self) -> NodeResult:
         """All of it; whatever goes wrong is in the result."""
@@ -247,7 +249,7 @@ class _Node:
                 self._fail(folder, str(error))
             elif error is not None:
                 raise error
-        if self._collection.delete and not self._result.failed:
+        if self._collection.delete and not self._result.failed and self._not_emptied != ():
             emptied = daq_nodes.delete_files(self._shell, self._collection.run, [], run_dir=True)
             self._result.left += emptied.left
 
@@ -260,8 +262,9 @@ class _Node:
             kept: list[str] = []
             if self._collection.delete and verified:
                 gone = daq_nodes.delete_files(
-                    self._shell, self._collection.run, verified, run_dir=False
+                    self._shell, self._collection.run, verified, run_dir=True
                 )
+                self._not_emptied = gone.left
                 kept = [f"{problem.path}: {problem.error}" for problem in gone.problems]
             with self._lock:
                 self._result.files += len(verified)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -277,11 +278,12 @@ class _Start:
         )
 
     def _copy_to_node(self, shell: Shell, copies: dict[str, bytes]) -> None:
-        for name, content in copies.items():
-            try:
-                daq_nodes.put_file(shell, self._run, name, content)
-            except RefusedError:
-                return  # the directory is the one here after all
+        def put(name: str) -> None:
+            with suppress(RefusedError):  # the directory is the one here after all
+                daq_nodes.put_file(shell, self._run, name, copies[name])
+
+        with ThreadPoolExecutor(len(copies), "copy") as pool:
+            list(pool.map(put, copies))
 
     def _destinations(self) -> None:
         with open_link(self._site, self._flight) as link:
@@ -318,7 +320,11 @@ class _Start:
             what, act = self._undo.pop()
             self._flight.note("undo", act=what)
             try:
-                act()
+                if self._record is None:
+                    act()
+                else:
+                    with self._record.act("undo", what):
+                        act()
             except (ObsError, OSError) as problem:
                 left.append(f"{what}: {problem}")
         return left
@@ -365,7 +371,8 @@ class _Start:
             raise ObsError(f"{joined(left)} still runs")
 
     def _unlink(self) -> None:
-        run_state.unlink_run(self._data_dir, self._run)
+        if not self.data_kept:
+            run_state.unlink_run(self._data_dir, self._run)
 
     def _remove_run_dir(self) -> None:
         """A run without data leaves only its record and the pipelines' words, in the log folder."""

@@ -89,6 +89,7 @@ class _Stop:
         self._data_dir = site.head_data_dir
         self._report = StopReport()
         self._bad_run_name = ""
+        self._made_anew = False
 
     def run(self) -> StopReport:
         """All of it."""
@@ -196,7 +197,7 @@ class _Stop:
         """run.json of the run; a new one where it cannot be used, the old one set aside."""
         folder = run_state.run_dir(self._data_dir, run)
         if not folder.is_dir():
-            self._note(f"{folder} was missing: made anew")
+            self._made_anew = True
             folder.mkdir()
         why = "run.json was missing"
         try:
@@ -281,6 +282,22 @@ class _Stop:
         )
         if record.problem:
             self._note(record.problem)
+        if self._made_anew:
+            self._judge_new_folder(record)
+
+    def _judge_new_folder(self, record: RunRecord) -> None:
+        """A start that was killed before it made the run directory has left nothing to keep."""
+        folder = record.path.parent
+        done = self._report.finished
+        ours = {RUN_JSON, *Marker}
+        if done is None or not done.ok or {path.name for path in folder.iterdir()} - ours:
+            self._note(f"{folder} was missing: made anew")
+            return
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+        self._report.finished = None
+        self._note(f"{folder.name}: its start had not got further than the name; it is forgotten")
 
     def _give_back(self) -> None:
         """Remove run_name, last; an unusable one is moved away."""

@@ -1,0 +1,670 @@
+"""start.py, stop.py and status.py whole: real pipeline, ssh, rsync and Redis, simulated boards.
+
+Head node and DAQ node have addresses and data directories of their own (with blanks in them).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from panoseti import activities, data_arrival, names, pff, run_start, run_state, run_stop
+from panoseti.addresses import is_loopback
+from panoseti.console import Console
+from panoseti.errors import ConfigError, ObsError, RefusedError
+from panoseti.flight import FlightRecorder
+from panoseti.load_configs import load_site
+from panoseti.site_at_any_price import find_site
+from panoseti.start_checks import StartOptions
+from simulator.private_observatory import PrivateObservatory, private_observatory
+from simulator.private_services import PrivateSshd, private_sshd
+from simulator.site_writer import head_address
+from tests.helpers import REPO, wait_for
+
+PIPES = subprocess.PIPE
+QUIET = FlightRecorder(None, "test")
+
+
+@dataclass
+class Done:
+    """A script that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.out)
+        return document
+
+
+@dataclass
+class Obs:
+    """The observatory of this module's tests."""
+
+    private: PrivateObservatory
+    node_sshd: PrivateSshd
+    node_dir: Path
+    children: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @property
+    def head_dir(self) -> Path:
+        return self.private.data_dir
+
+    @property
+    def command_dir(self) -> Path:
+        return self.private.command_dir
+
+    @property
+    def quabos(self) -> tuple[str, ...]:
+        return self.private.site.quabos
+
+    def begin(self, name: str, *words: str) -> subprocess.Popen[str]:
+        child = subprocess.Popen(
+            [str(REPO / name), *words],
+            cwd=self.command_dir, stdin=subprocess.DEVNULL, stdout=PIPES, stderr=PIPES, text=True,
+        )  # fmt: skip
+        self.children.append(child)
+        return child
+
+    def type(self, name: str, *words: str) -> Done:
+        child = self.begin(name, *words)
+        out, err = child.communicate(timeout=100)
+        return Done(child.returncode, out, err)
+
+    def start_here(self, **options: Any) -> run_start.Started:
+        """A start in this process: quicker than the script."""
+        site = load_site(self.command_dir)
+        return run_start.start(site, StartOptions(**options), Console(), QUIET)
+
+    def stop_here(self, **options: Any) -> run_stop.StopReport:
+        site = load_site(self.command_dir, data_config=False)
+        return run_stop.stop(site, run_stop.StopOptions(**options), Console(), QUIET)
+
+    def runs(self) -> list[str]:
+        return run_state.runs(self.head_dir)
+
+    def is_idle(self) -> bool:
+        """Nothing records, no state of a run is left."""
+        state = [self.head_dir / "run_name"]
+        state += [self.node_dir / name for name in ("current_run_daq", "daq_pid")]
+        active = activities.pipelines() + activities.hk_recorders(self.head_dir)
+        return not active and not any(path.exists() for path in state)
+
+    def left_on_node(self) -> list[str]:
+        """Files and folders of runs on the DAQ node."""
+        return [str(path) for path in self.node_dir.rglob("*.pffd*")]
+
+
+def end(child: subprocess.Popen[str]) -> None:
+    if child.poll() is None:
+        child.kill()
+    child.communicate()
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Obs]:
+    """The observatory after config.py."""
+    folder = tmp_path_factory.mktemp("start stop")
+    with private_observatory(folder, data_dir=folder / "head data") as private:
+        address = head_address(private.site.prefix, 2)
+        node_dir = folder / "data of node"
+        with private_sshd(folder / "node", private.site.keys, address) as sshd:
+            path = private.command_dir / "daq_config.json"
+            content = json.loads(path.read_text())
+            content["daq_nodes"][0].update(
+                ip_addr=address, bindhost=address, data_dir=str(node_dir), ssh_port=sshd.port
+            )
+            path.write_text(json.dumps(content))
+            found = Obs(private, sshd, node_dir)
+            done = found.type("config.py")
+            assert done.code == 0, done.err
+            yield found
+
+
+@pytest.fixture
+def obs(built: Obs) -> Iterator[Obs]:
+    """The same, idle before and after each test."""
+    texts = {path: path.read_text() for path in built.command_dir.glob("*.json")}
+    assert built.is_idle()
+    yield built
+    for child in built.children:
+        end(child)
+    built.children.clear()
+    for path, text in texts.items():
+        path.write_text(text)
+    if not built.node_sshd.alive():
+        built.node_sshd.start()
+    with built.private.client() as client:
+        client.fault("all", "none")
+    if not built.is_idle():
+        built.stop_here(force=True)
+    assert sorted(path.name for path in built.command_dir.iterdir() if path.is_file()) == [
+        "daq_config.json", "data_config.json", "obs_config.json",
+    ]  # fmt: skip
+    for run in built.runs():
+        shutil.rmtree(built.head_dir / run)
+
+
+def frames_of(run_dir: Path) -> dict[tuple[int, str], int]:
+    """Frames by module and product; every file must be whole and right."""
+    found: dict[tuple[int, str], int] = {}
+    for path in run_dir.glob("*.pff"):
+        file = names.parse_data_file(path.name)
+        if file is None:
+            continue
+        check = pff.check_file(file.product, path.read_bytes())
+        assert check.ok, (path.name, check.problems)
+        key = file.module, file.product
+        found[key] = found.get(key, 0) + check.frames
+    return found
+
+
+# --- the way through ---
+
+
+def test_a_run_from_start_to_a_complete_collection(obs: Obs) -> None:
+    started = obs.type("start.py", "--json")
+    assert started.code == 0, started.err
+    run_dir = Path(started.json["run_dir"])
+    assert run_state.read_holder(obs.head_dir) is not None
+    status = obs.type("status.py", "--json")
+    assert status.code == 0, status.err
+    told = status.json
+    assert told["run"]["run"] == run_dir.name and told["run"]["half_done"] == []
+    assert told["nodes"][0]["state"] == "recording" and len(told["boards"]) == 8
+    assert all(board["hv"] == "on" and board["hk_age_s"] < 15 for board in told["boards"])
+    assert {one["what"] for one in told["activities"]} == {"HK recorder", "hashpipe"}
+    again = obs.type("start.py")
+    assert again.code == 3 and "somebody else may be using" in again.err
+    assert started.json["owner"] in again.err
+    stopped = obs.type("stop.py", "--json")
+    assert stopped.code == 0, stopped.err
+    told = stopped.json
+    assert told["holder"]["owner"] == started.json["owner"] and told["finished"]["complete"]
+    assert {line["what"].split()[0] for line in told["lines"]} == {"quabo", "DAQ", "HK"}
+    assert all(line["ok"] for line in told["lines"]) and len(told["lines"]) == 10
+    assert told["finished"]["verdict"] == "good", told["finished"]["reasons"]
+    assert obs.is_idle() and obs.left_on_node() == []
+
+    frames = frames_of(run_dir)
+    for module in (1, 254):
+        assert frames[module, "img16"] > 500 and frames[module, "ph256"] > 0
+    here = {path.name for path in run_dir.iterdir()}
+    ip = obs.node_sshd.address
+    assert here >= {
+        "obs_config.json", "daq_config.json", "data_config.json", "sw_info.json", "run.json",
+        "quabo_uids.json", "quabo_ph_baseline.json", "hk.pff", f"hp_stdout_{ip}", f"hp_log_{ip}",
+        f"hp_status_{ip}.json", "recording_ended", "collect_complete", "run_complete",
+        *(f"quabo_config_{quabo}.json" for quabo in obs.quabos),
+    }  # fmt: skip
+    assert not any(name.startswith(".") for name in here)
+    links = {name: os.readlink(obs.head_dir / name) for name in ("run", "img", "ph", "hk")}
+    assert links["run"] == run_dir.name and links["hk"] == f"{run_dir.name}/hk.pff"
+    assert "dp_img16" in links["img"] and "dp_ph256" in links["ph"]
+    assert all((obs.head_dir / link).stat().st_size for link in ("img", "ph", "hk"))
+    record = json.loads((run_dir / "run.json").read_text())
+    assert all(step["ok"] for step in record["steps"]) and record["verdict"]["word"] == "good"
+    assert {step["phase"] for step in record["steps"]} == {"start", "stop", "collect"}
+
+    repeated = obs.type("stop.py")
+    assert repeated.code == 0 and "no run was in progress" in repeated.out
+    old = obs.type("stop.py", "--run", run_dir.name)
+    assert old.code == 0 and frames_of(run_dir) == frames
+    log = obs.type("status.py", "--log", "2000")
+    assert log.code == 0
+    for word in (
+        'argv=["--json"]',
+        "run_name_removed",
+        "ssh_end",
+        'command="acquisition"',
+        "rsync",
+    ):
+        assert word in log.out, word
+
+
+def test_no_collect_then_no_cleanup_then_all(obs: Obs) -> None:
+    started = obs.start_here()
+    report = obs.stop_here(collect=False)
+    assert report.ok and obs.is_idle() and frames_of(started.run_dir) == {}
+    assert (started.run_dir / "recording_ended").exists()
+    assert not (started.run_dir / "collect_complete").exists()
+    told = obs.type("status.py", "--json").json
+    assert [one["run"] for one in told["open_runs"]] == [started.holder.run]
+    assert any(f"stop.py --run {started.holder.run}" in text for text in told["advice"])
+    report = obs.stop_here(run=started.holder.run, cleanup=False)
+    assert report.ok and (started.run_dir / "collect_complete").exists()
+    assert not (started.run_dir / "run_complete").exists() and obs.left_on_node()
+    frames = frames_of(started.run_dir)
+    report = obs.stop_here(run=started.holder.run)
+    assert report.ok and obs.left_on_node() == [] and frames_of(started.run_dir) == frames
+    assert (started.run_dir / "run_complete").exists()
+
+
+# --- refusals ---
+
+
+@dataclass
+class Variant:
+    """A copy of command and data directories in which something is not as it should be."""
+
+    command_dir: Path
+    data_dir: Path
+
+    def change(self, config: str, **fields: Any) -> None:
+        path = self.command_dir / f"{config}_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+    def change_node(self, **fields: Any) -> None:
+        nodes = json.loads((self.command_dir / "daq_config.json").read_text())["daq_nodes"]
+        self.change("daq", daq_nodes=[{**nodes[0], **fields}])
+
+    def refusal(self, **options: Any) -> str:
+        site = load_site(self.command_dir)
+        before = tree(self.data_dir)
+        with pytest.raises(RefusedError) as refused:
+            run_start.start(site, StartOptions(**options), Console(), QUIET)
+        assert tree(self.data_dir) == before, "a refused start left something"
+        assert refused.value.exit_code == 3 and "\n" not in str(refused.value)
+        return str(refused.value)
+
+
+def tree(folder: Path) -> set[str]:
+    """Everything below a folder but locks."""
+    return {
+        str(path) for path in folder.rglob("*") if path.suffix != ".lock" and path.name != "log"
+    }
+
+
+@pytest.fixture
+def variant(obs: Obs, tmp_path: Path) -> Variant:
+    data_dir = tmp_path / "data"
+    keep = ("quabo_uids.json", "quabo_ph_baseline.json", "bringup.json")
+    data_dir.mkdir()
+    for name in keep:
+        shutil.copy(obs.head_dir / name, data_dir)
+    shutil.copytree(obs.command_dir, tmp_path / "site")
+    found = Variant(tmp_path / "site", data_dir)
+    found.change("daq", head_node_data_dir=str(data_dir))
+    return found
+
+
+def spoil_baseline_date(variant: Variant) -> None:
+    path = variant.data_dir / "quabo_ph_baseline.json"
+    content = json.loads(path.read_text())
+    content["date"] = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() - 25 * 3600))
+    path.write_text(json.dumps(content))
+
+
+def other_helpers(variant: Variant) -> None:
+    nodes = json.loads((variant.command_dir / "daq_config.json").read_text())["daq_nodes"]
+    folder = variant.data_dir.parent / "node"
+    shutil.copytree(nodes[0]["data_dir"], folder)
+    with (folder / "daq_facts.py").open("a") as file:
+        file.write("# another version\n")
+    variant.change_node(data_dir=str(folder))
+
+
+NO_DAEMONS: dict[str, Any] = {"hv": False, "redis": False}
+REFUSALS: dict[str, tuple[Callable[[Variant], object], dict[str, Any], Sequence[str]]] = {
+    "not the head node": (
+        lambda v: v.change("daq", head_node_ip_addr="192.0.2.1"), {},
+        ("not the head node", "192.0.2.1"),
+    ),
+    "run in progress": (
+        lambda v: run_state.claim(v.data_dir, run_state.Holder(
+            "obs_X.start_2024-01-01T00:00:00Z.runtype_y.pffd", "ann@head[7]", "t", 1704067200.0)),
+        {}, ("ann@head[7]", "2024-01-01T00:00:00Z", "somebody else may be using", "stop.py"),
+    ),
+    "run_name unusable": (
+        lambda v: (v.data_dir / "run_name").write_text("../x"), {}, ("run_name", "stop.py")),
+    "daemons": (lambda v: None, {}, ("capture_hk does not run", "hv_updater does not run")),
+    "daemons without HV": (lambda v: None, {"hv": False}, ("capture_hk does not run",)),
+    "never scanned": (
+        lambda v: (v.data_dir / "quabo_uids.json").unlink(), NO_DAEMONS, ("run: config.py",)),
+    "nothing in the ledger": (
+        lambda v: (v.data_dir / "bringup.json").unlink(), NO_DAEMONS, ("not ready", "config.py")),
+    "no baseline": (
+        lambda v: (v.data_dir / "quabo_ph_baseline.json").unlink(), NO_DAEMONS,
+        ("quabo_ph_baseline.json", "config.py --calibrate_ph")),
+    "old baseline": (
+        spoil_baseline_date, NO_DAEMONS, ("25.0 h old (limit 24 h)", "config.py --calibrate_ph")),
+    "threshold changed with PH on": (
+        lambda v: v.change("data", gain=61), NO_DAEMONS, ("PH baseline", "--calibrate_ph")),
+    "node unreachable": (
+        lambda v: v.change_node(ssh_port=1), NO_DAEMONS, ("no ssh server", "ssh_port")),
+    "node without directory": (
+        lambda v: v.change_node(data_dir="/nowhere"), NO_DAEMONS, ("/nowhere", "init_daq_nodes")),
+    "helpers of another version": (
+        other_helpers, NO_DAEMONS, ("another version", "init_daq_nodes")),
+    "disk too small": (
+        lambda v: v.change("obs", recording_min_h=1000), NO_DAEMONS,
+        ("of recording left", "1000.0 h")),
+    "run too long": (
+        lambda v: None, {**NO_DAEMONS, "duration_s": 9e6}, ("of recording left", "run needs")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusals_have_no_side_effect_and_say_what_helps(variant: Variant, case: str) -> None:
+    prepare, options, words = REFUSALS[case]
+    prepare(variant)
+    text = variant.refusal(**options)
+    for word in words:
+        assert word in text
+
+
+def test_the_variant_itself_is_ready(variant: Variant) -> None:
+    checked = run_start.plan(load_site(variant.command_dir), StartOptions(**NO_DAEMONS), QUIET)
+    assert len(checked.boards) == 8 and len(checked.nodes) == 1
+    assert all(is_loopback(node.ip_addr) for node in checked.nodes)
+    variant.change("data", pulse_height={"pe_threshold": 12.5}, max_file_size_mb=5)
+    variant.change("obs", recording_warn_h=1000)
+    checked = run_start.plan(load_site(variant.command_dir), StartOptions(**NO_DAEMONS), QUIET)
+    assert any("of recording left" in warning for warning in checked.warnings)
+
+
+def test_recording_programs_are_refused_and_ended_by_stop(obs: Obs, tmp_path: Path) -> None:
+    fake = tmp_path / "hashpipe"
+    shutil.copy(shutil.which("sleep") or "/bin/sleep", fake)
+    stray = psutil.Popen([str(fake), "100"])
+    run = "obs_Stray.start_2024-01-01T00:00:00Z.runtype_x.pffd"
+    (obs.head_dir / run).mkdir()
+    script = str(REPO / "daemons" / "store_redis_data.py")
+    recorder = psutil.Popen(
+        [script, "--config_dir", str(obs.command_dir), "--data_dir", str(obs.head_dir),
+         "--run", run], env=os.environ | {"PATH": f"{REPO}/.venv/bin:{os.environ['PATH']}"},
+    )  # fmt: skip
+    try:
+        wait_for(lambda: activities.hk_recorders(obs.head_dir), "the HK recorder")
+        wait_for((obs.head_dir / run / "hk.pff").exists, "hk.pff")
+        with pytest.raises(RefusedError) as refused:
+            obs.start_here()
+        for word in (f"HK recorder (pid {recorder.pid})", f"hashpipe (pid {stray.pid})", "stop.py"):
+            assert word in str(refused.value)
+        report = obs.stop_here()
+        assert report.ok and report.run is None
+        assert obs.is_idle() and not stray.is_running() and not recorder.is_running()
+    finally:
+        for process in (stray, recorder):
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+def test_bad_configs_are_told_with_exit_code_2(obs: Obs) -> None:
+    path = obs.command_dir / "data_config.json"
+    path.write_text('{"gain": 1}')
+    done = obs.type("start.py")
+    assert done.code == 2 and "run_type" in done.err and obs.is_idle()
+    assert obs.type("start.py", "--stop_session").code == 2
+
+
+# --- two at once, and one in the way of the other ---
+
+
+def test_two_starts_at_the_same_instant_one_wins(obs: Obs) -> None:
+    starts = [obs.begin("start.py", "--json") for _ in range(2)]
+    ended = [(child.communicate(timeout=100), child.returncode) for child in starts]
+    codes = [code for _, code in ended]
+    assert sorted(codes) == [0, 3], ended
+    winner, loser = ended[codes.index(0)][0], ended[codes.index(3)][0]
+    assert json.loads(winner[0])["owner"].partition("[")[2] in loser[1]
+    assert "somebody else may be using the observatory" in loser[1]
+    assert len(obs.runs()) == 1 and len(activities.pipelines()) == 1
+    stops = [obs.begin("stop.py", "--json") for _ in range(2)]
+    ended = [(child.communicate(timeout=100), child.returncode) for child in stops]
+    assert [code for _, code in ended] == [0, 0], ended
+    assert obs.is_idle() and (obs.head_dir / obs.runs()[0] / "run_complete").exists()
+    assert frames_of(obs.head_dir / obs.runs()[0])[1, "img16"] > 0
+
+
+def test_stop_interrupts_a_start(obs: Obs) -> None:
+    start = obs.begin("start.py")
+    wait_for((obs.head_dir / "run_name").exists, "the start to begin")
+    stopped = obs.type("stop.py")
+    _, err = start.communicate(timeout=60)
+    assert start.returncode == 128 + signal.SIGTERM and "undoing it" in err
+    assert stopped.code == 0 and "told to end" in stopped.err, stopped
+    assert obs.is_idle() and obs.left_on_node() == []
+
+
+@pytest.mark.parametrize("act", ["copy the configs", "start recording", "start the data flow"])
+def test_stop_puts_right_what_a_killed_start_left(obs: Obs, act: str) -> None:
+    start = obs.begin("start.py")
+
+    def reached() -> bool:
+        for run in obs.runs():
+            path = obs.head_dir / run / "run.json"
+            if path.exists() and act in path.read_text():
+                return True
+        return False
+
+    wait_for(reached, f"the start to {act}")
+    start.kill()
+    start.wait()
+    report = obs.stop_here()
+    assert report.ok, report
+    assert obs.is_idle() and obs.left_on_node() == []
+    assert report.finished is not None and report.finished.verdict == "failed"
+    frames_of(report.finished.run_dir)
+
+
+# --- starts that fail ---
+
+
+def nothing_left(obs: Obs) -> None:
+    """No trace of a start but its record in the log folder."""
+    assert obs.is_idle() and obs.runs() == [] and obs.left_on_node() == []
+    assert not (obs.head_dir / "run").is_symlink() and not (obs.head_dir / "hk").is_symlink()
+
+
+def test_a_board_that_does_not_answer_undoes_the_start(obs: Obs) -> None:
+    mute = obs.quabos[6]
+    with obs.private.client() as client:
+        client.fault(mute, "mute")
+    done = obs.type("start.py", "--no_hv")
+    assert done.code == 1 and mute in done.err and "everything was undone" in done.err, done
+    nothing_left(obs)
+    (record,) = (obs.head_dir / "log").glob("failed_start_*.json")
+    steps = json.loads(record.read_text())["steps"]
+    assert [step["what"] for step in steps if step["phase"] == "undo"] == [
+        "start recording", "point the links here", "start the HK recorder",
+        "remove the run directory",
+    ]  # fmt: skip
+    record.unlink()
+
+
+def test_a_pipeline_that_does_not_come_up_undoes_the_start(obs: Obs) -> None:
+    plugin = obs.node_dir / "hashpipe.so"
+    plugin.rename(obs.node_dir / "away")
+    plugin.write_bytes(b"no plugin")
+    try:
+        done = obs.type("start.py")
+    finally:
+        (obs.node_dir / "away").replace(plugin)
+    assert done.code == 1 and obs.node_sshd.address in done.err and "hashpipe.so" in done.err
+    nothing_left(obs)
+
+
+def test_a_silent_board_is_named_and_what_was_recorded_is_kept(
+    obs: Obs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_arrival, "DEADLINE_S", 2.0)
+    silent = obs.quabos[5]
+    with obs.private.client() as client:
+        client.science(silent, loss=1.0, seed=1)
+    try:
+        with pytest.raises(run_start.StartFailedError) as failed:
+            obs.start_here()
+    finally:
+        with obs.private.client() as client:
+            client.science(silent, loss=0.0, seed=1)
+    assert f"{silent} (module 254, quabo 1)" in str(failed.value)
+    assert "is kept" in str(failed.value)
+    (run,) = obs.runs()
+    assert obs.is_idle() and obs.left_on_node() == []
+    assert frames_of(obs.head_dir / run)[1, "img16"] > 0
+    record = json.loads((obs.head_dir / run / "run.json").read_text())
+    assert record["verdict"]["word"] == "failed" and (obs.head_dir / run / "run_complete").exists()
+
+
+def test_settings_made_stale_by_the_data_config_are_loaded(obs: Obs) -> None:
+    path = obs.command_dir / "data_config.json"
+    content = json.loads(path.read_text())
+    del content["pulse_height"]
+    path.write_text(json.dumps({**content, "gain": 61}))
+    started = obs.start_here()
+    record = json.loads((started.run_dir / "run.json").read_text())
+    (step,) = [step for step in record["steps"] if step["what"] == "load stale settings"]
+    assert "MAROC: 8" in step["text"]
+    frozen = json.loads((started.run_dir / f"quabo_config_{obs.quabos[0]}.json").read_text())
+    assert frozen["GAIN0"] != "0,0,0,0"
+    assert obs.stop_here().ok
+    assert obs.type("config.py").code != 2  # the settings of the other tests again
+
+
+# --- stops that meet trouble ---
+
+
+def test_a_dead_node_does_not_keep_the_others(obs: Obs) -> None:
+    started = obs.start_here()
+    obs.node_sshd.kill()
+    begin = time.monotonic()
+    done = obs.type("stop.py", "--json")
+    took_s = time.monotonic() - begin
+    assert done.code == 1 and took_s < 30
+    lines = {line["what"]: line for line in done.json["lines"]}
+    dead = lines[f"DAQ node {obs.node_sshd.address}"]
+    assert not dead["ok"] and "no ssh server" in dead["now"]
+    assert all(lines[f"quabo {ip}"]["now"] == "stopped" for ip in obs.quabos)
+    assert not (obs.head_dir / "run_name").exists()
+    assert not activities.hk_recorders(obs.head_dir)
+    for marker in ("recording_ended", "collect_complete", "run_complete"):
+        assert not (started.run_dir / marker).exists()
+    assert done.json["finished"]["verdict"] in ("partial", "failed")
+    status = obs.type("status.py")
+    assert status.code == 1 and "cannot be asked" in status.out
+    assert f"stop.py --run {started.holder.run}" in status.err
+    obs.node_sshd.start()
+    report = obs.stop_here(run=started.holder.run)
+    assert report.ok and obs.is_idle() and obs.left_on_node() == []
+    assert (started.run_dir / "run_complete").exists()
+    assert frames_of(started.run_dir)[254, "img16"] > 0
+
+
+def test_a_dead_board_is_a_line_of_its_own(obs: Obs) -> None:
+    obs.start_here()
+    with obs.private.client() as client:
+        client.fault(obs.quabos[0], "unreachable")
+    report = obs.stop_here()
+    bad = [line for line in report.lines if not line.ok]
+    assert not report.ok and [line.what for line in bad] == [f"quabo {obs.quabos[0]}"]
+    assert "no answer" in bad[0].now and report.finished is not None and report.finished.complete
+    assert obs.is_idle()
+
+
+def test_broken_configs_and_state_do_not_keep_stop_from_working(obs: Obs) -> None:
+    started = obs.start_here()
+    for name in ("obs", "daq", "data"):
+        path = obs.command_dir / f"{name}_config.json"
+        path.write_text(path.read_text()[:-20])
+    (obs.head_dir / "run_name").write_text("garbage; rm -rf /\n")
+    (started.run_dir / "run.json").write_text("")
+    obs.private.redis.kill()
+    try:
+        done = obs.type("stop.py", "--json")
+    finally:
+        obs.private.redis.start()
+    assert done.code == 0, done
+    assert "frozen configs" in done.err and "garbage" not in done.json["run"]
+    assert done.json["run"] == started.holder.run and done.json["finished"]["complete"]
+    assert frames_of(started.run_dir)[1, "img16"] > 0
+    assert len(list((obs.head_dir / "log").glob("run_name.unusable-*"))) == 1
+    assert len(list((obs.head_dir / "log").glob("run.json.unusable-*"))) == 1
+    assert obs.is_idle()
+
+
+def test_the_data_directory_is_found_or_asked_for(obs: Obs, tmp_path: Path) -> None:
+    run = obs.head_dir / "obs_Old.start_2024-01-01T00:00:00Z.runtype_x.pffd"
+    run.mkdir()
+    for path in obs.command_dir.glob("*.json"):
+        shutil.copy(path, run)
+    (obs.command_dir / "daq_config.json").write_text("{")
+    found = find_site(obs.command_dir)  # the daemons of the session tell
+    assert found.site.head_data_dir == obs.head_dir and "daemon" in found.notes[-1]
+    bare = tmp_path / "bare"
+    shutil.copytree(obs.command_dir, bare)
+    with pytest.raises(ConfigError, match="--data_dir"):
+        find_site(bare)
+    assert find_site(bare, obs.head_dir).site.head_data_dir == obs.head_dir
+
+
+# --- --nsecs ---
+
+
+def test_nsecs_stops_its_own_run(obs: Obs) -> None:
+    done = obs.type("start.py", "--nsecs", "1", "--json")
+    assert done.code == 0, done.err
+    assert done.json["stop"]["finished"]["verdict"] == "good" and obs.is_idle()
+    record = json.loads((Path(done.json["run_dir"]) / "run.json").read_text())
+    assert record["planned_end_unix"] - record["recording_unix"] == pytest.approx(1)
+    assert record["ended_unix"] > record["planned_end_unix"]
+
+
+def test_nsecs_leaves_the_run_of_somebody_else_alone(obs: Obs) -> None:
+    start = obs.begin("start.py", "--nsecs", "1000")
+    wait_for(lambda: obs.runs() and recording(obs), "the run to record", 60)
+    assert obs.stop_here().ok
+    other = obs.start_here()
+    _, err = start.communicate(timeout=30)
+    assert start.returncode == 1 and "ended by somebody else" in err
+    holder = run_state.read_holder(obs.head_dir)
+    assert holder is not None and holder.token == other.holder.token
+    with pytest.raises(RefusedError, match="left alone"):
+        obs.stop_here(only=run_state.Holder(other.holder.run, token="another"))
+    assert len(activities.pipelines()) == 1
+
+
+def recording(obs: Obs) -> bool:
+    path = obs.head_dir / obs.runs()[-1] / "run.json"
+    return path.exists() and json.loads(path.read_text())["recording_unix"] is not None
+
+
+def test_ctrl_c_stops_the_run_of_nsecs(obs: Obs) -> None:
+    start = obs.begin("start.py", "--nsecs", "1000")
+    wait_for(lambda: obs.runs() and recording(obs), "the run to record", 60)
+    start.send_signal(signal.SIGINT)
+    start.communicate(timeout=60)
+    assert start.returncode == 128 + signal.SIGINT and obs.is_idle()
+    assert (obs.head_dir / obs.runs()[0] / "run_complete").exists()
+
+
+def test_housekeeping_alone_and_data_alone(obs: Obs) -> None:
+    started = obs.start_here(data=False)
+    assert activities.hk_recorders(obs.head_dir) and not activities.pipelines()
+    wait_for(lambda: (started.run_dir / "hk.pff").stat().st_size, "housekeeping")
+    assert obs.stop_here().ok and frames_of(started.run_dir) == {}
+    started = obs.start_here(redis=False)
+    assert not activities.hk_recorders(obs.head_dir) and activities.pipelines()
+    assert obs.stop_here().ok and not (started.run_dir / "hk.pff").exists()
+
+
+def test_an_unknown_run_is_refused(obs: Obs) -> None:
+    done = obs.type("stop.py", "--run", "obs_No.start_2024-01-01T00:00:00Z.runtype_x.pffd")
+    assert done.code == 3 and "no run" in done.err
+    assert obs.type("stop.py", "--run", "../etc").code == 2
+    with pytest.raises(ObsError):
+        obs.stop_here(run="obs_No.start_2024-01-01T00:00:00Z.runtype_x.pffd")
