@@ -51,11 +51,11 @@ class Feed:
         return PowerSwitch(self.outlet.name, self.outlet.url)
 
 
-def feeds(work: Work) -> list[Feed]:
-    """The outlets that feed the modules at work; modules without a power switch have none."""
+def feeds(work: Work, modules: Iterable[Module]) -> list[Feed]:
+    """The outlets that feed these modules; modules without a power switch have none."""
     found: dict[tuple[str, int], list[Module]] = {}
     outlets: dict[tuple[str, int], Outlet] = {}
-    for module in work.modules:
+    for module in modules:
         outlet = work.site.obs.power_switch(module)
         if outlet is not None:
             key = (outlet.name, outlet.socket)
@@ -64,9 +64,9 @@ def feeds(work: Work) -> list[Feed]:
     return [Feed(outlets[key], tuple(modules)) for key, modules in found.items()]
 
 
-def unpowered(work: Work) -> list[Feed]:
+def unpowered(work: Work, modules: Iterable[Module]) -> list[Feed]:
     """The outlets that are off; one that cannot be asked is a fault, and left out."""
-    by_label = {feed.label: feed for feed in feeds(work)}
+    by_label = {feed.label: feed for feed in feeds(work, modules)}
     answers = board_tftp.on_boards(
         by_label, lambda label: by_label[label].switch().is_on(by_label[label].outlet.socket)
     )
@@ -93,7 +93,7 @@ def power_on(work: Work, off: Sequence[Feed]) -> None:
 
 def power_off(work: Work) -> None:
     """Switch all outlets of the modules at work off."""
-    found = feeds(work)
+    found = feeds(work, work.modules)
     for feed in found:
         for module in feed.modules:
             for quabo in module.quabos:

@@ -92,7 +92,7 @@ class BringUp:
     # --- what is there ---
 
     def _power(self) -> None:
-        off = boot.unpowered(self.work)
+        off = boot.unpowered(self.work, self.work.modules)
         items = [Due(POWER, feed.label, "the outlet is off") for feed in off]
         if self.plan(items):
             boot.power_on(self.work, off)
@@ -256,20 +256,33 @@ def _by_reason(items: Sequence[Due]) -> Mapping[str, list[Due]]:
 def high_voltage_off(work: Work) -> None:
     """End hv_updater, which switches HV off, and switch it off once more; unconfirmed = fault.
 
-    Goes to all boards of the site: the updater keeps all of them, or none.
+    Goes to all boards of the site: the updater keeps all of them, or none.  A board without power
+    cannot confirm, and need not; later steps leave it out.
     """
     session_setup.end_daemons(work, [HV_UPDATER])
-    boards = work.site.obs.quabos
-    problems = hv_off(work.site, boards, work.flight)
+    problems = hv_off(work.site, work.site.obs.quabos, work.flight)
     # Before the first scan nobody knows which boards are absent.
     scanned = bool(work.uids)
-    confirmed = 0
-    for ip, problem in problems.items():
-        if problem is None:
-            confirmed += 1
-        elif work.uids.get(ip) or not scanned:
+    silent = {
+        ip: problem
+        for ip, problem in problems.items()
+        if problem is not None and (work.uids.get(ip) or not scanned)
+    }
+    modules = [m for m in work.site.obs.modules if any(q.ip in silent for q in m.quabos)]
+    off = [module for feed in boot.unpowered(work, modules) for module in feed.modules]
+    without_power = {quabo.ip for module in off for quabo in module.quabos}
+    work.failed |= without_power
+    for ip, problem in silent.items():
+        if ip not in without_power:
             work.board_fault(ip, "HV off", f"{problem}; if in doubt cut the module's power")
-    work.console.note(f"HV off: confirmed by {confirmed} boards; hv_updater does not run")
+    told = [ip for ip, problem in problems.items() if problem is None]
+    confirmed = sum(work.echo[ip] for ip in told)
+    words = [f"confirmed by {confirmed} boards"]
+    if confirmed < len(told):
+        words.append(f"{len(told) - confirmed} were told but cannot confirm")
+    if without_power:
+        words.append(f"{len(without_power)} are without power")
+    work.console.note(f"HV off: {', '.join(words)}; hv_updater does not run")
 
 
 def shut_down(work: Work) -> None:
