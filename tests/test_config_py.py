@@ -20,13 +20,18 @@ import pytest
 import config as script
 from panoseti import config_tasks, console, maroc, settings
 from panoseti.board_files import read_ph_baseline, read_quabo_uids
+from panoseti.board_link import open_link
 from panoseti.board_settings import BoardSettings
 from panoseti.commands import MarocSetup
+from panoseti.data_flow import start_data_flow, stop_data_flow
+from panoseti.flight import FlightRecorder
 from panoseti.ledger import Step
 from panoseti.ledger_file import LEDGER_FILE, LOCK_FILE, held_ledger, read_ledger
 from panoseti.load_configs import load_site
+from panoseti.readiness import load_settings, readiness
 from panoseti.run_state import RUN_NAME_FILE
 from panoseti.session import SESSION_DAEMONS, state
+from simulator.power_switch import PowerSwitchServer
 from simulator.private_observatory import DATA, PrivateObservatory, private_observatory
 from tests.helpers import wait_for
 
@@ -133,12 +138,12 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def restore(observatory: PrivateObservatory) -> None:
+def restore(observatory: PrivateObservatory, look: Look) -> None:
     """Whatever a test did: faults ended, configs as they were, everything ready."""
     with observatory.client() as client:
         client.fault("all", "none")
     write_data(observatory)
-    answer = config(observatory)
+    answer = look()
     assert answer.code == 0, answer
 
 
@@ -199,14 +204,14 @@ def test_a_new_gain_reloads_maroc_and_what_follows(ready: PrivateObservatory, lo
     write_data(ready, gain=62)
     plan = look("--dry-run")
     assert f"MAROC of {first}: gain 60 -> 62 in data_config.json\n" in plan.out
-    answer = config(ready, "--json")
+    answer = look("--json")
     assert answer.code == 0, answer
     assert steps_done(answer) == {"MAROC", "PH baseline"}
     check_registers(ready)
     after = read_ledger(ready.data_dir)
     for step in (Step.UID, Step.REBOOT, Step.HK_DEST, Step.MASKS):
         assert after.entry(first, step) == before.entry(first, step)
-    restore(ready)
+    restore(ready, look)
     check_registers(ready)
 
 
@@ -218,50 +223,41 @@ def test_integration_time_makes_nothing_stale(ready: PrivateObservatory, look: L
     write_data(ready)
 
 
-def test_a_board_that_rebooted_by_itself_gets_back_what_it_lost(
-    ready: PrivateObservatory,
-) -> None:
-    lost = ready.site.quabos[6]
-    note_before = read_ledger(ready.data_dir).done_unix(lost, Step.REBOOT)
-    with ready.client() as client:
-        client.fault(lost, "rebooting")
-    wait_for(lambda: boards(ready)[lost]["phase"] == "silver", "the board to come back")
-    wait_for(lambda: boards(ready)[lost]["hk_sent"] > 0, "its first HK packet")
-    time.sleep(0.2)  # the packet's way into Redis
-    answer = config(ready, "--json")
-    assert answer.code == 0, answer
-    assert f"{lost} rebooted by itself" in answer.err
-    assert {(item["step"], item["where"]) for item in answer.json["plan"]} == {
-        (step, lost) for step in ("HK destination", "masks", "MAROC", "PH baseline")
-    }
-    assert all(item["reason"].startswith("rebooted at 2") for item in answer.json["plan"])
-    booted = read_ledger(ready.data_dir).done_unix(lost, Step.REBOOT)
-    assert note_before is not None and booted is not None and booted > note_before
-    check_registers(ready)
-
-
-def test_a_power_cut_is_seen_by_the_silence_it_leaves(
+def test_boards_that_booted_behind_our_back_get_back_what_they_lost(
     ready: PrivateObservatory, look: Look
 ) -> None:
-    lost = ready.site.quabos[2]
+    """One rebooted by itself (it says so), one lost power (golden firmware says nothing)."""
+    rebooted, cut = ready.site.quabos[6], ready.site.quabos[2]
+    before = read_ledger(ready.data_dir).done_unix(rebooted, Step.REBOOT)
     with ready.client() as client:
-        client.power(lost, on=False)
-        client.power(lost, on=True)
-    wait_for(lambda: boards(ready)[lost]["phase"] == "gold", "the golden firmware")
+        client.fault(rebooted, "rebooting")
+        client.power(cut, on=False)
+        client.power(cut, on=True)
+    wait_for(lambda: boards(ready)[cut]["phase"] == "gold", "the golden firmware")
     wait_for(
         lambda: "no housekeeping any more" in look("--dry-run").out,
         "its HK to be old",
     )
-    answer = config(ready, "--json")
+    answer = look("--json")
     assert answer.code == 0, answer
-    assert {item["where"] for item in answer.json["plan"]} == {lost}
-    assert {item["step"] for item in answer.json["plan"]} >= {"reboot", "MAROC", "masks"}
+    assert f"{rebooted} rebooted by itself" in answer.err
+    done = {(item["step"], item["where"]): item["reason"] for item in answer.json["plan"]}
+    for step in ("HK destination", "masks", "MAROC", "PH baseline"):
+        assert done.pop((step, rebooted)).startswith("rebooted at 2")
+    assert done.pop(("reboot", cut)) == "answers ping but sends no housekeeping any more"
+    assert set(done) == {
+        (step, cut) for step in ("HK destination", "masks", "MAROC", "PH baseline")
+    }
+    booted = read_ledger(ready.data_dir).done_unix(rebooted, Step.REBOOT)
+    assert before is not None and booted is not None and booted > before
     check_registers(ready)
 
 
-def test_reboot_of_one_module_shows_the_silver_versions(ready: PrivateObservatory) -> None:
+def test_reboot_of_one_module_shows_the_silver_versions(
+    ready: PrivateObservatory, look: Look
+) -> None:
     before = read_ledger(ready.data_dir)
-    answer = config(ready, "--reboot", "--module", "254", "--json")
+    answer = look("--reboot", "--module", "254", "--json")
     assert answer.code == 0, answer
     rebooted = ready.site.quabos[4:]
     silver = answer.json["silver"]
@@ -275,14 +271,14 @@ def test_reboot_of_one_module_shows_the_silver_versions(ready: PrivateObservator
     assert all(after.entry(ip, Step.MAROC) is None for ip in rebooted)
     other = ready.site.quabos[0]
     assert after.boards[other] == before.boards[other], "the other module is left alone"
-    restore(ready)
+    restore(ready, look)
     check_registers(ready)
 
 
-def test_one_task_alone_for_one_board(ready: PrivateObservatory) -> None:
+def test_one_task_alone_for_one_board(ready: PrivateObservatory, look: Look) -> None:
     target, other = ready.site.quabos[4], ready.site.quabos[5]
     before = read_ledger(ready.data_dir)
-    answer = config(ready, "--calibrate_ph", "--quabo", target)
+    answer = look("--calibrate_ph", "--quabo", target)
     assert answer.code == 0, answer
     assert target in answer.out and "stddev" in answer.out and other not in answer.out
     after = read_ledger(ready.data_dir)
@@ -293,7 +289,7 @@ def test_one_task_alone_for_one_board(ready: PrivateObservatory) -> None:
     oldest = min(after.done_unix(ip, Step.PH_BASELINE) or 0.0 for ip in ready.site.quabos)
     assert file.date_unix == pytest.approx(oldest, abs=0.01)
     check_registers(ready)
-    shown = config(ready, "--show_ph_baselines", "--json").json["ph_baselines"]
+    shown = look("--show_ph_baselines", "--json").json["ph_baselines"]
     values = file.coefs[boards(ready)[other]["uid"]]
     assert shown[other]["min"] == min(values) and shown[other]["max"] == max(values)
     assert shown[other]["mean"] == pytest.approx(sum(values) / 256)
@@ -320,7 +316,7 @@ def test_a_board_that_does_not_obey_hides_no_other(ready: PrivateObservatory, lo
     assert "7 of 8 boards" in answer.err
     entry = read_ledger(ready.data_dir).entry(deaf, Step.MASKS)
     assert entry is not None and entry.done_unix is None, "what it holds is not known"
-    restore(ready)
+    restore(ready, look)
 
 
 def test_dead_board_named_left_out_and_taken_in_again(
@@ -342,7 +338,7 @@ def test_dead_board_named_left_out_and_taken_in_again(
         client.fault(dead, "none")
         client.power(dead, on=True)
     wait_for(lambda: boards(ready)[dead]["phase"] == "gold", "the board to be back")
-    answer = config(ready, "--json")
+    answer = look("--json")
     assert answer.code == 0, answer
     assert {item["where"] for item in answer.json["plan"]} == {dead}
     check_registers(ready)
@@ -468,22 +464,133 @@ def _begun_or_ended(child: subprocess.Popen[bytes], path: Path, step: Step) -> b
     return any(steps.get(step.value, {"done": ""})["done"] is None for steps in found)
 
 
-def test_shutdown_and_back(ready: PrivateObservatory) -> None:
-    answer = config(ready, "--shutdown")
-    assert answer.code == 0, answer
-    now = boards(ready)
-    assert not any(board["shutter_open"] for board in now.values())
-    assert max(max(board["hv"]["volts"]) for board in now.values()) < 1
-    assert not any(state(name, ready.data_dir).pid for name in SESSION_DAEMONS)
-    again = config(ready, "--shutdown")
-    assert again.code == 0, "safe to repeat"
-    ready.redis.end()
-    answer = config(ready)
-    assert answer.code == 1, answer
-    assert "redis-server --port" in answer.err, "how to start it"
-    ready.redis.start()
-    answer = config(ready, "--json")
-    assert answer.code == 0, answer
-    assert steps_done(answer) == {"start"}
+def test_readiness_says_what_mends_it(
+    ready: PrivateObservatory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacks(**needs: bool) -> list[str]:
+        return readiness(load_site(ready.command_dir), **needs)
+
+    assert lacks() == []
+    write_data(ready, gain=62)
+    assert lacks() == [
+        "all 8 boards: PH baseline: settings changed in MAROC;"
+        " run: config.py --maroc_config --calibrate_ph"
+    ]
+    old = time.time() + 25 * 3600
+    write_data(ready)
+    with monkeypatch.context() as later:
+        later.setattr(time, "time", lambda: old)
+        found = lacks(need_hv=False, need_redis=False)
+        assert [line.partition(": ")[2] for line in found] == [
+            "PH baseline: 25.0 h old (limit 24 h); run: config.py --calibrate_ph"
+        ]
+    path = ready.data_dir / LEDGER_FILE
+    text = path.read_bytes()
+    with held_ledger(ready.data_dir, "test") as book:
+        book.ledger.saw_reboot(ready.site.quabos[2], time.time(), {})
+        book.ledger.forget(ready.site.quabos[3], [Step.HK_DEST])
+        book.save()
+    found = lacks()
+    assert len(found) == 2 and all(line.endswith("; run: config.py") for line in found)
+    assert found[0].startswith(f"{ready.site.quabos[2]}: HK destination: rebooted at 2")
+    assert found[1].startswith(f"{ready.site.quabos[3]}: HK destination: not done")
+    path.write_bytes(text)
+    (ready.data_dir / "quabo_uids.json").rename(ready.data_dir / "aside")
+    assert "run: config.py" in lacks()[0]
+    (ready.data_dir / "aside").rename(ready.data_dir / "quabo_uids.json")
+
+
+def test_a_start_loads_what_the_data_config_changed(ready: PrivateObservatory, look: Look) -> None:
+    image_only = {name: value for name, value in DATA.items() if name != "pulse_height"}
+    text = json.dumps({**image_only, "gain": 61})
+    (ready.command_dir / "data_config.json").write_text(text)
+    site, flight = load_site(ready.command_dir), FlightRecorder(None, "test")
+    assert readiness(site) == [], "no PH is recorded: its baseline does not matter"
+    loaded = load_settings(site, console.Console(), flight)
+    assert loaded.ok
+    assert loaded.boards == dict.fromkeys((Step.MASKS, Step.MAROC), ready.site.quabos)
     check_registers(ready)
-    assert config(ready, "--shutdown").code == 0
+    assert load_settings(site, console.Console(), flight).boards == {}
+    restore(ready, look)
+
+
+def test_data_flow_starts_and_stops(ready: PrivateObservatory) -> None:
+    site = load_site(ready.command_dir)
+    dead = ready.site.quabos[4]
+    with ready.client() as client:
+        client.fault(dead, "unreachable")
+    stop = settings.stop_acquisition().mode
+    with open_link(site) as link:
+        outcomes = start_data_flow(site, link, site.obs.quabos)
+        assert [ip for ip, outcome in outcomes.items() if not outcome.ok] == [dead]
+        now = boards(ready)
+        assert {board["acquisition"]["mode"] for board in now.values()} == {stop}
+        alive = [quabo for quabo in site.obs.quabos if quabo.ip != dead]
+        outcomes = start_data_flow(site, link, alive)
+        assert all(outcome.ok for outcome in outcomes.values())
+        now = boards(ready)
+        for ip in outcomes:
+            assert now[ip]["acquisition"]["mode"] == 3
+            assert now[ip]["acquisition"]["interval_field"] == 999
+            assert now[ip]["image_destination"] == now[ip]["ph_destination"] == ready.site.head
+        outcomes = stop_data_flow(site, link, site.obs.quabos)
+        assert [ip for ip, outcome in outcomes.items() if not outcome.ok] == [dead]
+    with ready.client() as client:
+        client.fault(dead, "none")
+    assert {board["acquisition"]["mode"] for board in boards(ready).values()} == {stop}
+
+
+def test_a_destination_without_arp_answer_is_a_problem(ready: PrivateObservatory) -> None:
+    path = ready.command_dir / "daq_config.json"
+    text = path.read_text()
+    daq = json.loads(text)
+    daq["daq_nodes"][0]["ip_addr"] = "192.0.2.7"
+    path.write_text(json.dumps(daq))
+    try:
+        site = load_site(ready.command_dir)
+        with open_link(site) as link:
+            board = site.obs.quabos[0]
+            outcome = start_data_flow(site, link, [board])[board.ip]
+            assert stop_data_flow(site, link, [board])[board.ip].ok
+        assert outcome.problem is not None
+        assert "192.0.2.7 does not answer its ARP requests" in outcome.problem
+    finally:
+        path.write_text(text)
+
+
+def test_shutdown_and_back(ready: PrivateObservatory, look: Look) -> None:
+    """With a power switch for module 1, and a Redis that is not there at first."""
+    boards_1, boards_254 = ready.site.quabos[:4], ready.site.quabos[4:]
+
+    def wire(outlet: int, on: bool) -> None:
+        with ready.client() as client:
+            client.power("module:1", on)
+
+    with PowerSwitchServer(user="obs", password="secret", on_switch=wire) as switch:
+        path = ready.command_dir / "obs_config.json"
+        obs = json.loads(path.read_text())
+        obs["wps"] = {"url": switch.url, "quabo_socket": 3}
+        obs["domes"][0]["modules"][0]["wps"] = "wps"
+        path.write_text(json.dumps(obs))
+        answer = config(ready, "--shutdown")
+        assert answer.code == 0, answer
+        assert "secret" not in answer.out + answer.err
+        assert 3 not in switch.outlets_on and len(switch.outlets_on) == 7
+        now = boards(ready)
+        assert {now[ip]["phase"] for ip in boards_1} == {"off"}
+        assert not any(now[ip]["shutter_open"] for ip in boards_254)
+        assert max(max(now[ip]["hv"]["volts"]) for ip in boards_254) < 1
+        assert not any(state(name, ready.data_dir).pid for name in SESSION_DAEMONS)
+        ready.redis.end()
+        answer = config(ready)
+        assert answer.code == 1, answer
+        assert "redis-server --port" in answer.err, "how to start it"
+        assert "power: outlet 3 of wps is on" in answer.err
+        assert read_ledger(ready.data_dir).done(boards_1[0], Step.MAROC), "all else goes on"
+        ready.redis.start()
+        answer = config(ready, "--json")
+        assert answer.code == 0, answer
+        assert steps_done(answer) == {"start"}
+        check_registers(ready)
+        assert look("--shutdown").code == 0
+        assert look("--shutdown").code == 0, "safe to repeat"
