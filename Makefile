@@ -17,8 +17,8 @@ setup-test:
 	@$(MAKE) --no-print-directory build
 
 build:  ## compile the pipeline and the simulator's packet source
-	@$(MAKE) --no-print-directory -C hashpipe
-	@$(MAKE) --no-print-directory -C simulator/packet_source
+	@$(MAKE) -s --no-print-directory -C hashpipe
+	@$(MAKE) -s --no-print-directory -C simulator/packet_source
 
 run: setup  ## record a whole night in small on the simulated observatory
 	@$(PYTHON) -m simulator.night
