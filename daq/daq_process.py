@@ -124,7 +124,8 @@ def find_pipelines() -> List[Pipeline]:
 
 def pipeline_of(identity: Identity) -> Pipeline:
     """What /proc tells about a hashpipe process."""
-    options = _options(identity.pid)
+    words = _command_line(identity.pid)
+    options = _options(words)
     run: Optional[str] = options.get("RUNDIR", "")
     try:
         run = check_run_name(run or "")
@@ -134,7 +135,7 @@ def pipeline_of(identity: Identity) -> Pipeline:
     try:
         folder = Path(os.readlink(f"/proc/{identity.pid}/cwd"))
     except OSError:
-        pass
+        folder = _plugin_folder(words)  # a launcher with privileges does not show it
     status = None
     log = os.path.basename(options.get("LOGFILE", ""))
     if folder is not None and run is not None and log.startswith(LOG_PREFIX):
@@ -145,20 +146,33 @@ def pipeline_of(identity: Identity) -> Pipeline:
     return Pipeline(identity, _user(identity.pid), folder, run, status)
 
 
-def _options(pid: int) -> Dict[str, str]:
-    """The -o KEY=VALUE words of a command line."""
+def _command_line(pid: int) -> List[str]:
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
     except OSError:
-        return {}
+        return []
+
+
+def _options(words: List[str]) -> Dict[str, str]:
+    """The -o KEY=VALUE words of a command line."""
     after = (words[k + 1].partition("=") for k in range(len(words) - 1) if words[k] == "-o")
     return {key: value for key, _, value in after}
 
 
+def _plugin_folder(words: List[str]) -> Optional[Path]:
+    """Where the plugin of a command line lies, which start_daq.py takes from the data directory."""
+    for k in range(len(words) - 1):
+        if words[k] == "-p" and os.path.isabs(words[k + 1]):
+            return Path(words[k + 1]).parent
+    return None
+
+
 def _user(pid: int) -> str:
+    """Who started it (its real user id)."""
     try:
-        uid = os.stat(f"/proc/{pid}").st_uid
-    except OSError:
+        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
+        uid = int(next(line for line in lines if line.startswith("Uid:")).split()[1])
+    except (OSError, StopIteration, ValueError, IndexError):
         return "unknown"
     try:
         return pwd.getpwuid(uid).pw_name

@@ -113,6 +113,7 @@ class NodeDir:
     def __init__(self, path: Path, fake: str | None = None, python: str = sys.executable) -> None:
         self.path = path
         self.python = python
+        self.prefix: list[str] = []  # goes before the command line of a helper
         path.mkdir(parents=True)
         for name in HELPERS:
             shutil.copy(REPO / "daq" / name, path / name)
@@ -134,7 +135,7 @@ class NodeDir:
         before = [words[0]] if script == "run_files.py" else []
         after = words[1:] if script == "run_files.py" else words
         python = [self.python, "-B", str(self.path / script)]
-        return [*python, *before, "--data_dir", str(self.path), *after]
+        return [*self.prefix, *python, *before, "--data_dir", str(self.path), *after]
 
     def helper(self, script: str, *words: str, given: str = "") -> Answer:
         """Run a helper from elsewhere, as ssh does."""

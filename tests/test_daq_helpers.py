@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from tests.helpers import REPO, wait_for
 from tests.node_dir import OTHER_RUN, RUN, NodeDir, end_hashpipes, hashpipe_pids, is_alive
 
 FRAMES = 300
+NOBODY = 65534
 
 
 @pytest.fixture(autouse=True)
@@ -176,6 +178,32 @@ def test_installed_launcher_is_used(node: NodeDir, tmp_path: Path) -> None:
     assert started.code == 0, started.error
     assert os.readlink(f"/proc/{started.document['pid']}/exe") == f"{prefix}/bin/hashpipe"
     assert node.stop().code == 0
+
+
+def test_launcher_with_privileges() -> None:
+    """/proc hides most of a program with capabilities from the very user who runs it."""
+    python = "/usr/bin/python3"
+    if os.geteuid() != 0 or not shutil.which("setcap") or not _runs(python):
+        pytest.skip("needs root, setcap and the system's python3")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        node = NodeDir(Path(folder) / "node data", python=python)
+        launcher = str(node.path / "hashpipe")
+        if subprocess.run(["setcap", "cap_net_raw+ep", launcher], capture_output=True).returncode:
+            pytest.skip("no file capabilities here")
+        os.chown(node.path, NOBODY, NOBODY)
+        user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+        node.prefix = user
+        started = node.start()
+        assert started.code == 0, started.error
+        hidden = [*user, "readlink", f"/proc/{started.document['pid']}/cwd"]
+        assert subprocess.run(hidden, capture_output=True).returncode == 1
+        status = node.status()
+        assert (status["running"], status["problems"]) == (True, [])
+        assert status["processes"][0]["data_dir"] == str(node.path)
+        assert node.start(OTHER_RUN).code == 3
+        stopped = node.stop()
+        assert (stopped.code, stopped.document["final"]["state"]) == (0, "ended")
 
 
 def test_modules_on_other_disks(node: NodeDir, tmp_path: Path) -> None:
