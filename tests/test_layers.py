@@ -23,13 +23,15 @@ LAYERS: dict[str, str] = {
     # Values and bytes: no file, socket, clock, process or output.
     "facts": """
         addresses board_plans commands cross_checks disk_room errors firmware_images
-        json_document json_formats known_hosts ledger maroc names node_types packets pff ph_compare
-        pixel_maps quabo_config selection settings site site_builder words
+        hk_trust hv_off hv_ramp json_document json_formats known_hosts ledger maroc names
+        node_types packets pff ph_compare pixel_maps quabo_config selection settings site
+        site_builder words
     """,
     # What lies on this computer: files, locks, processes, its names and its terminal.
     "local": """
-        activities board_files console daemon firmware_marks flight interrupts launch
-        ledger_file load_configs local_host port_lock software state_files venv
+        activities alarms background board_files console daemon firmware_marks flight
+        hv_trips interrupts launch ledger_file load_configs local_host port_lock software
+        state_files supervision venv
     """,
     # One file for each way to other computers.
     "links": """
@@ -40,8 +42,8 @@ LAYERS: dict[str, str] = {
         board_settings board_setup board_work boot bring_up collect config_tasks daq_nodes
         data_arrival data_flow end_recording firmware firmware_load hk_watch housekeeping hv
         hv_service node_setup observatory_status overview ph_baselines qc_commands
-        qc_session qc_shell readiness run_finish run_record run_report run_start run_state
-        run_stop run_summary run_timer run_verdict safety session session_setup
+        qc_session qc_shell readiness rehearsal run_finish run_record run_report run_start
+        run_state run_stop run_summary run_timer run_verdict safety session session_setup
         site_at_any_price start_checks status_report
     """,
 }
@@ -73,7 +75,7 @@ RESERVED: dict[str, set[str]] = {
     "tftpy": {"board_tftp"},
     "rich": {"console"},
     "jsonschema": {"json_document", "json_formats"},
-    "subprocess": {"launch", "software", "reach", "rsync_fetch", "hv_service"},
+    "subprocess": {"alarms", "launch", "software", "reach", "rsync_fetch", "hv_service"},
     "multiprocessing": set(),
 }
 THIRD_PARTY = {"paramiko", "redis", "tftpy", "rich", "jsonschema", "psutil"}
