@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Callable, List, Optional
 
 from daq_facts import PIPELINE_THREADS
@@ -42,10 +43,32 @@ class Attempt:
         return left
 
 
+class Interruption:
+    """A signal that tells a start to end: noted at once, heeded only where it waits.
+
+    So it never comes between an act and the note how to undo it.
+    """
+
+    def __init__(self) -> None:
+        self._number = 0
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: Optional[FrameType]) -> None:
+        self._number = number
+
+    def check(self) -> None:
+        """Raise DaqError when the start was told to end."""
+        if self._number:
+            name = signal.Signals(self._number).name
+            raise DaqError(f"start_daq.py was ended by {name}")
+
+
 class Launch:
     """The script that starts the pipeline, in a session of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, interruption: Interruption) -> None:
+        self._interruption = interruption
         self._child: Optional[subprocess.Popen[bytes]] = None
 
     @property
@@ -63,6 +86,11 @@ class Launch:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    def pause(self) -> None:
+        """A moment's wait; DaqError when the start was told to end."""
+        self._interruption.check()
+        time.sleep(POLL_S)
 
     @property
     def _pid(self) -> int:
@@ -93,7 +121,7 @@ class Launch:
                 raise DaqError(f"hashpipe {ended} at once")
             if time.monotonic() > deadline:
                 raise DaqError("no process called hashpipe appeared")
-            time.sleep(POLL_S)
+            self.pause()
 
     def wait_recording(self, identity: Identity, status_path: Path, deadline: float) -> None:
         """Wait until this very process says that it records; DaqError when it does not."""
@@ -107,7 +135,7 @@ class Launch:
                 raise DaqError(f"hashpipe {ended or 'ended'} before it recorded")
             if time.monotonic() > deadline:
                 raise DaqError(f"hashpipe does not record in time: {missing}")
-            time.sleep(POLL_S)
+            self.pause()
 
     def end(self) -> None:
         """End the pipeline and all that was launched with it."""

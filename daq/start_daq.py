@@ -13,15 +13,13 @@ import argparse
 import functools
 import os
 import shlex
-import signal
 import sys
 import time
 from pathlib import Path
-from types import FrameType
-from typing import List, NamedTuple, NoReturn, Optional, Sequence
+from typing import List, NamedTuple, Optional, Sequence
 
 import daq_facts
-from daq_launch import Attempt, Launch
+from daq_launch import Attempt, Interruption, Launch
 from daq_node import (
     DaqError,
     Document,
@@ -80,12 +78,11 @@ def main(argv: Sequence[str]) -> Document:
             "the helpers on this node are not those of this head node: config.py --init_daq_nodes"
         )
     open_data_dir(args.data_dir)
-    _end_on_signals()
     begin = time.monotonic()
     about = f"a start of {order.run} by {order.started_by or order.owner}"
     with Lock(about):
         replaced = _check_idle(order)
-        attempt, launch = Attempt(), Launch()
+        attempt, launch = Attempt(), Launch(Interruption())
         try:
             identity = _start(order, attempt, launch)
         except (DaqError, OSError) as error:
@@ -169,16 +166,6 @@ def _order(args: argparse.Namespace) -> Order:
     )
 
 
-def _end_on_signals() -> None:
-    """A start that is told to end undoes what it did."""
-
-    def stop(number: int, frame: Optional[FrameType]) -> NoReturn:
-        raise DaqError(f"start_daq.py was ended by {signal.Signals(number).name}")
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, stop)
-
-
 def _check_idle(order: Order) -> Optional[str]:
     """Refuse while anything records; the run whose stale state is replaced, if any."""
     for pipeline in find_pipelines():
@@ -214,7 +201,7 @@ def _start(order: Order, attempt: Attempt, launch: Launch) -> Identity:
     write_state(Path(daq_facts.MODULE_FILE), lines.encode())
     write_state(Path(daq_facts.LAUNCH_FILE), launch_script(order).encode(), 0o755)
     _keep_older_status(order)
-    _await_new_names(order)
+    _await_new_names(order, launch)
     _launch(order, attempt, launch)
     deadline = time.monotonic() + order.deadline_s
     identity = launch.wait_found(deadline)
@@ -313,13 +300,13 @@ def _keep_older_status(order: Order) -> None:
         part += 1
 
 
-def _await_new_names(order: Order) -> None:
+def _await_new_names(order: Order, launch: Launch) -> None:
     """Files are named after the second they are opened in: not the same one twice in a run."""
     folders = [daq_facts.module_run_dir(module, order.run) for module in order.modules]
     names = [name for folder in folders for name in os.listdir(folder)]
     while any(name.startswith(time.strftime("start_%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
               for name in names):  # fmt: skip
-        time.sleep(0.05)
+        launch.pause()
 
 
 def launch_script(order: Order) -> str:
@@ -349,8 +336,6 @@ def _launch(order: Order, attempt: Attempt, launch: Launch) -> None:
 
 def _undone(order: Order, attempt: Attempt, launch: Launch, error: Exception) -> DaqError:
     """Undo; the error to raise, with what the pipeline said last."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
     said = last_lines(_logs(order)[0]) if launch.begun else []
     logged = last_lines(_logs(order)[1]) if launch.begun else []
     left = attempt.undo()
