@@ -38,6 +38,7 @@ TASKS = {
     "show": "table of the boards: place, versions, housekeeping, first step that is missing",
     "ping": "which boards answer",
     "get_uids": "read the boards' UIDs; boards that do not answer are left out from then on",
+    "loads": "load the silver firmware of obs_config.json into the boards' flash, and compare",
     "reboot": "boot the silver firmware, quabo 0 of all modules first; shows the versions",
     "hk_dest": "have the boards send housekeeping to this head node",
     "redis_daemons": "start capture_hk and temperature_guard",

@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from panoseti import board_tftp, commands, reach
+from panoseti import board_tftp, commands, firmware, reach
 from panoseti.board_link import Send
 from panoseti.board_work import Result, Results, Work, addresses, of_outcome, result_of
 from panoseti.errors import ObsError
+from panoseti.firmware_images import Release
 from panoseti.hk_watch import Boot, Firmware, HkWatch, open_watch, wait_heard
 from panoseti.ledger import UID_NAME, Step, Value
 from panoseti.power_switch import PowerSwitch
@@ -184,9 +185,10 @@ def _warn_of_strangers(work: Work, boards: Iterable[Quabo]) -> None:
 def reboot(work: Work, boards: Sequence[Quabo]) -> dict[str, Firmware]:
     """Boot the silver firmware of boards; what runs now, by address, of those that came back."""
     silver: dict[str, Firmware] = {}
-    with open_watch(work.site, boards) as watch:
+    able = firmware.bootable(work, boards)
+    with open_watch(work.site, able) as watch:
         for index in range(4):
-            batch = [q for q in boards if q.index == index and q.ip not in work.failed]
+            batch = [q for q in able if q.index == index and q.ip not in work.failed]
             if not batch:
                 continue
             work.console.note(f"reboot: quabo {index} of {len(batch)} modules")
@@ -197,7 +199,7 @@ def reboot(work: Work, boards: Sequence[Quabo]) -> dict[str, Firmware]:
             for quabo in work.carry_out(Step.REBOOT, batch, action):
                 facts = work.ledger.boards[quabo.ip][Step.REBOOT].facts
                 silver[quabo.ip] = Firmware(str(facts["fwver"]), str(facts["fwtime"]))
-    _warn_of_wrong_build(work, silver)
+    _warn_of_oddities(work, silver)
     return silver
 
 
@@ -304,8 +306,8 @@ class _Reboot:
         silent = wait_heard(self._watch, unproven, since_unix, HK_WAIT_S)
         for ip in unproven:
             if ip not in silent:
-                firmware = self._watch.firmware[ip]
-                self._end(ip, Result(facts=_facts(Boot(self._watch.heard[ip], firmware))))
+                found = Boot(self._watch.heard[ip], self._watch.firmware[ip])
+                self._end(ip, Result(facts=_facts(found)))
                 continue
             problem = of_outcome(outcomes[ip]).problem
             self._end(
@@ -322,15 +324,11 @@ def _facts(boot: Boot) -> dict[str, Value]:
     return {"fwver": boot.firmware.version, "fwtime": boot.firmware.built}
 
 
-def _warn_of_wrong_build(work: Work, silver: dict[str, Firmware]) -> None:
-    """The last digit of the version is even for QFP boards, odd for BGA boards."""
-    for ip, firmware in silver.items():
-        board = work.settings.db.boards.get(work.uids.get(ip, ""))
-        if board is None or not firmware.version.isdecimal():
-            continue
-        build = "bga" if int(firmware.version) % 2 else "qfp"
-        if build != board.board_version:
-            work.console.warn(
-                f"{ip}: runs {firmware.version}, firmware of a {build.upper()} board, but"
-                f" {board.serialno} is a {board.board_version.upper()} board in quabo_info.json"
-            )
+def _warn_of_oddities(work: Work, silver: dict[str, Firmware]) -> None:
+    """Firmware that is not what these boards should run."""
+    running: dict[str, Release | None] = {
+        ip: Release(found.version, found.built) for ip, found in silver.items()
+    }
+    for version in firmware.judged(work, running):
+        if version.odd:
+            work.console.warn(f"{version.ip}: {version.odd}")

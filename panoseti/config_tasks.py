@@ -23,6 +23,7 @@ from panoseti.board_work import Work, addresses
 from panoseti.bring_up import BringUp, Due, high_voltage_off, shut_down
 from panoseti.console import Console
 from panoseti.errors import EXIT_FAILED, EXIT_OK, ConfigError, ObsError, RefusedError
+from panoseti.firmware_load import load_firmware
 from panoseti.flight import FlightRecorder
 from panoseti.hk_watch import Firmware
 from panoseti.ledger import Ledger
@@ -208,6 +209,18 @@ def _get_uids(job: Job) -> None:
         job.console.table(("board", "UID", "serial"), rows)
 
 
+def _load_firmware(job: Job) -> None:
+    work = job.work
+    loaded = load_firmware(work, job.boards())
+    job.document["firmware"] = {ip: asdict(found) for ip, found in loaded.items()}
+    if loaded and not job.console.json_output:
+        rows = [
+            (ip, found.file, "loaded" if found.written else "was there", f"{found.took_s:.0f} s")
+            for ip, found in loaded.items()
+        ]
+        job.console.table(("board", "image", "flash", "time"), rows)
+
+
 def _reboot(job: Job) -> None:
     _show_silver(job, boot.reboot(job.work, job.boards()))
 
@@ -370,6 +383,7 @@ TASKS = (
     Task("show", _show, "show the boards", False, True, True, True),
     Task("ping", _ping, "ping the boards", False, True),
     Task("get_uids", _get_uids, "read UIDs"),
+    Task("loads", _load_firmware, "load the silver firmware"),
     Task("reboot", _reboot, "reboot boards"),
     Task("hk_dest", _hk_dest, "set the HK destination"),
     Task("redis_daemons", _daemons, "start capture_hk and temperature_guard", in_run=True),

@@ -31,6 +31,7 @@ from panoseti.load_configs import load_site
 from panoseti.readiness import load_settings, readiness
 from panoseti.run_state import RUN_NAME_FILE
 from panoseti.session import SESSION_DAEMONS, state
+from simulator.flash import Firmware, firmware_image
 from simulator.power_switch import PowerSwitchServer
 from simulator.private_observatory import DATA, PrivateObservatory, private_observatory
 from tests.helpers import wait_for
@@ -430,6 +431,25 @@ def test_every_word_of_the_script_is_a_task_and_every_task_a_word() -> None:
     assert set(script.TASKS) == {task.name for task in config_tasks.TASKS}
     for name in script.TASKS:
         assert [t.name for t in config_tasks.chosen_tasks(config_tasks.Request([name]))] == [name]
+
+
+def test_new_firmware_is_loaded_compared_and_booted(ready: PrivateObservatory, look: Look) -> None:
+    target = ready.site.quabos[5]
+    image = ready.folder / "quabo_0210_29000000.bin"
+    image.write_bytes(firmware_image(Firmware("0210", 0x29000000), 0x20000))
+    path = ready.command_dir / "obs_config.json"
+    text = path.read_text()
+    try:
+        answer = look("--loads", "--quabo", target)
+        assert (answer.code, "$.firmware.qfp: missing" in answer.err) == (2, True), answer
+        path.write_text(json.dumps({**json.loads(text), "firmware": {"qfp": str(image)}}))
+        answer = look("--loads", "--reboot", "--quabo", target, "--json")
+        assert answer.code == 0, answer
+        assert answer.json["firmware"][target]["written"] is True
+        assert answer.json["silver"][target]["version"] == "0210"
+    finally:
+        path.write_text(text)
+    restore(ready, look)
 
 
 def test_killed_anywhere_it_goes_on(ready: PrivateObservatory) -> None:
