@@ -97,7 +97,6 @@ class Work:
         self.echo = site.obs.echo_by_ip
         self.problems: list[Problem] = []
         self.failed: set[str] = set()
-        self.done: list[Step] = []
 
     @property
     def ledger(self) -> Ledger:
@@ -186,8 +185,6 @@ class Work:
             if results[quabo.ip].problem:
                 self.board_fault(quabo.ip, step, results[quabo.ip].problem)
         self._tell(step, able, good, results, now_unix - begin_unix)
-        if good and step not in self.done:
-            self.done.append(step)
         return good
 
     def _wanted(
