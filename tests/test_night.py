@@ -12,15 +12,12 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
-import pypff
-import pypff.io
 import pytest
 
 from panoseti import console
@@ -30,7 +27,18 @@ from simulator.faults import Spoil, packet_fate
 from simulator.night import Night, draw_picture, first_frame_unix, report
 from simulator.private_observatory import PrivateObservatory, private_observatory
 from tests.helpers import REPO, wait_for
-from tests.pipeline import Frame, check_sums, expected_pixels, read_frames
+from tests.pipeline import check_sums
+from tests.recording_truth import (
+    Recording,
+    check_analysis_reads,
+    check_every_packet,
+    check_housekeeping,
+    check_images_follow,
+    check_pixels,
+    check_run_is_complete,
+    check_statuses,
+    recorded_numbers,
+)
 
 MODULES = (1, 254)
 RECORD_S = 3.0
@@ -43,79 +51,6 @@ SPOIL = Spoil(
     kinds=("length", "acq_mode", "unknown_module", "source_mismatch"),
     seed=7,
 )
-
-
-@dataclass
-class Recording:
-    """A run: its directory, and the boards as they were before, while, and after it recorded."""
-
-    run_dir: Path
-    before: dict[str, Any]
-    during: dict[str, Any]
-    after: dict[str, Any]
-    started_unix: float
-    frames: dict[tuple[int, str], list[Frame]] = field(default_factory=dict)
-
-    def files(self, module: int, product: str) -> list[Path]:
-        """Data files that are not empty."""
-        return [
-            path
-            for path in sorted(self.run_dir.glob("*.pff"))
-            if (file := parse_data_file(path.name)) is not None
-            and (file.module, file.product) == (module, product)
-            and path.stat().st_size
-        ]
-
-    def read(self, module: int, product: str) -> list[Frame]:
-        """All frames of a product of a module; read once."""
-        key = (module, product)
-        if key not in self.frames:
-            paths = self.files(*key)
-            self.frames[key] = [f for p in paths for f in read_frames(p.read_bytes(), product)]
-        return self.frames[key]
-
-    def status(self) -> dict[str, Any]:
-        """The account that the pipeline left."""
-        (path,) = self.run_dir.glob("hp_status_*.json")
-        status: dict[str, Any] = console.json.loads(path.read_text())
-        return status
-
-    def entries(self, stream: str) -> dict[int, dict[str, Any]]:
-        """The pipeline's account of each board's (by BOARDLOC) images or pulse heights."""
-        modes = {b["streams"][stream]["acq_mode"] for b in self.during.values()}
-        return {
-            4 * entry["module"] + entry["quabo"]: entry
-            for entry in self.status()["quabos"]
-            if entry["mode"] in modes
-        }
-
-    def account(self, stream: str) -> dict[int, dict[str, Any]]:
-        """What each board (by BOARDLOC) did in this run: differences of its counters.
-
-        first, end: counts of its packets of this run since the packet source began.
-        """
-        result = {}
-        for ip, board in self.after.items():
-            new, old = board["science"][stream], self.before[ip]["science"][stream] or {}
-            counts = {
-                name: value - old.get(name, 0)
-                for name, value in new.items()
-                if isinstance(value, int)
-            }
-            counts["malformed"] = Counter(new["malformed"])
-            counts["malformed"].subtract(old.get("malformed", {}))
-            counts["first"], counts["end"] = old.get("produced", 0), new["produced"]
-            counts["next_number"] = new["next_number"]
-            result[board["boardloc"]] = counts
-        return result
-
-    def pixels_of(self, product: str, boardloc: int, number: int) -> Sequence[int]:
-        """The 256 pixels that a packet must have, packet order."""
-        streams = next(b for b in self.during.values() if b["boardloc"] == boardloc)["streams"]
-        if product == "ph256":
-            ph = streams["ph"]
-            return sky.ph_pixels(ph["pattern"], ph["offset"], boardloc, number)
-        return sky.image_pixels(streams["image"]["levels"], boardloc, number)
 
 
 class WatchedNight(Night):
@@ -174,33 +109,6 @@ MODULES_DATA = {
 }
 
 
-def boardlocs(module: int) -> range:
-    return range(4 * module, 4 * module + 4)
-
-
-def image_time_ms(frame: Frame) -> int:
-    """Which millisecond of the circle of 1024 s a frame is of; its boards lie within 100 ns."""
-    (time_ms,) = {
-        (board["pkt_tai"] * 10**9 + board["pkt_nsec"]) // 10**6 for board in frame.boards.values()
-    }
-    return time_ms
-
-
-def check_pixels(recording: Recording, module: int, product: str) -> None:
-    """Every pixel of every frame is the one that was sent, at its right place."""
-    frames = recording.read(module, product)
-    assert frames
-    for frame in frames:
-        places = {quabo: 4 * module + quabo for quabo in frame.boards}
-        numbers = {4 * module + quabo: number for quabo, number in frame.numbers.items()}
-
-        def pixels_of(boardloc: int, numbers: Mapping[int, int] = numbers) -> Sequence[int]:
-            return recording.pixels_of(product, boardloc, numbers[boardloc])
-
-        wanted = expected_pixels(product, places, pixels_of)
-        assert (frame.pixels == wanted).all(), frame.header
-
-
 @pytest.mark.parametrize("module", MODULES)
 def test_every_frame_and_pixel_is_the_one_that_was_sent(night: Done, module: int) -> None:
     recording = night.clean
@@ -211,48 +119,20 @@ def test_every_frame_and_pixel_is_the_one_that_was_sent(night: Done, module: int
     images = recording.read(module, "img16")
     levels = recording.during[next(iter(recording.during))]["streams"]["image"]["levels"]
     assert max(levels) > 100, "the sky is there"
-    times = [image_time_ms(frame) for frame in images]
-    steps = {later - earlier for earlier, later in zip(times, times[1:], strict=False)}
-    assert steps == {1}, "a frame every millisecond, in order, none missing"
-    middle = images[20:-20]
-    assert all(len(frame.boards) == 4 for frame in middle)
+    check_images_follow(recording, module)
     assert len(images) > RECORD_S * 1000 * 0.8
     assert len(recording.files(module, "img16")) >= 2, "rotated at 4 MB"
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_recorded_is_what_was_sent_to_the_packet(night: Done, module: int) -> None:
-    recording = night.clean
-    status = recording.status()
-    check_sums(status)
-    for stream, product in (("image", "img16"), ("ph", "ph256")):
-        entries = recording.entries(stream)
-        account = recording.account(stream)
-        recorded = {
-            boardloc: [
-                frame.numbers[boardloc & 3]
-                for frame in recording.read(module, product)
-                if boardloc & 3 in frame.boards
-            ]
-            for boardloc in boardlocs(module)
-        }
-        for boardloc in boardlocs(module):
-            sent = account[boardloc]["sent"]
-            assert sent == account[boardloc]["produced"] > 0
-            entry = entries[boardloc]
-            assert (entry["received"], entry["recorded"]) == (sent, sent)
-            for trouble in ("lost", "duplicate", "late", "unwritten", "reordered", "resets"):
-                assert entry[trouble] == 0, (boardloc, stream, trouble)
-            numbers = recorded[boardloc]
-            last = account[boardloc]["next_number"]
-            assert numbers == [(last - sent + n) & 0xFFFF for n in range(sent)]
+    check_statuses(night.clean)
+    check_every_packet(night.clean, module)
 
 
 def test_the_run_is_complete_and_says_so(night: Done, capsys: pytest.CaptureFixture[str]) -> None:
     recording = night.clean
-    names = {path.name for path in recording.run_dir.iterdir()}
-    assert {"recording_ended", "collect_complete", "run_complete", "run.json", "hk.pff"} <= names
-    assert {"obs_config.json", "daq_config.json", "data_config.json"} <= names
+    check_run_is_complete(recording.run_dir)
     data_dir = night.observatory.data_dir
     assert not (data_dir / "run_name").exists()
     assert not list(data_dir.glob("module_*/*")), "nothing is left in the node's directories"
@@ -266,41 +146,12 @@ def test_the_run_is_complete_and_says_so(night: Done, capsys: pytest.CaptureFixt
 
 
 def test_housekeeping_of_every_board_was_recorded(night: Done) -> None:
-    text = (night.clean.run_dir / "hk.pff").read_text()
-    records = [console.json.loads(line) for line in text.split("\n\n")[:-1]]
-    counts = Counter(key for record in records for key in record)
-    keys = [f"QUABO_{boardloc}" for module in MODULES for boardloc in boardlocs(module)]
-    assert set(keys) <= set(counts)
-    assert min(counts[key] for key in keys) >= RECORD_S
-    volts = [float(record[key]["HVMON0"]) for record in records for key in record if key in keys]
-    assert max(volts) < -50, "HV was on all the time"
+    check_housekeeping(night.clean.run_dir, MODULES, RECORD_S)
 
 
 def test_analysis_software_reads_the_run(night: Done, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-    recording = night.clean
-    run = pypff.PanosetiRun(recording.run_dir)
-    assert {"daq_config", "data_config", "obs_config"} <= set(run.configs)
-    products = list(run.list_products())
-    for module in MODULES:
-        for product, width in (("img16", 32), ("ph256", 16)):
-            frames = recording.read(module, product)
-            (name,) = [p for p in products if product in p and p.endswith(f"module_{module}")]
-            with run.get_product(name) as sequence:
-                assert len(sequence) == len(frames)
-                for at in {0, len(frames) // 2, len(frames) - 1}:
-                    _, pixels = sequence.get_frame_validated(at)
-                    assert (np.asarray(pixels).reshape(width, width) == frames[at].pixels).all()
-            shown = [
-                row
-                for path in recording.files(module, product)
-                for row in pypff.io.datapff(str(path)).readpff()[0]
-            ]
-            assert all(
-                (row == frame.pixels.ravel()).all()
-                for row, frame in zip(shown, frames, strict=True)
-            )
-    assert caplog.messages == []
+    check_analysis_reads(night.clean, MODULES, caplog)
 
 
 def lost_between(fates: Sequence[str], visible: Sequence[int]) -> int:
@@ -331,11 +182,7 @@ def test_spoiled_packets_are_counted_exactly(night: Done, stream: str, which: in
         assert entry["reordered"] == account["out_of_order"]
         product = "img16" if stream == "image" else "ph256"
         start = (account["next_number"] - account["produced"]) & 0xFFFF
-        recorded = [
-            frame.numbers[boardloc & 3]
-            for frame in recording.read(boardloc >> 2, product)
-            if boardloc & 3 in frame.boards
-        ]
+        recorded = recorded_numbers(recording.read(boardloc >> 2, product), boardloc)
         assert sorted(recorded) == sorted((start + n) & 0xFFFF for n in arrived)
     if stream == "image":
         assert min(trouble.values()) > 50, trouble

@@ -1,0 +1,222 @@
+"""A recording checked against the simulated boards: they know each pixel and count what they send.
+
+`before`, `during` and `after` of a Recording are the boards' states (SimulatorClient.state) around
+the run; their tables must not change in between.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pypff
+import pypff.io
+import pytest
+
+from panoseti.names import parse_data_file
+from simulator import sky
+from tests.pipeline import Frame, check_sums, expected_pixels, read_frames
+
+PRODUCTS = {"image": "img16", "ph": "ph256"}
+TROUBLES = ("lost", "duplicate", "late", "unwritten", "reordered", "resets")
+MARKERS = {"recording_ended", "collect_complete", "run_complete"}
+CONFIGS = {"obs_config.json", "daq_config.json", "data_config.json"}
+# Boards begin and end one after another: the first and last frames lack some of them.
+EDGE_FRAMES = 300
+
+
+@dataclass
+class Recording:
+    """A run: its directory, and the boards as they were before, while, and after it recorded."""
+
+    run_dir: Path
+    before: dict[str, Any]
+    during: dict[str, Any]
+    after: dict[str, Any]
+    started_unix: float = 0.0
+    frames: dict[tuple[int, str], list[Frame]] = field(default_factory=dict)
+
+    def files(self, module: int, product: str) -> list[Path]:
+        """Data files that are not empty."""
+        return [
+            path
+            for path in sorted(self.run_dir.glob("*.pff"))
+            if (file := parse_data_file(path.name)) is not None
+            and (file.module, file.product) == (module, product)
+            and path.stat().st_size
+        ]
+
+    def read(self, module: int, product: str) -> list[Frame]:
+        """All frames of a product of a module; read once."""
+        key = (module, product)
+        if key not in self.frames:
+            paths = self.files(*key)
+            self.frames[key] = [f for p in paths for f in read_frames(p.read_bytes(), product)]
+        return self.frames[key]
+
+    def statuses(self) -> list[dict[str, Any]]:
+        """The accounts that the pipelines left."""
+        return [json.loads(p.read_text()) for p in sorted(self.run_dir.glob("hp_status_*.json"))]
+
+    def status(self) -> dict[str, Any]:
+        """The account of the only pipeline."""
+        (status,) = self.statuses()
+        return status
+
+    def entries(self, stream: str) -> dict[int, dict[str, Any]]:
+        """The pipelines' account of each board's (by BOARDLOC) images or pulse heights."""
+        modes = {b["streams"][stream]["acq_mode"] for b in self.during.values()}
+        return {
+            4 * entry["module"] + entry["quabo"]: entry
+            for status in self.statuses()
+            for entry in status["quabos"]
+            if entry["mode"] in modes
+        }
+
+    def account(self, stream: str) -> dict[int, dict[str, Any]]:
+        """What each board (by BOARDLOC) did in this run: differences of its counters.
+
+        first, end: counts of its packets of this run since the packet source began.
+        """
+        result = {}
+        for ip, board in self.after.items():
+            new, old = board["science"][stream], self.before[ip]["science"][stream] or {}
+            counts = {
+                name: value - old.get(name, 0)
+                for name, value in new.items()
+                if isinstance(value, int)
+            }
+            counts["malformed"] = Counter(new["malformed"])
+            counts["malformed"].subtract(old.get("malformed", {}))
+            counts["first"], counts["end"] = old.get("produced", 0), new["produced"]
+            counts["next_number"] = new["next_number"]
+            result[board["boardloc"]] = counts
+        return result
+
+    def pixels_of(self, product: str, boardloc: int, number: int) -> Sequence[int]:
+        """The 256 pixels that a packet must have, packet order."""
+        streams = next(b for b in self.during.values() if b["boardloc"] == boardloc)["streams"]
+        if product == "ph256":
+            ph = streams["ph"]
+            return sky.ph_pixels(ph["pattern"], ph["offset"], boardloc, number)
+        return sky.image_pixels(streams["image"]["levels"], boardloc, number)
+
+
+def boardlocs(module: int) -> range:
+    """The four boards of a module."""
+    return range(4 * module, 4 * module + 4)
+
+
+def image_time_ms(frame: Frame) -> int:
+    """Which millisecond of the circle of 1024 s a frame is of; its boards lie within 100 ns."""
+    (time_ms,) = {
+        (board["pkt_tai"] * 10**9 + board["pkt_nsec"]) // 10**6 for board in frame.boards.values()
+    }
+    return time_ms
+
+
+def check_pixels(recording: Recording, module: int, product: str) -> None:
+    """Every pixel of every frame is the one that was sent, at its right place."""
+    frames = recording.read(module, product)
+    assert frames
+    for frame in frames:
+        places = {quabo: 4 * module + quabo for quabo in frame.boards}
+        numbers = {4 * module + quabo: number for quabo, number in frame.numbers.items()}
+
+        def pixels_of(boardloc: int, numbers: Mapping[int, int] = numbers) -> Sequence[int]:
+            return recording.pixels_of(product, boardloc, numbers[boardloc])
+
+        wanted = expected_pixels(product, places, pixels_of)
+        assert (frame.pixels == wanted).all(), frame.header
+
+
+def check_images_follow(recording: Recording, module: int) -> None:
+    """A frame every millisecond, in order, none missing; whole from the first whole to the last."""
+    images = recording.read(module, "img16")
+    times = [image_time_ms(frame) for frame in images]
+    steps = {later - earlier for earlier, later in zip(times, times[1:], strict=False)}
+    assert steps == {1}, "a frame every millisecond, in order, none missing"
+    whole = [at for at, frame in enumerate(images) if len(frame.boards) == 4]
+    assert whole == list(range(whole[0], whole[-1] + 1)), "a board is missing in the middle"
+    assert len(images) - len(whole) < EDGE_FRAMES
+
+
+def check_every_packet(recording: Recording, module: int) -> None:
+    """What was sent is what was recorded, packet by packet, and what the pipeline says of it."""
+    for stream, product in PRODUCTS.items():
+        entries, account = recording.entries(stream), recording.account(stream)
+        for boardloc in boardlocs(module):
+            sent = account[boardloc]["sent"]
+            assert sent == account[boardloc]["produced"] > 0
+            entry = entries[boardloc]
+            assert (entry["received"], entry["recorded"]) == (sent, sent)
+            for trouble in TROUBLES:
+                assert entry[trouble] == 0, (boardloc, stream, trouble)
+            last = account[boardloc]["next_number"]
+            numbers = recorded_numbers(recording.read(module, product), boardloc)
+            assert numbers == [(last - sent + n) & 0xFFFF for n in range(sent)]
+
+
+def recorded_numbers(frames: Iterable[Frame], boardloc: int) -> list[int]:
+    """Packet numbers of one board in the frames of its module, in their order."""
+    quabo = boardloc & 3
+    return [frame.numbers[quabo] for frame in frames if quabo in frame.boards]
+
+
+def check_statuses(recording: Recording) -> None:
+    """Every pipeline's account adds up."""
+    for status in recording.statuses():
+        check_sums(status)
+
+
+def check_run_is_complete(run_dir: Path) -> None:
+    """All markers, configs and the record are there, and nothing half-done."""
+    names = {path.name for path in run_dir.iterdir()}
+    missing = (MARKERS | CONFIGS | {"run.json", "hk.pff"}) - names
+    assert not missing, missing
+    assert ".incoming" not in names
+
+
+def check_housekeeping(run_dir: Path, modules: Iterable[int], at_least: float) -> None:
+    """Records of every board, and HV on all the time."""
+    text = (run_dir / "hk.pff").read_text()
+    records = [json.loads(line) for line in text.split("\n\n")[:-1]]
+    counts = Counter(key for record in records for key in record)
+    keys = [f"QUABO_{boardloc}" for module in modules for boardloc in boardlocs(module)]
+    assert set(keys) <= set(counts)
+    assert min(counts[key] for key in keys) >= at_least
+    volts = [float(record[key]["HVMON0"]) for record in records for key in record if key in keys]
+    assert max(volts) < -50, "HV was on all the time"
+
+
+def check_analysis_reads(
+    recording: Recording, modules: Iterable[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """pypff opens the run without a warning, every config included, and sees the same frames."""
+    run = pypff.PanosetiRun(recording.run_dir)
+    assert {"daq_config", "data_config", "obs_config"} <= set(run.configs)
+    products = list(run.list_products())
+    for module in modules:
+        for product, width in (("img16", 32), ("ph256", 16)):
+            frames = recording.read(module, product)
+            (name,) = [p for p in products if product in p and p.endswith(f"module_{module}")]
+            with run.get_product(name) as sequence:
+                assert len(sequence) == len(frames)
+                for at in {0, len(frames) // 2, len(frames) - 1}:
+                    _, pixels = sequence.get_frame_validated(at)
+                    assert (np.asarray(pixels).reshape(width, width) == frames[at].pixels).all()
+            shown = [
+                row
+                for path in recording.files(module, product)
+                for row in pypff.io.datapff(str(path)).readpff()[0]
+            ]
+            assert all(
+                (row == frame.pixels.ravel()).all()
+                for row, frame in zip(shown, frames, strict=True)
+            )
+    assert caplog.messages == []
