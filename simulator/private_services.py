@@ -253,8 +253,8 @@ class SimulatorService(Service):
 
     end_s = 20.0
 
-    def __init__(self, config_dir: Path, state_dir: Path) -> None:
-        super().__init__("simulator", state_dir / "simulator.log")
+    def __init__(self, config_dir: Path, state_dir: Path, prefix: Sequence[str] = ()) -> None:
+        super().__init__("simulator", state_dir / "simulator.log", prefix)
         self.state_dir = state_dir
         self._config_dir = config_dir
 
