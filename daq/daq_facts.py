@@ -40,6 +40,7 @@ PLUGIN = "hashpipe.so"
 
 # Files in a node's data directory.
 RUN_FILE = "current_run_daq"
+OVER_FILE = "last_run_over"
 PID_FILE = "daq_pid"
 LAUNCH_FILE = "run_hashpipe.sh"
 MODULE_FILE = "module.config"

@@ -24,6 +24,7 @@ from daq_node import (
     StateError,
     UsageError,
     read_run_state,
+    refuse_if_over,
     write_state,
 )
 from daq_process import find_hashpipes, find_pipelines
@@ -346,7 +347,15 @@ def put_file(run: str, name: str, data: bytes) -> Document:
         raise UsageError(f"--name {name!r} cannot be the name of a file of a run")
     if is_head_run_dir(run):
         raise RefusedError(f"{run}/ is the head node's run directory: its files are there already")
+    refuse_if_over(run)
     os.makedirs(run, exist_ok=True)
     write_state(Path(run) / name, data)
+    try:
+        refuse_if_over(run)  # it may have ended this very moment
+    except RefusedError:
+        os.unlink(os.path.join(run, name))
+        with contextlib.suppress(OSError):
+            os.rmdir(run)
+        raise
     status = os.stat(os.path.join(run, name))
     return {"file": described(Place(None, run, name), status)}

@@ -24,6 +24,7 @@ from daq_facts import (
     EXIT_REFUSED,
     EXIT_USAGE,
     LOCK_FILE,
+    OVER_FILE,
     RUN_FILE,
     VERSION,
     check_host_word,
@@ -237,6 +238,22 @@ def read_run_state(folder: Path) -> Optional[RunState]:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise StateError(f"{path.absolute()} is not a state file of ours ({error})")
+
+
+def mark_over(run: str) -> None:
+    """Remember that a run is over: what its start, killed meanwhile, asks for late is refused."""
+    content = {"version": VERSION, "run": run}
+    write_state(Path(OVER_FILE), (json.dumps(content) + "\n").encode())
+
+
+def refuse_if_over(run: str) -> None:
+    """RefusedError when the run is over on this node."""
+    try:
+        content = read_state(Path(OVER_FILE))
+    except StateError:
+        return  # it only ever keeps late-comers out
+    if content is not None and content.get("run") == run:
+        raise RefusedError(f"run {run} is over on this node; nothing is begun for it any more")
 
 
 class Lock:

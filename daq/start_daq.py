@@ -36,6 +36,7 @@ from daq_node import (
     last_lines,
     open_data_dir,
     read_run_state,
+    refuse_if_over,
     remove_state,
     run_argument,
     run_state_bytes,
@@ -168,6 +169,7 @@ def _order(args: argparse.Namespace) -> Order:
 
 def _check_idle(order: Order) -> Optional[str]:
     """Refuse while anything records; the run whose stale state is replaced, if any."""
+    refuse_if_over(order.run)
     for pipeline in find_pipelines():
         owner = pipeline.owner()
         whose = f", of {owner}" if owner else ""

@@ -28,6 +28,8 @@ from daq_node import (
     RunState,
     StateError,
     call,
+    describe,
+    mark_over,
     open_data_dir,
     read_run_state,
     remove_state,
@@ -172,6 +174,11 @@ def main(argv: Sequence[str]) -> Document:
     notes += more
     stop = Stop(args)
     stop.check(state, ())
+    if args.over is not None:
+        try:
+            mark_over(args.over)
+        except OSError as error:
+            notes.append(f"cannot be kept from starting late: {describe(error)}")
     stop.signal_all()
     # A start under way holds the lock; its pipeline is ended as soon as it shows.
     with Lock("a stop", LOCK_WAIT_S, strict=False, busy=stop.signal_all) as lock:
@@ -207,6 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--data_dir", required=True, help="data directory of this node")
     add("--run", type=run_argument, help="stop only this run; refuse when another one records")
+    add("--over", type=run_argument, help="this run is over: refuse what its start asks for late")
     add("--owner", help="refuse to stop what belongs to another token")
     add("--force", action="store_true", help="stop whatever records, whoever owns it")
     add("--deadline_s", type=float, default=15.0,

@@ -296,15 +296,18 @@ def stop_recording(
     force: bool = False,
     deadline_s: float = STOP_DEADLINE_S,
     drain_s: float = DRAIN_S,
+    over: str | None = None,
 ) -> Stopped:
     """Stop whatever records on the node and remove its state files; safe to repeat.
 
+    over: a run that is over now: what its start, if it was killed, asks for late is refused;
     run: only this run; owner: refuse (RefusedError) what belongs to another token; force: neither
     counts.  Returns when nothing of it runs any more; RemoteError when something still does.
     """
     words = ["--data_dir", shell.node.data_dir]
     words += ["--deadline_s", f"{deadline_s:g}", "--drain_s", f"{drain_s:g}"]
     words += ["--run", check_run_name(run)] if run is not None else []
+    words += ["--over", check_run_name(over)] if over is not None else []
     words += ["--owner", owner] if owner is not None else []
     words += ["--force"] if force else []
     step = "stop recording"

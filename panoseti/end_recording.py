@@ -78,7 +78,9 @@ class Ending:
 
         def end(shell: Shell) -> Stopped | None:
             try:
-                return daq_nodes.stop_recording(shell, run=run, force=self.force, drain_s=DRAIN_S)
+                return daq_nodes.stop_recording(
+                    shell, run=run, force=self.force, drain_s=DRAIN_S, over=run
+                )
             except RefusedError:
                 return None  # it records another run
 
@@ -185,12 +187,15 @@ class Ending:
 
     def _end_pipeline(self, shell: Shell, holder: Holder | None) -> Stopped:
         """The own run, and strays whosever they are; not the live run of another head node."""
+        run = None if self.record is None else self.record.path.parent.name
         if holder is not None and holder.token and not self.force:
             with suppress(RefusedError):
-                return daq_nodes.stop_recording(shell, owner=holder.token, drain_s=DRAIN_S)
+                return daq_nodes.stop_recording(
+                    shell, owner=holder.token, drain_s=DRAIN_S, over=run
+                )
         if not self.force:
             _check_not_anothers(shell)
-        return daq_nodes.stop_recording(shell, force=True, drain_s=DRAIN_S)
+        return daq_nodes.stop_recording(shell, force=True, drain_s=DRAIN_S, over=run)
 
     def _here(self) -> bool:
         """Programs on the head node itself: HK recorders, and pipelines that no node has ended."""

@@ -345,7 +345,7 @@ class _Start:
         """Stop all nodes; what recorded nothing leaves no files behind."""
 
         def stop(shell: Shell) -> bool:
-            daq_nodes.stop_recording(shell, self._run, self.holder.token)
+            daq_nodes.stop_recording(shell, self._run, self.holder.token, over=self._run)
             found = daq_nodes.list_files(shell, self._run)
             if any(file.bytes for file in found.files if file.name.endswith(".pff")):
                 return True
