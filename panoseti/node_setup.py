@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from panoseti import daq_nodes
+from panoseti import daq_nodes, node_init
 from panoseti.board_work import Work
 from panoseti.daq_nodes import NodeShells
 from panoseti.disk_room import Volume, duration_text, size_text
@@ -36,7 +36,7 @@ def nodes_of(site: Site, modules: Iterable[Module]) -> tuple[DaqNode, ...]:
 def wanted_inputs(node: DaqNode) -> Inputs:
     """What a node is set up with; ObsError when the pipeline is not built here."""
     digests = {}
-    for name, (path, _) in sorted(daq_nodes.node_files(node).items()):
+    for name, (path, _) in sorted(node_init.node_files(node).items()):
         try:
             digests[name] = content_digest(path.read_bytes().hex())
         except OSError as error:
@@ -70,7 +70,7 @@ class NodeSetup:
         work.book.save()
         self._shells = NodeShells(nodes, work.site.obs, work.flight)
         self._pool = ThreadPoolExecutor(1, "nodes")
-        self._outcomes = self._pool.submit(self._shells.each, daq_nodes.init_node)
+        self._outcomes = self._pool.submit(self._shells.each, node_init.init_node)
 
     def finish(self) -> None:
         """Wait for the nodes, and record how it went."""

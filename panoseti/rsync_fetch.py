@@ -12,8 +12,8 @@ from typing import IO
 
 from panoseti.errors import RemoteError
 from panoseti.flight import FlightRecorder
-from panoseti.remote import rsync_argv
 from panoseti.site import DaqNode, ObsConfig
+from panoseti.ssh_argv import rsync_argv
 
 POLL_S = 0.1
 END_S = 5.0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from panoseti import daq_nodes, node_types
+from panoseti import daq_nodes, node_init, node_types
 from panoseti.daq_nodes import NodeShells, Order
 from panoseti.errors import RefusedError, RemoteError
 from panoseti.node_types import NodeStatus
@@ -57,8 +57,8 @@ def shell(node: DaqNode, obs: ObsConfig) -> Iterator[Shell]:
 
 def test_init(shell: Shell) -> None:
     folder = Path(shell.node.data_dir)
-    names = set(daq_nodes.node_files(shell.node))
-    first = daq_nodes.init_node(shell)
+    names = set(node_init.node_files(shell.node))
+    first = node_init.init_node(shell)
     assert (set(first.copied), first.kept, first.made_data_dir) == (names, (), True)
     assert {path.name for path in folder.iterdir()} == names
     assert os.access(folder / "hashpipe", os.X_OK)
@@ -66,23 +66,23 @@ def test_init(shell: Shell) -> None:
     before = {path.name: path.stat().st_ino for path in folder.iterdir()}
     (folder / "stop_daq.py").write_text("broken")
     (folder / "hashpipe.so").unlink()
-    second = daq_nodes.init_node(shell)
+    second = node_init.init_node(shell)
     assert second.copied == ("hashpipe.so", "stop_daq.py")
     assert set(second.kept) == names - set(second.copied)
     same = {path.name for path in folder.iterdir() if path.stat().st_ino == before[path.name]}
     assert same == set(second.kept)
-    assert daq_nodes.init_node(shell).copied == ()
+    assert node_init.init_node(shell).copied == ()
 
 
 def test_init_that_cannot_be(shell: Shell, obs: ObsConfig, tmp_path: Path) -> None:
     deep = dataclasses.replace(shell.node, data_dir=str(tmp_path / "not" / "mounted"))
     with Shell(deep, obs) as other, pytest.raises(RemoteError, match=r"No such file.*data_dir in"):
-        daq_nodes.init_node(other)
+        node_init.init_node(other)
     assert not (tmp_path / "not").exists()
     foreign = dataclasses.replace(shell.node, hashpipe_dir=str(tmp_path / "no hashpipe"))
     with Shell(foreign, obs) as other:
         with pytest.raises(RemoteError, match=r"no hashpipe/bin/hashpipe cannot load hashpipe\.so"):
-            daq_nodes.init_node(other)
+            node_init.init_node(other)
 
 
 def test_helpers_that_are_not_there(shell: Shell) -> None:
@@ -100,7 +100,7 @@ def test_helpers_that_are_not_there(shell: Shell) -> None:
 
 def test_a_run(shell: Shell) -> None:
     folder = Path(shell.node.data_dir)
-    daq_nodes.init_node(shell)
+    node_init.init_node(shell)
     idle = daq_nodes.status(shell)
     assert (idle.running, idle.run, idle.pipeline, idle.problems) == (False, None, None, ())
     daq_nodes.put_file(shell, RUN, "obs_config.json", b"{}")
@@ -148,7 +148,7 @@ def test_a_run(shell: Shell) -> None:
 
 
 def test_start_needs_the_helpers_of_this_head_node(shell: Shell) -> None:
-    daq_nodes.init_node(shell)
+    node_init.init_node(shell)
     with (Path(shell.node.data_dir) / "stop_daq.py").open("a") as file:
         file.write("# older\n")
     with pytest.raises(RefusedError, match="are not those of this head node"):
@@ -157,7 +157,7 @@ def test_start_needs_the_helpers_of_this_head_node(shell: Shell) -> None:
 
 
 def test_start_that_fails_says_why(shell: Shell, obs: ObsConfig) -> None:
-    daq_nodes.init_node(shell)
+    node_init.init_node(shell)
     lost = dataclasses.replace(shell.node, bindhost="192.0.2.1")
     with Shell(lost, obs) as other:
         with pytest.raises(RemoteError, match=r"cannot bind UDP port 60001 of 192\.0\.2\.1"):
@@ -167,7 +167,7 @@ def test_start_that_fails_says_why(shell: Shell, obs: ObsConfig) -> None:
 
 
 def test_shared_data_directory(shell: Shell, tmp_path: Path) -> None:
-    daq_nodes.init_node(shell)
+    node_init.init_node(shell)
     folder = Path(shell.node.data_dir)
     (tmp_path / "other name").symlink_to(folder)
     assert daq_nodes.shares_data_dir(shell, tmp_path / "other name")
@@ -190,7 +190,7 @@ def test_many_nodes(shell: Shell, obs: ObsConfig, tmp_path: Path) -> None:
     seen = []
     with NodeShells(nodes, obs) as shells:
         assert shells.nodes == tuple(nodes)
-        prepared = shells.each(daq_nodes.init_node, done=lambda outcome: seen.append(outcome.node))
+        prepared = shells.each(node_init.init_node, done=lambda outcome: seen.append(outcome.node))
         assert seen == list(prepared) == nodes
         assert [outcome.ok for outcome in prepared.values()] == [True, False, True, True]
         assert len(daq_nodes.problems(prepared)) == 1

@@ -107,7 +107,7 @@ def test_unreachable_from_outside(world: World) -> None:
 HEAD_SCRIPT = """
 import dataclasses, json, sys
 from pathlib import Path
-from panoseti import daq_nodes
+from panoseti import daq_nodes, node_init
 from panoseti.daq_nodes import NodeShells, Order
 from panoseti.site import DaqNode
 from simulator.private_services import OperatorKeys
@@ -116,7 +116,7 @@ verbs, key, known_hosts, run, *ips = sys.argv[1:]
 nodes = [DaqNode(ip, "root", "/srv/data", (1,), ip) for ip in ips]
 order = Order(run, "token", "obs@head", (1,), "Test")
 acts = {
-    "init": daq_nodes.init_node,
+    "init": node_init.init_node,
     "start": lambda shell: daq_nodes.start_recording(shell, order),
     "status": daq_nodes.status,
     "stop": daq_nodes.stop_recording,

@@ -35,11 +35,11 @@ LAYERS: dict[str, str] = {
     """,
     # One file for each way to other computers.
     "links": """
-        board_link board_tftp hk_socket power_switch reach remote rsync_fetch store
+        board_link board_tftp hk_socket power_switch reach remote rsync_fetch ssh_argv store
     """,
     # What the scripts and daemons are made of.
     "services": """
-        board_settings board_setup board_work boot bring_up collect config_tasks daq_nodes
+        board_settings board_setup board_work boot bring_up collect config_tasks daq_nodes node_init
         data_arrival data_flow end_recording firmware firmware_load hk_watch housekeeping hv
         hv_service node_setup observatory_status overview ph_baselines qc_commands
         qc_session qc_shell readiness rehearsal run_finish run_record run_report run_start
