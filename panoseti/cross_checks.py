@@ -16,8 +16,9 @@ from panoseti.site import DaqNode, DataConfig, Module
 
 T = TypeVar("T")
 
-# The run name travels through a HASHPIPE status value of 67 characters, 45 of which are fixed.
-NAME_AND_TYPE_LENGTH = 22
+# The run name travels through a HASHPIPE status value that keeps 67 characters; one of just that
+# length may have been cut, so 66 are used, 45 of which are fixed.
+NAME_AND_TYPE_LENGTH = 21
 # Burnt into the firmware of the boards.
 BOARD_GATEWAY = "192.168.1.1"
 BOARD_PREFIX_BITS = 22

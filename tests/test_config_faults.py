@@ -62,7 +62,7 @@ def path_of(place: Place) -> str:
 # kind of config, place, wrong value, shown value ("" = as JSON), a piece of the remedy
 WRONG: list[tuple[str, Place, Any, str, str]] = [
     ("obs", ("name",), "a.b", "", "letters, digits or '-'"),
-    ("obs", ("name",), "x" * 22, "", "1 to 21"),
+    ("obs", ("name",), "x" * 21, "", "1 to 20"),
     ("obs", ("domes",), [], "an empty list", "at least one dome"),
     ("obs", ("detector_overvoltage",), 4, "", "2 or 3"),
     ("obs", ("detector_overvoltage",), True, "", "2 or 3"),
@@ -242,12 +242,12 @@ def test_no_node_twice_and_the_head_has_one_directory(monkeypatch: pytest.Monkey
     assert "must equal head_node_data_dir (/other)" in fault.remedy
 
 
-def test_run_names_have_room_for_22_characters() -> None:
+def test_run_names_have_room_for_21_characters() -> None:
     name = changed(OBS, {("name",): "n" * 12})
-    assert load(name, data=changed(DATA, {("run_type",): "t" * 10})).obs.name == "n" * 12
-    (fault,) = faults(obs=name, data=changed(DATA, {("run_type",): "t" * 11}))
+    assert load(name, data=changed(DATA, {("run_type",): "t" * 9})).obs.name == "n" * 12
+    (fault,) = faults(obs=name, data=changed(DATA, {("run_type",): "t" * 10}))
     assert (fault.file, fault.path) == ("data_config.json", "$.run_type")
-    assert "23 characters; at most 22" in fault.remedy
+    assert "22 characters; at most 21" in fault.remedy
 
 
 def test_one_coincidence_at_most() -> None:
