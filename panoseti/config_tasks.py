@@ -23,6 +23,7 @@ from panoseti.board_work import Work, addresses
 from panoseti.bring_up import BringUp, Due, high_voltage_off, shut_down
 from panoseti.console import Console
 from panoseti.errors import EXIT_FAILED, EXIT_OK, ConfigError, ObsError, RefusedError
+from panoseti.firmware_images import built_text
 from panoseti.firmware_load import load_firmware
 from panoseti.flight import FlightRecorder
 from panoseti.hk_watch import Firmware
@@ -41,7 +42,6 @@ from panoseti.run_state import read_holder
 from panoseti.selection import Choice, select
 from panoseti.site import Quabo
 
-FWTIME_EPOCH_UNIX = 1_000_000_000
 SUMMARY_COLUMNS = ("board", "serial", "mean", "median", "stddev", "min", "max")
 
 
@@ -230,15 +230,6 @@ def _show_silver(job: Job, silver: dict[str, Firmware]) -> None:
     if silver and not job.console.json_output:
         rows = [(ip, fw.version, built_text(fw.built)) for ip, fw in silver.items()]
         job.console.table(("board", "silver", "built"), rows)
-
-
-def built_text(fwtime: str) -> str:
-    """The build time of a firmware ("0x%08x", Unix time - 10^9) as a date."""
-    try:
-        built_unix = int(fwtime, 16) + FWTIME_EPOCH_UNIX
-    except ValueError:
-        return fwtime
-    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(built_unix))
 
 
 def _hk_dest(job: Job) -> None:

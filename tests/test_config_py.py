@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -455,6 +453,8 @@ def test_new_firmware_is_loaded_compared_and_booted(ready: PrivateObservatory, l
 def test_killed_anywhere_it_goes_on(ready: PrivateObservatory) -> None:
     """SIGKILL within steps; the last call brings everything to what the configs ask for."""
     path = ready.data_dir / LEDGER_FILE
+    with ready.client() as client:
+        client.fault("all", "slow", delay_s=0.3)  # so that each step can be met half done
     for step in (Step.REBOOT, Step.MAROC, Step.SHUTTER):
         redo = ["--redo", Step.REBOOT.value] if step is Step.REBOOT else []
         child = subprocess.Popen(
@@ -468,9 +468,11 @@ def test_killed_anywhere_it_goes_on(ready: PrivateObservatory) -> None:
             wait_for(partial(_begun_or_ended, child, path, step), f"{step} to begin", 60)
             assert child.poll() is None, "it was to be killed while it worked"
         finally:
-            os.kill(child.pid, signal.SIGKILL)
+            child.kill()
             child.wait(20)
         assert read_ledger(ready.data_dir).boards, "the ledger is whole"
+    with ready.client() as client:
+        client.fault("all", "none")
     answer = config(ready)
     assert answer.code == 0, answer
     check_registers(ready)
