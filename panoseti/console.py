@@ -26,7 +26,7 @@ import rich.table
 from panoseti.errors import EXIT_FAILED, EXIT_OK, ConfigError, ObsError
 
 # Wide enough that no line of a table is broken where nobody sees it as a table.
-PIPE_WIDTH = 220
+PIPE_WIDTH = 2000
 
 
 class Interrupted(KeyboardInterrupt):
@@ -148,7 +148,10 @@ class Console:
             table.add_column(column, justify="right" if numbers else "left", overflow="fold")
         for row in rows:
             table.add_row(*(rich.markup.escape(_cell(value)) for value in row))
-        self._out.print(table, highlight=False)
+        with self._out.capture() as drawn:
+            self._out.print(table, highlight=False)
+        for line in drawn.get().splitlines():
+            self._out.file.write(line.rstrip() + "\n")
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Progress]:
