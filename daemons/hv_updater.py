@@ -10,15 +10,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from panoseti import daemon
+from panoseti.alarms import Alarms
 from panoseti.board_link import BoardLink, open_link
 from panoseti.flight import FlightRecorder
-from panoseti.hv import HvUpdater, update_loop
-from panoseti.hv_service import PresentBoards, echo_of, updater_actions
+from panoseti.hv import FOLLOW_S, NAME, HvUpdater, update_loop
+from panoseti.hv_service import PresentBoards, updater_actions
 from panoseti.load_configs import load_site
 from panoseti.store import Store
 
-NAME = "hv_updater"
-INTERVAL_S = 5.0
+INTERVAL_S = 1.0
 EXAMPLES = """  daemons/hv_updater.py --config_dir . --verbose
 
 Its end (SIGTERM, Ctrl-C) switches the high voltage of every board off."""
@@ -27,6 +27,12 @@ Its end (SIGTERM, Ctrl-C) switches the high voltage of every board off."""
 def main(argv: Sequence[str] | None = None) -> int:
     """Update until told to end, then switch off."""
     parser = daemon.arguments(NAME, __doc__ or "", INTERVAL_S, EXAMPLES)
+    parser.add_argument(
+        "--follow_s",
+        type=float,
+        default=FOLLOW_S,
+        help="a set point follows the temperature so often at most (default: %(default)g)",
+    )
     args = parser.parse_args(argv)
     site = load_site(args.config_dir, data_config=False)
     data_dir = (args.data_dir or site.head_data_dir).resolve()
@@ -37,10 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     with (
         daemon.Daemon(NAME, data_dir, args.interval_s, args.verbose) as running,
+        Alarms(data_dir, NAME, site.obs.alarm_hook) as alarms,
         Store(site.obs.redis_host, site.obs.redis_port) as store,
     ):
-        actions = updater_actions(store, data_dir, link, echo_of(site))
-        updater = HvUpdater(actions, site.obs.hk_max_age_s)
+        actions = updater_actions(site, store, data_dir, link, alarms)
+        updater = HvUpdater(actions, site.obs.hk_max_age_s, args.follow_s)
         update_loop(running, updater, PresentBoards(site, data_dir).boards)
     return 0
 

@@ -11,30 +11,35 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from panoseti import daemon
+from panoseti.alarms import Alarms
 from panoseti.board_link import BoardLink, open_link
 from panoseti.flight import FlightRecorder
-from panoseti.hv_service import PresentBoards, StopRun, echo_of, guard_actions
+from panoseti.hv_service import Outlets, PresentBoards, StopRun, guard_actions
 from panoseti.load_configs import load_site
-from panoseti.safety import Guard, GuardedModule, guard_loop
+from panoseti.safety import NAME, PATIENCE_S, STUCK_S, Guard, GuardedModule, guard_loop
 from panoseti.store import Store
 
-NAME = "temperature_guard"
-INTERVAL_S = 10.0
-PATIENCE_S = 300.0
+INTERVAL_S = 1.0
 EXAMPLES = """  daemons/temperature_guard.py --config_dir . --verbose
 
-A module that was tripped stays off until the guard is started again."""
+A module that was tripped stays off until config.py --ack_hv."""
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; exits with code 2 on bad usage."""
     parser = daemon.arguments(NAME, __doc__ or "", INTERVAL_S, EXAMPLES)
     parser.add_argument(
+        "--stuck_s",
+        type=float,
+        default=STUCK_S,
+        help="a board whose HVMON shows voltage so long after HV off costs its module the power"
+        " (default: %(default)g)",
+    )
+    parser.add_argument(
         "--patience_s",
         type=float,
         default=PATIENCE_S,
-        help="a board that neither shows HK nor confirms HV off for so long costs its module the"
-        " power (default: %(default)g)",
+        help="the same for one whose HVMON is not seen at all (default: %(default)g)",
     )
     return parser.parse_args(argv)
 
@@ -47,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flight = FlightRecorder(data_dir, NAME)
     present = PresentBoards(site, data_dir)
     stop_run = StopRun(args.config_dir.resolve(), data_dir)
+    outlets = Outlets(site.obs)
 
     def link(priority: bool) -> BoardLink:
         return open_link(site, flight, priority)
@@ -57,11 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     with (
         daemon.Daemon(NAME, data_dir, args.interval_s, args.verbose) as running,
+        Alarms(data_dir, NAME, site.obs.alarm_hook) as alarms,
         Store(site.obs.redis_host, site.obs.redis_port) as store,
     ):
-        actions = guard_actions(store, data_dir, link, echo_of(site), stop_run)
-        guard = Guard((), actions, site.obs.hk_max_age_s, args.patience_s)
-        guard_loop(running, guard, modules)
+        actions = guard_actions(site, store, data_dir, link, stop_run, outlets, alarms)
+        guard = Guard(actions, site.obs.hk_max_age_s, args.stuck_s, args.patience_s)
+        guard_loop(running, guard, modules, outlets.check)
     return 0
 
 

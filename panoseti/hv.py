@@ -1,12 +1,13 @@
 """The HV updater: detector bias that follows the temperature, and off whenever that is unknown.
 
-A board has high voltage only while its HK record is fresh, possible and within the detector
-limits, its detectors are in the board data base, and no trip of the temperature guard stands
-against its module.  In every other case zeros are sent, again and again until the board has
-confirmed them; the last value is never kept.  A board whose detectors were too cold or too hot
-stays off for the life of the updater.
+A board has high voltage only while its housekeeping can be trusted (`hk_trust`), its detectors are
+in the board data base, no trip stands against it, and the temperature guard is alive and was tried
+out (`interlock`).  It goes up in steps that HVMON has to follow (`hv_ramp`).  In every other case
+zeros are sent, again and again until HVMON shows that they were obeyed; the last value is never
+kept.  A temperature beyond its limits, and a voltage above what was asked for, are off until an
+operator has acknowledged.
 
-`judge` is the whole decision, pure; `HvUpdater.round` applies it to all boards.
+`judge` is the whole decision, pure; `HvUpdater` applies it to all boards.
 """
 
 from __future__ import annotations
@@ -15,22 +16,28 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
+from typing import Any, Protocol
 
 from panoseti.addresses import redis_key
 from panoseti.daemon import Daemon
 from panoseti.errors import ObsError
-from panoseti.safety import Blind, Trip, detector_fault, read_hk
+from panoseti.hk_trust import Blind, BoardTrust, Doubt, OverLimit, Verdict
+from panoseti.hv_ramp import HV_OFF, BoardHv, Codes, Hold, Off, Stage, Target, Want
+from panoseti.hv_trips import ACKNOWLEDGE, Trip
 from panoseti.settings import hv_codes
 from panoseti.store import Record
 
+__all__ = [
+    "HV_OFF", "Codes", "HvActions", "HvBoard", "HvUpdater", "Stage", "judge", "update_loop",
+]  # fmt: skip
+
 logger = logging.getLogger(__name__)
 
-Codes = tuple[int, int, int, int]
-HV_OFF: Codes = (0, 0, 0, 0)
-RETRY_OFF_S = 1.0
-# Rounds of "off" at the end, each of them a batch with re-sending of its own.
-LAST_TRIES = 3
+NAME = "hv_updater"
+FOLLOW_S = 5.0
+# How long the end waits for HVMON to show that all is off: four packets.
+PROOF_S = 12.0
+LATCHED_ALARM, SUPPLY_ALARM = "hv_latched", "hv_supply"
 
 
 @dataclass(frozen=True)
@@ -48,179 +55,218 @@ class HvBoard:
     remedy: str = ""
 
 
-@dataclass(frozen=True)
-class Want:
-    """What a board must be told: codes, why they are zero, and whether that is for good."""
-
-    codes: Codes
-    reason: str = ""
-    latch: bool = False
-
-
-class State(StrEnum):
-    """HV of a board as far as its confirmations tell."""
-
-    UNKNOWN = "unknown"
-    ON = "on"
-    OFF = "off"
-
-
 def judge(
-    board: HvBoard,
-    record: Record,
-    now_unix: float,
-    max_age_s: float,
-    latched: str = "",
-    trip: Trip | None = None,
+    board: HvBoard, verdict: Verdict, closed: str = "", latched: str = "", trip: Trip | None = None
 ) -> Want:
-    """HV for a board from its HK record at Unix time `now_unix`.
+    """HV for a board from what its housekeeping says.
 
-    latched: why the board is off for good ("" = it is not); trip: of its module.
+    closed: why no board may have HV ("" = they may); latched: why this one is off for good;
+    trip: that stands against it or its module.
     """
-    if latched:
-        return Want(HV_OFF, latched)
-    seen = read_hk(record, board.boardloc, now_unix, max_age_s)
-    if isinstance(seen, Blind):
-        return Want(HV_OFF, seen.reason)
-    if (fault := detector_fault(seen)) is not None:
-        return Want(HV_OFF, f"{fault}; off until hv_updater.py is restarted", latch=True)
     if trip is not None:
-        return Want(HV_OFF, f"temperature guard: {trip.reason}")
+        return Off(f"{trip.by or 'trip'}: {trip.reason}; then: {ACKNOWLEDGE}")
+    if latched:
+        return Off(latched, latch=True)
+    if isinstance(verdict, OverLimit):
+        return Off(verdict.reason, latch=True)
+    if isinstance(verdict, Blind):
+        return Off(verdict.reason)
+    if closed:
+        return Off(closed)
     if board.nominal_v is None:
-        return Want(HV_OFF, board.remedy)
-    return Want(hv_codes(board.nominal_v, seen.detector_c))
+        return Off(board.remedy)
+    if isinstance(verdict, Doubt):
+        return Hold(verdict.reason)
+    try:
+        return Target(hv_codes(board.nominal_v, verdict.reading.detector_c))
+    except ValueError as error:
+        return Off(f"{error}: correct its detectors in detector_info.json")
 
 
-@dataclass
-class BoardState:
-    """What the updater remembers of a board."""
+class Tells(Protocol):
+    """Where alarms go: alarms.Alarms."""
 
-    state: State = State.UNKNOWN
-    codes: Codes = HV_OFF
-    reason: str = ""
-    latched: str = ""
-    problem: str = ""
+    def tell(self, kind: str, text: str, subject: str = "", **facts: Any) -> None: ...
+    def hold(self, kind: str, subject: str, text: str, **facts: Any) -> None: ...
+    def hold_only(self, kind: str, texts: Mapping[str, str]) -> None: ...
 
 
 @dataclass(frozen=True)
 class HvActions:
     """What the updater does to the world.
 
-    records: the HK records of these keys (raises ObsError); trips: those of the guard by
-    module id (raises ObsError); send: codes by address, returns the problem of each board, None
+    records: the HK records of these keys (raises ObsError); trips: all that stand (raises
+    ObsError); latch: adds trips (raises ObsError); closed: why no board may have HV, from trips,
+    Unix time and monotonic time; send: codes by address, returns the problem of each board, None
     where the board confirmed.
     """
 
     records: Callable[[Iterable[str]], dict[str, Record]]
-    trips: Callable[[], dict[int, Trip]]
+    trips: Callable[[], tuple[Trip, ...]]
+    latch: Callable[[Iterable[Trip]], None]
+    closed: Callable[[tuple[Trip, ...], float, float], str]
     send: Callable[[Mapping[str, Codes]], Mapping[str, str | None]]
+    alarms: Tells
 
 
 @dataclass
-class HvUpdater:
-    """Keeps the HV of all boards; call `round()` every 5 s, sooner when it returns True."""
+class _Kept:
+    """A board, what its housekeeping says, and its HV."""
 
-    actions: HvActions
-    max_age_s: float
-    boards: tuple[HvBoard, ...] = ()
-    states: dict[str, BoardState] = field(default_factory=dict)
+    board: HvBoard
+    trust: BoardTrust
+    hv: BoardHv
+    present: bool = True
+    want: Want = field(default_factory=lambda: Off("not looked at yet"))
+
+
+class HvUpdater:
+    """Keeps the HV of all boards: `look` and `act`, about once a second.
+
+    follow_s: a set point that is on follows the temperature no faster.
+    """
+
+    def __init__(self, actions: HvActions, max_age_s: float, follow_s: float = FOLLOW_S) -> None:
+        self.closed = ""
+        self.ending = False
+        self._actions = actions
+        self._max_age_s = max_age_s
+        self._follow_s = follow_s
+        self._kept: dict[str, _Kept] = {}
+        self._unsaved: dict[tuple[int, str], Trip] = {}
+
+    @property
+    def boards(self) -> dict[str, BoardHv]:
+        """The HV of each board by address."""
+        return {ip: kept.hv for ip, kept in self._kept.items()}
 
     def set_boards(self, boards: Iterable[HvBoard]) -> None:
         """The boards that are present now; one that is no longer among them is switched off."""
-        self.boards = tuple(boards)
+        for kept in self._kept.values():
+            kept.present = False
+        for board in boards:
+            kept = self._kept.setdefault(
+                board.ip,
+                _Kept(board, BoardTrust(board.boardloc, self._max_age_s), BoardHv(self._follow_s)),
+            )
+            kept.board, kept.present = board, True
 
-    def round(self, now_unix: float) -> bool:
-        """Judge every board, send what follows; whether an "off" is still unconfirmed.
-
-        "Off" goes out first and alone, so that nothing can delay it.
-        """
-        wants = self._wants(now_unix)
-        off = {
-            ip: want
-            for ip, want in wants.items()
-            if want.codes == HV_OFF and self._state(ip).state is not State.OFF
-        }
-        on = {ip: want for ip, want in wants.items() if want.codes != HV_OFF}
-        for ip, want in wants.items():
-            self._log_change(ip, want)
-        self._send(off, State.OFF)
-        self._send(on, State.ON)
-        return any(self._state(ip).state is not State.OFF for ip in off)
-
-    def all_off(self) -> list[str]:
-        """Switch every board off; the addresses that did not confirm."""
-        addresses = {board.ip for board in self.boards} | self.states.keys()
-        wants = {ip: Want(HV_OFF, "hv_updater ends") for ip in sorted(addresses)}
-        return self._send(wants, State.OFF)
-
-    def _wants(self, now_unix: float) -> dict[str, Want]:
+    def look(self, now_unix: float, now_s: float) -> None:
+        """Judge every board; nothing is sent."""
         lost = ""
         records: dict[str, Record] = {}
-        trips: dict[int, Trip] = {}
+        trips: tuple[Trip, ...] = ()
         try:
-            records = self.actions.records([redis_key(b.boardloc) for b in self.boards])
-            trips = self.actions.trips()
+            records = self._actions.records(
+                [redis_key(kept.board.boardloc) for kept in self._kept.values()]
+            )
         except ObsError as error:
             lost = str(error)
-        wants: dict[str, Want] = {}
-        for board in self.boards:
-            state = self._state(board.ip)
-            if lost:
-                want = Want(HV_OFF, state.latched or lost)
-            else:
-                want = judge(
-                    board,
-                    records.get(redis_key(board.boardloc), {}),
-                    now_unix,
-                    self.max_age_s,
-                    state.latched,
-                    trips.get(board.module_id),
-                )
-            if want.latch:
-                state.latched = want.reason
-            wants[board.ip] = want
-        for ip in self.states.keys() - wants.keys():
-            if self.states[ip].state is State.OFF:
-                del self.states[ip]
-            else:
-                wants[ip] = Want(HV_OFF, "no longer among the boards that are present")
-        return wants
+        try:
+            trips = self._actions.trips()
+            self.closed = self._actions.closed(trips, now_unix, now_s)
+        except ObsError as error:
+            self.closed = str(error)
+        if self.ending:
+            self.closed = "hv_updater ends"
+        standing = {trip.key: trip for trip in trips}
+        for ip, kept in list(self._kept.items()):
+            record = records.get(redis_key(kept.board.boardloc), {})
+            verdict = kept.trust.lost(lost) if lost else kept.trust.take(record, now_unix, now_s)
+            if not kept.present:
+                kept.want = Off("no longer among the boards that are present")
+                continue
+            module = kept.board.module_id
+            trip = standing.get((module, "")) or standing.get((module, ip))
+            kept.want = judge(kept.board, verdict, self.closed, self._latched(kept, trip), trip)
 
-    def _state(self, ip: str) -> BoardState:
-        return self.states.setdefault(ip, BoardState())
+    def _latched(self, kept: _Kept, trip: Trip | None) -> str:
+        """Why a board is off for good; the file knows it, and when an operator has seen it."""
+        if kept.hv.latched and trip is None and self._key(kept) not in self._unsaved:
+            kept.hv.latched = ""
+        return kept.hv.latched
 
-    def _log_change(self, ip: str, want: Want) -> None:
-        state = self._state(ip)
-        if want.codes == HV_OFF:
-            # The age of old HK grows from round to round; that alone is no news.
-            if state.codes != HV_OFF or not state.reason:
-                logger.warning("%s: HV off: %s", ip, want.reason)
-        elif state.codes != want.codes:
-            logger.info("%s: HV codes %s", ip, " ".join(str(code) for code in want.codes))
-        state.codes, state.reason = want.codes, want.reason
+    @staticmethod
+    def _key(kept: _Kept) -> tuple[int, str]:
+        return kept.board.module_id, kept.board.ip
 
-    def _send(self, wants: Mapping[str, Want], target: State) -> list[str]:
-        """Send the codes; the addresses that did not confirm them."""
-        if not wants:
-            return []
-        unconfirmed = []
-        problems = self.actions.send({ip: want.codes for ip, want in wants.items()})
-        for ip in wants:
-            state = self._state(ip)
-            problem = problems.get(ip, "not sent") or ""
-            if problem:
-                unconfirmed.append(ip)
-                # It may or may not have arrived: only a confirmation makes a board "off".
-                if target is State.ON or state.state is State.ON:
-                    state.state = State.UNKNOWN
-                if problem != state.problem:
-                    logger.error("%s: HV %s not confirmed: %s", ip, target.value, problem)
-            else:
-                if state.state is not target:
-                    logger.info("%s: HV %s confirmed", ip, target.value)
-                state.state = target
-            state.problem = problem
-        return unconfirmed
+    def act(self, now_unix: float, now_s: float) -> None:
+        """Send what follows: "off" first and alone, so that nothing can delay it."""
+        off: dict[str, Codes] = {}
+        on: dict[str, Codes] = {}
+        before = {ip: (kept.hv.stage, kept.hv.latched) for ip, kept in self._kept.items()}
+        for ip, kept in self._kept.items():
+            codes = kept.hv.plan(kept.want, kept.trust.hv, now_s)
+            if codes is not None:
+                (off if codes == HV_OFF else on)[ip] = codes
+        for wanted in (off, on):
+            problems = self._actions.send(wanted) if wanted else {}
+            for ip, codes in wanted.items():
+                hv = self._kept[ip].hv
+                had = hv.problem
+                hv.told(codes, problems.get(ip, "not sent"), now_s, now_unix)
+                if hv.problem and not had:
+                    logger.error("%s: HV %s not confirmed: %s", ip, hv.stage.value, hv.problem)
+        for ip, kept in self._kept.items():
+            self._log_change(ip, kept.hv, before[ip][0])
+        self._latch(now_unix, {ip for ip, (_, latched) in before.items() if not latched})
+        self._forget()
+        self._actions.alarms.hold_only(
+            SUPPLY_ALARM, {ip: k.hv.reason for ip, k in self._kept.items() if k.hv.paused}
+        )
+
+    def _log_change(self, ip: str, hv: BoardHv, before: Stage) -> None:
+        if hv.stage is before:
+            return
+        if hv.stage is Stage.ON:
+            codes = " ".join(str(code) for code in hv.codes)
+            logger.info("%s: HV on, HVMON shows it (codes %s)", ip, codes)
+        elif hv.stage is Stage.OFF:
+            logger.info("%s: HV off, HVMON shows it: %s", ip, hv.reason)
+        else:
+            level = logging.WARNING if before is Stage.ON else logging.INFO
+            logger.log(level, "%s: HV %s: %s", ip, hv.stage.value, hv.reason)
+
+    def _latch(self, now_unix: float, unlatched_before: set[str]) -> None:
+        for ip in sorted(unlatched_before):
+            kept = self._kept[ip]
+            if kept.hv.latched:
+                key = self._key(kept)
+                self._unsaved[key] = Trip(key[0], kept.hv.latched, now_unix, ip, NAME)
+                text = f"{ip}: HV is off until acknowledged: {kept.hv.latched}"
+                self._actions.alarms.tell(LATCHED_ALARM, text, ip)
+        if not self._unsaved:
+            return
+        try:
+            self._actions.latch(self._unsaved.values())
+            self._unsaved = {}
+        except ObsError as error:
+            logger.error("cannot save what is off for good: %s", error)
+
+    def _forget(self) -> None:
+        """Boards that are no longer present, once they are off as far as can be known."""
+        for ip, kept in list(self._kept.items()):
+            silent = kept.trust.hv is None and not kept.hv.off_unheard
+            if not kept.present and (kept.hv.off_proven or silent):
+                del self._kept[ip]
+
+    def left_on(self) -> dict[str, str]:
+        """While it ends: boards that are not known to be off, and what is known of them."""
+        left = {}
+        for ip, kept in self._kept.items():
+            hv = kept.hv
+            if hv.off_proven:
+                continue
+            if kept.trust.hv is not None:
+                left[ip] = f"HVMON shows {max(kept.trust.hv.volts):.1f} V"
+            elif hv.off_unheard:
+                left[ip] = hv.problem or "not told"
+        return left
+
+    def unproven(self) -> list[str]:
+        """Boards that have echoed "off" while there is no housekeeping to show it."""
+        left = self.left_on()
+        return [ip for ip, k in self._kept.items() if not k.hv.off_proven and ip not in left]
 
 
 def update_loop(
@@ -241,27 +287,49 @@ def update_loop(
             if not problem:
                 logger.error("%s; the boards known so far are kept", error)
             problem = str(error)
-        pending = updater.round(time.time())
-        _beat(daemon, updater, problem)
-        pause_s = min(daemon.interval_s, RETRY_OFF_S) if pending else daemon.interval_s
-        daemon.stop.wait(begin_s + pause_s - time.monotonic())
-    left = updater.all_off()
-    for _ in range(LAST_TRIES - 1):
-        if not left:
-            return
-        left = updater.all_off()
+        _round(daemon, updater, problem)
+        daemon.stop.wait(begin_s + daemon.interval_s - time.monotonic())
+    updater.ending = True
+    _end(daemon, updater)
+
+
+def _round(daemon: Daemon, updater: HvUpdater, problem: str) -> None:
+    """Look and act; a heartbeat after each, since either may wait for somebody."""
+    updater.look(time.time(), time.monotonic())
+    _beat(daemon, updater, problem)
+    updater.act(time.time(), time.monotonic())
+    _beat(daemon, updater, problem)
+
+
+def _end(daemon: Daemon, updater: HvUpdater) -> None:
+    deadline = time.monotonic() + PROOF_S
+    while True:
+        _round(daemon, updater, "")
+        left = updater.left_on()
+        if not left or time.monotonic() > deadline:
+            break
+        time.sleep(min(daemon.interval_s, 0.5))
+    if unproven := updater.unproven():
+        logger.warning("HV off was echoed, no HVMON has shown it: %s", ", ".join(unproven))
     if left:
+        told = "; ".join(f"{ip}: {why}" for ip, why in sorted(left.items()))
         raise ObsError(
-            f"HV off was not confirmed by {', '.join(left)}; switch it off with"
-            " config.py --hv_off, or cut the power of the module"
+            f"HV off is not proven: {told}; switch it off with config.py --hv_off, or cut the"
+            " power of the module"
         )
 
 
 def _beat(daemon: Daemon, updater: HvUpdater, problem: str) -> None:
-    states = updater.states
-    boards = {
-        ip: {"hv": s.state.value, "codes": s.codes, "reason": s.reason, "problem": s.problem}
-        for ip, s in sorted(states.items())
+    states = {
+        ip: {
+            "hv": hv.stage.value,
+            "codes": hv.codes,
+            "reason": hv.reason,
+            "problem": hv.problem,
+            "hk_unix": hv.hk_unix,
+        }
+        for ip, hv in sorted(updater.boards.items())
     }
-    good = not problem and all(s.state is State.ON for s in states.values())
-    daemon.beat("ok" if good else "boards off", problem=problem, boards=boards)
+    good = not problem and all(hv.stage is Stage.ON for hv in updater.boards.values())
+    word = "ending" if updater.ending else "ok" if good else "boards off"
+    daemon.beat(word, problem=problem, interlock=updater.closed, boards=states)

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Protocol
 
 from panoseti import commands
+from panoseti.alarms import Alarms
+from panoseti.background import Background
 from panoseti.board_files import (
     DETECTOR_INFO,
     QUABO_INFO,
@@ -26,20 +28,33 @@ from panoseti.board_files import (
 )
 from panoseti.board_link import BoardLink, Send
 from panoseti.errors import ConfigError, ObsError
-from panoseti.hv import HV_OFF, Codes, HvActions, HvBoard
+from panoseti.hk_trust import Blind
+from panoseti.hv import HV_OFF, Codes, HvActions, HvBoard, judge
+from panoseti.hv import NAME as UPDATER
+from panoseti.hv_ramp import Off
+from panoseti.hv_trips import REHEARSED_MODULE, Trip, add_trips, read_trips, remove_trips
+from panoseti.interlock import Interlock
 from panoseti.launch import log_dir
 from panoseti.load_configs import Site
-from panoseti.power_switch import PowerSwitch
+from panoseti.power_switch import open_switch
+from panoseti.rehearsal import BOARDLOC, REHEARSAL_KEY, Rehearsal, RehearsalActions
 from panoseti.run_state import run_name_path
-from panoseti.safety import GuardActions, GuardedModule, read_trips, write_trips
-from panoseti.site import Module, Quabo, QuaboUids
+from panoseti.safety import NAME as GUARD
+from panoseti.safety import GuardActions, GuardedModule
+from panoseti.site import Module, ObsConfig, Quabo, QuaboUids
+from panoseti.site import PowerSwitch as Outlet
 from panoseti.store import Store
+from panoseti.supervision import Partner
 
 logger = logging.getLogger(__name__)
 
 STOP_SCRIPT = Path(__file__).resolve().parent.parent / "stop.py"
 BLIND_REPEATS = 3
+# The daemons come back within a second: nobody has to wait long for a board that is silent.
+SHORT_TIMEOUT_S, SHORT_TRIES = 0.3, 2
 STOP_OUTPUT = "temperature_guard.stop.out"
+# How often the power switches are asked whether they are there.
+CHECK_POWER_S = 300.0
 
 OpenLink = Callable[[bool], BoardLink]
 """Opens a link to the boards; the argument asks for priority over other programs."""
@@ -78,7 +93,9 @@ class PresentBoards:
             present = tuple((q.ip, q.boardloc) for q in module.quabos if self._uids.present(q.ip))
             if present:
                 guarded.append(
-                    GuardedModule(module.id, module.label, present, self._outlet_off(module))
+                    GuardedModule(
+                        module.id, module.label, present, outlet_of(self._site.obs, module)
+                    )
                 )
         return tuple(guarded)
 
@@ -102,12 +119,6 @@ class PresentBoards:
         except ConfigError as error:
             return HvBoard(*place, None, "; ".join(str(fault) for fault in error.faults))
 
-    def _outlet_off(self, module: Module) -> Callable[[], None] | None:
-        outlet = self._site.obs.power_switch(module)
-        if outlet is None:
-            return None
-        return partial(PowerSwitch(outlet.name, outlet.url).switch, outlet.socket, on=False)
-
 
 def _stamp(path: Path) -> tuple[int, int] | None:
     """Something that changes when the file does; None when there is none."""
@@ -119,18 +130,23 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 def send_codes(
-    open_link: OpenLink, echo: Mapping[str, bool], codes: Mapping[str, Codes]
+    open_link: OpenLink,
+    echo: Mapping[str, bool],
+    codes: Mapping[str, Codes],
+    timeout_s: float | None = None,
+    tries: int | None = None,
 ) -> dict[str, str | None]:
     """Send HV codes to boards by address; the problem of each, None where it confirmed.
 
-    echo: False for boards that cannot confirm; they are told "off" several times.  Where
-    everybody is to be switched off, other programs that use the boards must wait.
+    echo: False for boards that cannot confirm; they are told "off" several times.  timeout_s,
+    tries: None = the usual ones.  Where everybody is to be switched off, other programs that use
+    the boards must wait.
     """
     urgent = all(four == HV_OFF for four in codes.values())
     plans = {}
     for ip, four in codes.items():
         times = 1 if echo.get(ip, True) or four != HV_OFF else BLIND_REPEATS
-        plans[ip] = (Send(commands.SetHv(four)),) * times
+        plans[ip] = (Send(commands.SetHv(four), timeout_s=timeout_s, tries=tries),) * times
     try:
         with open_link(urgent) as link:
             outcomes = link.run(plans, echo)
@@ -144,20 +160,39 @@ def _without_name(ip: str, problem: str | None) -> str | None:
     return None if problem is None else problem.removeprefix(f"{ip}: ")
 
 
-def echo_of(site: Site) -> dict[str, bool]:
-    """Whether each board of the site echoes commands, by address."""
-    return {q.ip: module.command_echo for module in site.obs.modules for q in module.quabos}
-
-
 def updater_actions(
-    store: Store, data_dir: Path, open_link: OpenLink, echo: Mapping[str, bool]
+    site: Site, store: Store, data_dir: Path, open_link: OpenLink, alarms: Alarms
 ) -> HvActions:
     """What the HV updater does to the world."""
+    rehearsal = RehearsalActions(
+        write=partial(store.put_record, REHEARSAL_KEY),
+        erase=partial(store.delete, REHEARSAL_KEY),
+        forget=partial(remove_trips, data_dir, [(REHEARSED_MODULE, "")]),
+        judged_off=_rehearsed_off,
+    )
+    guard = Partner(GUARD, data_dir)
     return HvActions(
         records=store.get_records,
         trips=partial(read_trips, data_dir),
-        send=partial(send_codes, open_link, echo),
+        latch=partial(add_trips, data_dir),
+        closed=Interlock(guard.look, Rehearsal(rehearsal), alarms.hold).why_off,
+        send=partial(
+            send_codes,
+            open_link,
+            site.obs.echo_by_ip,
+            timeout_s=SHORT_TIMEOUT_S,
+            tries=SHORT_TRIES,
+        ),
+        alarms=alarms,
     )
+
+
+def _rehearsed_off(trips: Iterable[Trip]) -> bool:
+    """Whether the updater would switch the board off that does not exist."""
+    board = HvBoard("rehearsal", BOARDLOC, REHEARSED_MODULE, None)
+    found = {trip.key: trip for trip in trips}.get((REHEARSED_MODULE, ""))
+    want = judge(board, Blind("made up"), trip=found)
+    return isinstance(want, Off) and found is not None and found.reason in want.reason
 
 
 class StopRun:
@@ -198,21 +233,87 @@ class StopRun:
         logger.log(logging.ERROR if code else logging.INFO, "stop.py: exit %d (%s)", code, where)
 
 
+def outlet_of(obs: ObsConfig, module: Module) -> str:
+    """Name of the outlet that feeds a module, "" where no power switch is configured."""
+    outlet = obs.power_switch(module)
+    return "" if outlet is None else _outlet_name(outlet)
+
+
+def _outlet_name(outlet: Outlet) -> str:
+    return f"outlet {outlet.socket} of {outlet.name}"
+
+
+class Outlets:
+    """The power outlets of a site, switched and asked in the background.
+
+    A switch that is silent costs its thread some seconds, and nobody else anything.
+    """
+
+    def __init__(self, obs: ObsConfig, check_every_s: float = CHECK_POWER_S) -> None:
+        self._obs = obs
+        self._outlets = {_outlet_name(outlet): outlet for outlet in obs.power_switches}
+        self._work = Background()
+        self._trouble: dict[str, str] = {}
+        self._check_every_s = check_every_s
+        self._check_at_s: float | None = None
+        self._problems: dict[str, str] = {}
+
+    def off(self, name: str) -> str | None:
+        """Switch an outlet off: "" = it is off, None = at work, else what is wrong; ask again."""
+        done = self._work.result(f"off {name}")
+        if done is not None and not done.problem:
+            self._trouble.pop(name, None)
+            return ""
+        if done is not None:
+            self._trouble[name] = done.problem
+        self._work.begin(f"off {name}", partial(self._switch_off, self._outlets[name]))
+        return self._trouble.get(name)
+
+    def check(self, now_s: float) -> dict[str, str]:
+        """What is wrong with the switches, by name: they must be there *before* they are needed.
+
+        Each is asked now and then; the answers are those of the last time.
+        """
+        names = {outlet.name: outlet for outlet in self._outlets.values()}
+        for name in names:
+            done = self._work.result(f"ask {name}")
+            if done is not None:
+                self._problems[name] = done.problem
+        if self._check_at_s is None or now_s >= self._check_at_s:
+            self._check_at_s = now_s + self._check_every_s
+            for name, outlet in names.items():
+                self._work.begin(f"ask {name}", partial(self._ask, outlet))
+        return {name: problem for name, problem in self._problems.items() if problem}
+
+    def _switch_off(self, outlet: Outlet) -> None:
+        open_switch(self._obs, outlet).switch(outlet.socket, on=False)
+
+    def _ask(self, outlet: Outlet) -> None:
+        open_switch(self._obs, outlet).is_on(outlet.socket)
+
+
 def guard_actions(
+    site: Site,
     store: Store,
     data_dir: Path,
     open_link: OpenLink,
-    echo: Mapping[str, bool],
     stop_run: StopRun,
+    outlets: Outlets,
+    alarms: Alarms,
 ) -> GuardActions:
     """What the temperature guard does to the world."""
 
     def hv_off(ips: Iterable[str]) -> dict[str, str | None]:
-        return send_codes(open_link, echo, dict.fromkeys(ips, HV_OFF))
+        codes = dict.fromkeys(ips, HV_OFF)
+        return send_codes(open_link, site.obs.echo_by_ip, codes, SHORT_TIMEOUT_S, SHORT_TRIES)
 
     return GuardActions(
         records=store.get_records,
+        trips=partial(read_trips, data_dir),
+        save=partial(add_trips, data_dir),
+        updater=Partner(UPDATER, data_dir).look,
         hv_off=hv_off,
         stop_run=stop_run,
-        save=partial(write_trips, data_dir),
+        power_off=outlets.off,
+        alarms=alarms,
     )

@@ -230,7 +230,10 @@ class _Loader:
             value = content[switch]
             url = value.get("url") if isinstance(value, dict) else None
             if isinstance(url, str) and "@" in url and f"{MASK}@" not in url:
-                remedy = "holds a password that anyone who reads this file can see; copies mask it"
+                remedy = (
+                    "holds a password that anyone who reads this file can see (copies mask it);"
+                    " better: power_credentials, a file with mode 0600"
+                )
                 document.warn((switch, "url"), masked_text(url), remedy)
         self._warnings += checks.boards_collide(modules, self._other_addresses(content))
 

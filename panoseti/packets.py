@@ -113,6 +113,10 @@ def parse_hk(data: bytes) -> HkPacket:
     return HkPacket(*fields)
 
 
+# When the computer received a packet, Unix time in s: what makes a hash of the store a record.
+TIME_FIELD = "Computer_UTC"
+
+
 def hk_record(packet: HkPacket) -> dict[str, int | float | str]:
     """The record of a packet as all recordings have it, without Computer_UTC.
 

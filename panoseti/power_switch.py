@@ -1,8 +1,16 @@
-"""Outlets of a Digital Loggers web power switch, by its classic URLs.
+"""Outlets of a Digital Loggers web power switch, by its REST interface or its classic URLs.
 
-`<url>/outlet?<n>=ON` and `=OFF` switch outlet n; `<url>/status` gives the state of all: two hex
-digits after the text `state">`, bit n-1 = outlet n on.  A password in the URL is sent as basic
-authentication to that host alone and never shown.
+REST (outlet n is n-1 there):
+    GET  <url>/restapi/relay/outlets/<n-1>/physical_state/      true or false
+    PUT  <url>/restapi/relay/outlets/<n-1>/state/               value=true or value=false
+
+Classic: `<url>/outlet?<n>=ON` and `=OFF` switch outlet n; `<url>/status` gives the state of all:
+two hex digits after the text `state">`, bit n-1 = outlet n on.
+
+Which of them a switch has is found out by the first request, unless obs_config.json says so
+(`power_switch_api`).  User and password come from the credentials file (`power_credentials`), or
+from the URL.  They are sent to that host alone, as basic or, where it asks for that, digest
+authentication, and never shown.
 """
 
 from __future__ import annotations
@@ -13,15 +21,24 @@ import re
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from email.message import Message
+from pathlib import Path
 from typing import IO
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from panoseti.errors import ObsError
+from panoseti.power_credentials import Login, read_login
+from panoseti.site import ObsConfig
+from panoseti.site import PowerSwitch as Outlet
 
 OUTLETS = range(1, 9)
+AUTO, REST, CLASSIC = "auto", "rest", "classic"
 _STATE = re.compile(r'state">\s*([0-9a-fA-F]{2})')
 _STATUS_BYTES = 1 << 20
+# What a switch without REST says to such a request.
+_NO_SUCH_PAGE = (301, 302, 303, 307, 308, 400, 404, 405, 501)
+_WORDS = {"true": True, "false": False}
 
 
 class PowerSwitchError(ObsError):
@@ -43,6 +60,14 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
+class _AnsweredError(PowerSwitchError):
+    """The switch answered with an HTTP error."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
+
+
 def masked_url(url: str) -> str:
     """The URL with user and password replaced by `***`; for every text that people see."""
     try:
@@ -55,43 +80,76 @@ def masked_url(url: str) -> str:
     return urlunsplit(parts._replace(netloc=f"***@{host}"))
 
 
+def open_switch(obs: ObsConfig, outlet: Outlet, timeout_s: float = 5.0) -> PowerSwitch:
+    """The switch of an outlet as the configs want it.
+
+    Raises CredentialsError when the credentials file cannot be used.
+    """
+    login = None
+    if obs.power_credentials is not None:
+        login = read_login(Path(obs.power_credentials), outlet.name)
+    return PowerSwitch(outlet.name, outlet.url, timeout_s, login, obs.power_switch_api)
+
+
 class PowerSwitch:
     """One switch.  `name` is its key in obs_config.json, `url` as given there.
 
-    Every method raises PowerSwitchError (one line: name, masked URL, what, remedy) after at
-    most `timeout_s` per request.
+    login: instead of what the URL may hold; api: "rest", "classic" or "auto".  Every method
+    raises PowerSwitchError (one line: name, masked URL, what, remedy) after at most `timeout_s`
+    per request.
     """
 
-    def __init__(self, name: str, url: str, timeout_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        timeout_s: float = 5.0,
+        login: Login | None = None,
+        api: str = AUTO,
+    ) -> None:
         self.name = name
         self.shown = f"power switch {name} ({masked_url(url)})"
         self._timeout_s = timeout_s
+        self._api = api
         try:
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise ValueError("not http://HOST")
         except ValueError as error:
             raise PowerSwitchError(
-                f"{self.shown}: not a URL of the form http://USER:PASSWORD@HOST;"
+                f"{self.shown}: not a URL of the form http://HOST;"
                 f" correct {name}.url in obs_config.json"
             ) from error
         host = parts.netloc.rpartition("@")[2]
         self._base = urlunsplit(parts._replace(netloc=host, query="", fragment="")).rstrip("/")
-        self._headers = {}
-        if parts.username is not None:
-            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            self._headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
+        if login is None and parts.username is not None:
+            login = Login(unquote(parts.username), unquote(parts.password or ""))
+        self._headers: dict[str, str] = {}
         # The environment's web proxy must not stand between us and a device in the dome.
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect())
+        handlers: list[urllib.request.BaseHandler] = [
+            urllib.request.ProxyHandler({}),
+            _NoRedirect(),
+        ]
+        if login is not None:
+            pair = base64.b64encode(f"{login.user}:{login.password}".encode()).decode()
+            self._headers["Authorization"] = f"Basic {pair}"
+            known = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+            known.add_password(None, self._base, login.user, login.password)
+            handlers.append(urllib.request.HTTPDigestAuthHandler(known))
+        self._opener = urllib.request.build_opener(*handlers)
 
     def is_on(self, outlet: int) -> bool:
         """Whether the outlet (1..8) is on."""
         check_outlet(outlet)
-        return bool(self._states() >> (outlet - 1) & 1)
+        if self._has_rest():
+            return self._rest_state(outlet)
+        return bool(self._classic_states() >> (outlet - 1) & 1)
 
     def states(self) -> dict[int, bool]:
         """Outlet (1..8) -> whether it is on."""
-        bits = self._states()
+        if self._has_rest():
+            return {outlet: self._rest_state(outlet) for outlet in OUTLETS}
+        bits = self._classic_states()
         return {outlet: bool(bits >> (outlet - 1) & 1) for outlet in OUTLETS}
 
     def switch(self, outlet: int, on: bool, settle_s: float = 3.0) -> None:
@@ -101,7 +159,11 @@ class PowerSwitch:
         """
         check_outlet(outlet)
         word = "ON" if on else "OFF"
-        self._get(f"/outlet?{outlet}={word}", redirect_is_fine=True)
+        if self._has_rest():
+            body = b"value=true" if on else b"value=false"
+            self._ask(f"/restapi/relay/outlets/{outlet - 1}/state/", "PUT", body, {"X-CSRF": "x"})
+        else:
+            self._ask(f"/outlet?{outlet}={word}", redirect_is_fine=True)
         deadline = time.monotonic() + settle_s
         while self.is_on(outlet) != on:
             if time.monotonic() > deadline:
@@ -111,18 +173,54 @@ class PowerSwitch:
                 )
             time.sleep(0.1)
 
-    def _states(self) -> int:
-        page = self._get("/status")
+    # --- the two ways ---
+
+    def _has_rest(self) -> bool:
+        """Whether to use REST; the first time it is asked for where that is not known."""
+        if self._api == AUTO:
+            try:
+                self._rest_state(1)
+                self._api = REST
+            except _AnsweredError as error:
+                if error.code not in _NO_SUCH_PAGE:
+                    raise
+                self._api = CLASSIC
+            except _NotRestError:
+                self._api = CLASSIC
+        return self._api == REST
+
+    def _rest_state(self, outlet: int) -> bool:
+        path = f"/restapi/relay/outlets/{outlet - 1}/physical_state/"
+        text = self._ask(path, headers={"Accept": "application/json"})
+        state = _WORDS.get(text.strip())
+        if state is None:
+            raise _NotRestError(
+                f"{self.shown}: {path} is neither true nor false; is this a Digital Loggers switch"
+                ' with a REST interface? If not: "power_switch_api": "classic" in obs_config.json'
+            )
+        return state
+
+    def _classic_states(self) -> int:
+        page = self._ask("/status")
         found = _STATE.search(page)
         if found is None:
             raise PowerSwitchError(
                 f'{self.shown}: its /status page has no state">XX in it; is this a Digital'
-                " Loggers switch with the classic web interface?"
+                " Loggers switch?"
             )
         return int(found.group(1), 16)
 
-    def _get(self, path: str, redirect_is_fine: bool = False) -> str:
-        request = urllib.request.Request(self._base + path, headers=self._headers)
+    def _ask(
+        self,
+        path: str,
+        method: str = "GET",
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        redirect_is_fine: bool = False,
+    ) -> str:
+        request = urllib.request.Request(
+            self._base + path, body, {**self._headers, **(headers or {})}, method=method
+        )
         try:
             with self._opener.open(request, timeout=self._timeout_s) as answer:
                 text: str = answer.read(_STATUS_BYTES).decode("latin-1")
@@ -132,18 +230,24 @@ class PowerSwitch:
                 if redirect_is_fine and 300 <= error.code < 400:
                     return ""
             remedy = (
-                f"; correct user and password in {self.name}.url of obs_config.json"
+                f"; correct its user and password (power_credentials, or {self.name}.url of"
+                " obs_config.json)"
                 if error.code in (401, 403)
                 else ""
             )
-            raise PowerSwitchError(
-                f"{self.shown}: {path} was answered {error.code} {error.reason}{remedy}"
+            raise _AnsweredError(
+                f"{self.shown}: {path} was answered {error.code} {error.reason}{remedy}",
+                error.code,
             ) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             reason = getattr(error, "reason", error)
             raise PowerSwitchError(
                 f"{self.shown}: no answer to {path}: {reason}; check its address and cable"
             ) from None
+
+
+class _NotRestError(PowerSwitchError):
+    """What came is not an answer of a REST interface."""
 
 
 def check_outlet(outlet: int) -> None:

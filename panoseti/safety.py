@@ -1,331 +1,337 @@
-"""When a quabo may have high voltage, and what the temperature guard does when it may not.
+"""The temperature guard: what is done when a board may not have high voltage.
 
-Upper half: pure judgement of HK records, used by the HV updater too.  An HK record that is
-absent, old or impossible makes a board *blind*: it may not have HV, but nothing is known to be
-wrong with it.  A temperature outside the limits is a *trip* of its whole module.
+It judges every board by the same rules as the HV updater (`hk_trust`), and watches the updater.
 
-Lower half: the guard, one round at a time.  Limits: spec of the detectors (-20..60 degC) and
-of the FPGA (85 degC).
+- A temperature beyond its limits *trips* the module: HV off, run stopped, power outlet off.  The
+  trip lasts, on disk, until an operator acknowledges it.
+- A board whose state is not known, or that no living updater keeps, gets HV off until HVMON shows
+  that it has obeyed.  When HVMON shows a voltage all the same for `stuck_s`, or nothing at all for
+  `patience_s`, its module is tripped as well.
+
+`Guard.look` decides, `Guard.act` does; call both about once a second.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
 from panoseti.addresses import redis_key
 from panoseti.daemon import Daemon
 from panoseti.errors import ObsError
-from panoseti.packets import SENSOR_SIGN_C, signed_detector_c
-from panoseti.store import TIME_FIELD, Record
+from panoseti.hk_trust import Blind, BoardTrust, OverLimit, Verdict
+from panoseti.hv import Tells
+from panoseti.hv_off import OffWatch
+from panoseti.hv_trips import ACKNOWLEDGE, Trip
+from panoseti.rehearsal import REHEARSAL_KEY, RehearsedBoard
+from panoseti.store import Record
+from panoseti.supervision import Life
+from panoseti.words import joined
 
 logger = logging.getLogger(__name__)
 
-DETECTOR_MIN_C = -20.0
-DETECTOR_MAX_C = 60.0
-FPGA_MAX_C = 85.0
-# The sensor (TMP125) measures -55..125 degC.
-SENSOR_MIN_C = -55.0
-FPGA_MIN_C = -60.0
-# A record may be this far ahead of our clock (both are this computer's) before it is disbelieved.
-FUTURE_S = 2.0
-
-TRIPS_FILE = "hv_trips.json"
-TRIPS_VERSION = 1
-RETRY_S = 2.0
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A fresh and possible HK record: temperatures in degC, age in s."""
-
-    detector_c: float
-    fpga_c: float
-    age_s: float
-
-
-@dataclass(frozen=True)
-class Blind:
-    """The state of a board is not known; `reason` says why."""
-
-    reason: str
-
-
-def read_hk(record: Record, boardloc: int, now_unix: float, max_age_s: float) -> Reading | Blind:
-    """What an HK record (`QUABO_<boardloc>` of the store) tells at Unix time `now_unix`."""
-    if not record:
-        return Blind("no HK record")
-    numbers: dict[str, float] = {}
-    for name in (TIME_FIELD, "BOARDLOC", "TEMP1", "TEMP2"):
-        try:
-            numbers[name] = float(record[name])
-        except (KeyError, ValueError):
-            return Blind(f"impossible HK: {name} is {record.get(name, 'absent')!r}")
-        if not math.isfinite(numbers[name]):
-            return Blind(f"impossible HK: {name} is {record[name]}")
-    age_s = now_unix - numbers[TIME_FIELD]
-    if age_s > max_age_s:
-        return Blind(f"HK is {age_s:.1f} s old (limit {max_age_s:g} s)")
-    if age_s < -FUTURE_S:
-        return Blind(f"impossible HK: dated {-age_s:.1f} s in the future")
-    if numbers["BOARDLOC"] != boardloc:
-        return Blind(f"impossible HK: BOARDLOC is {record['BOARDLOC']}, not {boardloc}")
-    detector_c, fpga_c = signed_detector_c(numbers["TEMP1"]), numbers["TEMP2"]
-    if not SENSOR_MIN_C <= detector_c < SENSOR_SIGN_C:
-        return Blind(f"impossible HK: TEMP1 is {record['TEMP1']} degC")
-    if fpga_c < FPGA_MIN_C:
-        return Blind(f"impossible HK: TEMP2 is {record['TEMP2']} degC")
-    return Reading(detector_c, fpga_c, age_s)
-
-
-def detector_fault(reading: Reading) -> str | None:
-    """Why the detectors are too cold or too hot for HV; None when they are not."""
-    if DETECTOR_MIN_C <= reading.detector_c <= DETECTOR_MAX_C:
-        return None
-    return (
-        f"detector temperature {reading.detector_c:.2f} degC is outside"
-        f" {DETECTOR_MIN_C:g}..{DETECTOR_MAX_C:g} degC"
-    )
-
-
-def limit_fault(reading: Reading) -> str | None:
-    """Why the guard trips: detectors outside their limits or FPGA too hot; None when neither."""
-    if (fault := detector_fault(reading)) is not None:
-        return fault
-    if reading.fpga_c > FPGA_MAX_C:
-        return f"FPGA temperature {reading.fpga_c:.2f} degC is above {FPGA_MAX_C:g} degC"
-    return None
-
-
-@dataclass(frozen=True)
-class Trip:
-    """A module whose HV must stay off: reason, and since when (Unix time, s)."""
-
-    module_id: int
-    reason: str
-    since_unix: float
-
-
-def write_trips(data_dir: Path, trips: Iterable[Trip]) -> None:
-    """Make the modules that must stay off known to the HV updater; raises OSError."""
-    path = data_dir / TRIPS_FILE
-    temporary = path.with_suffix(".tmp")
-    document = {
-        "version": TRIPS_VERSION,
-        "trips": [
-            {"module_id": t.module_id, "reason": t.reason, "since_unix": t.since_unix}
-            for t in trips
-        ],
-    }
-    with temporary.open("w") as file:
-        file.write(json.dumps(document, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def read_trips(data_dir: Path) -> dict[int, Trip]:
-    """The trips by module id; none when no guard ever ran here.
-
-    Raises ObsError when the file cannot be read: then nothing may be taken as safe.
-    """
-    path = data_dir / TRIPS_FILE
-    try:
-        document = json.loads(path.read_bytes())
-        if document["version"] != TRIPS_VERSION:
-            raise ValueError(f"version {document['version']}")
-        trips = [
-            Trip(int(t["module_id"]), str(t["reason"]), float(t["since_unix"]))
-            for t in document["trips"]
-        ]
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ObsError(
-            f"{path}: cannot be read ({error}), so that no board may have HV; restart"
-            " temperature_guard.py, which writes it anew"
-        ) from error
-    return {trip.module_id: trip for trip in trips}
+NAME = "temperature_guard"
+STUCK_S = 15.0
+PATIENCE_S = 300.0
+# Packets may be on their way for so long after the power was cut.
+DARK_S = 1.0
+# An order that is not echoed for so long is an alarm.
+UNHEARD_S = 5.0
 
 
 @dataclass(frozen=True)
 class GuardedModule:
     """A module as the guard sees it.
 
-    boards: (address, BOARDLOC) of those that are present; outlet_off: switches the module's
-    power outlet off and returns only when it is off (ObsError otherwise); None where no power
-    switch is configured.
+    boards: (address, BOARDLOC) of those that are present; outlet: name of the power outlet that
+    feeds it, "" where no power switch is configured.
     """
 
     module_id: int
     label: str
     boards: tuple[tuple[str, int], ...]
-    outlet_off: Callable[[], None] | None = None
+    outlet: str = ""
 
 
 @dataclass(frozen=True)
 class GuardActions:
     """What the guard does to the world.
 
-    records: the HK records of these keys (raises ObsError); hv_off: sends zeros and returns
-    the problem of each board, None where the board confirmed; stop_run: ends a run in progress
-    without waiting for it (reason given), None where that is not wanted; save: makes the trips
-    known to the HV updater (raises OSError).
+    records: the HK records of these keys (raises ObsError); trips: those on disk (raises
+    ObsError); save: adds trips to them (raises ObsError); updater: how the HV updater is; hv_off:
+    sends zeros and returns the problem of each board, None where the board confirmed; stop_run:
+    ends a run in progress without waiting for it (reason given), None where that is not wanted;
+    power_off: switches an outlet off without waiting for it: "" = it is off, None = at work, else
+    what is wrong; call it again until it is "".
     """
 
     records: Callable[[Iterable[str]], dict[str, Record]]
+    trips: Callable[[], tuple[Trip, ...]]
+    save: Callable[[Iterable[Trip]], None]
+    updater: Callable[[float], Life]
     hv_off: Callable[[Iterable[str]], Mapping[str, str | None]]
     stop_run: Callable[[str], None] | None
-    save: Callable[[Iterable[Trip]], None]
+    power_off: Callable[[str], str | None]
+    alarms: Tells
 
 
-class Guard:
-    """Watches temperatures; call `round()` every 10 s.
+@dataclass
+class _Watched:
+    """A board: what its housekeeping says; off: while it must be off."""
 
-    A limit trips the whole module: HV off, run stopped, outlet off; the trip stays for the
-    life of the guard.  A blind board gets HV off, every round, until it is seen again; when it
-    neither shows HK nor confirms HV off for `patience_s`, its module is tripped as well.
+    trust: BoardTrust
+    blind: str = ""
+    why_off: str = ""
+    off: OffWatch | None = None
+
+
+@dataclass(frozen=True)
+class GuardState:
+    """For heartbeat and status.
+
+    trips by module or board; blind, off: reason by address; unproven: those of `off` whose HVMON
+    has not shown it; power_pending: trouble with an outlet, by module id.
     """
 
-    def __init__(
-        self,
-        modules: Iterable[GuardedModule],
-        actions: GuardActions,
-        max_age_s: float,
-        patience_s: float,
-    ) -> None:
-        self.modules = tuple(modules)
-        self.trips: dict[int, Trip] = {}
-        self.blind: dict[str, str] = {}
-        self.unconfirmed: dict[str, float] = {}
-        self.power_pending: dict[int, str] = {}
-        self._powered_off: set[int] = set()
-        self._confirmed: set[str] = set()
-        self._actions = actions
-        self._max_age_s = max_age_s
-        self._patience_s = patience_s
-        self._unsaved = True
+    trips: dict[str, str]
+    blind: dict[str, str]
+    off: dict[str, str]
+    unproven: list[str]
+    power_pending: dict[int, str]
+    powered_off: list[str]
+    updater: str
+    problem: str
 
-    def round(self, now_unix: float) -> bool:
-        """Judge every board and act; whether something is left to be retried soon."""
-        faults = self._look(now_unix)
-        faults.update(self._out_of_patience(now_unix, faults))
-        new = [Trip(i, r, now_unix) for i, r in faults.items() if i not in self.trips]
-        for trip in new:
-            logger.critical("ALARM module %d: %s", trip.module_id, trip.reason)
-            self.trips[trip.module_id] = trip
-        self._save(bool(new))
-        self._switch_hv_off(now_unix)
-        if new and self._actions.stop_run is not None:
-            self._actions.stop_run("; ".join(f"module {t.module_id}: {t.reason}" for t in new))
-        self._switch_power_off()
-        in_trip = {ip for m in self.modules if m.module_id in self.trips for ip, _ in m.boards}
-        return bool(self._unsaved or self.power_pending or in_trip & self.unconfirmed.keys())
+    @property
+    def calm(self) -> bool:
+        """Whether there is nothing that somebody should know."""
+        return not (self.trips or self.blind or self.problem or self.power_pending)
 
-    def _look(self, now_unix: float) -> dict[int, str]:
-        """Update `blind`; the limit faults by module id."""
-        boardlocs = [boardloc for module in self.modules for _, boardloc in module.boards]
-        lost: str | None = None
-        records: dict[str, Record] = {}
-        try:
-            records = self._actions.records([redis_key(b) for b in boardlocs])
-        except ObsError as error:
-            lost = str(error)
-        faults: dict[int, str] = {}
-        blind: dict[str, str] = {}
+
+@dataclass
+class Guard:
+    """The guard over all modules; see the module's text."""
+
+    actions: GuardActions
+    max_age_s: float
+    stuck_s: float = STUCK_S
+    patience_s: float = PATIENCE_S
+    modules: tuple[GuardedModule, ...] = ()
+    trips: dict[tuple[int, str], Trip] = field(default_factory=dict)
+    powered_off: dict[str, float] = field(default_factory=dict)  # outlet -> Unix time
+    power_pending: dict[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._boards: dict[str, _Watched] = {}
+        self._rehearsed = RehearsedBoard(self.max_age_s)
+        self._unsaved: dict[tuple[int, str], Trip] = {}
+        self._new: list[Trip] = []
+        self._life = Life(None)
+        self._trips_problem = ""
+        self._store_problem = ""
+
+    # --- looking ---
+
+    def look(self, now_unix: float, now_s: float) -> None:
+        """Judge every board; nothing is sent."""
+        self._life = self.actions.updater(now_s)
+        self._read_trips()
+        records = self._read_records()
+        known = {ip for module in self.modules for ip, _ in module.boards}
+        for ip in self._boards.keys() - known:
+            del self._boards[ip]
         for module in self.modules:
             for ip, boardloc in module.boards:
+                watched = self._boards.setdefault(
+                    ip, _Watched(BoardTrust(boardloc, self.max_age_s))
+                )
                 record = records.get(redis_key(boardloc), {})
-                seen = Blind(lost) if lost else read_hk(record, boardloc, now_unix, self._max_age_s)
-                if isinstance(seen, Blind):
-                    blind[ip] = seen.reason
-                elif (fault := limit_fault(seen)) is not None:
-                    faults.setdefault(module.module_id, f"{ip}: {fault}")
-        self._log_blind(blind)
-        self.blind = blind
-        return faults
+                self._judge(module, ip, watched, record, now_unix, now_s)
+        rehearsed = self._rehearsed.trip(records.get(REHEARSAL_KEY, {}), now_unix, now_s)
+        if rehearsed is not None:
+            self._trip(rehearsed)
 
-    def _log_blind(self, blind: Mapping[str, str]) -> None:
-        for ip in sorted(blind.keys() - self.blind.keys()):
-            logger.warning("%s: blind, HV off: %s", ip, blind[ip])
-        for ip in sorted(self.blind.keys() - blind.keys()):
-            logger.info("%s: seen again", ip)
+    def _read_trips(self) -> None:
+        try:
+            self.trips = {trip.key: trip for trip in self.actions.trips()} | self._unsaved
+            self._trips_problem = ""
+        except ObsError as error:
+            self._trips_problem = str(error)
+        modules = {trip.module_id for trip in self.trips.values() if not trip.board}
+        for module_id in self.power_pending.keys() - modules:
+            del self.power_pending[module_id]
 
-    def _out_of_patience(self, now_unix: float, faults: Mapping[int, str]) -> dict[int, str]:
-        found: dict[int, str] = {}
+    def _read_records(self) -> dict[str, Record]:
+        keys = [redis_key(b) for module in self.modules for _, b in module.boards]
+        try:
+            records = self.actions.records([*keys, REHEARSAL_KEY])
+            self._store_problem = ""
+        except ObsError as error:
+            self._store_problem, records = str(error), {}
+        return records
+
+    def _judge(
+        self,
+        module: GuardedModule,
+        ip: str,
+        watched: _Watched,
+        record: Record,
+        now_unix: float,
+        now_s: float,
+    ) -> None:
+        verdict: Verdict
+        if self._store_problem:
+            verdict = watched.trust.lost(self._store_problem)
+        else:
+            verdict = watched.trust.take(record, now_unix, now_s)
+        watched.blind = verdict.reason if isinstance(verdict, Blind) else ""
+        if isinstance(verdict, OverLimit):
+            self._trip(Trip(module.module_id, f"{ip}: {verdict.reason}", now_unix, by=NAME))
+        watched.why_off = self._why_off(module, ip, watched)
+        if not watched.why_off or self._is_dark(module, watched):
+            watched.off = None
+            return
+        watched.off = watched.off or OffWatch()
+        watched.off.see(watched.trust.hv)
+        if (late := watched.off.overdue(now_s, self.stuck_s, self.patience_s)) is not None:
+            self._trip(Trip(module.module_id, f"{ip}: {late}", now_unix, by=NAME))
+
+    def _is_dark(self, module: GuardedModule, watched: _Watched) -> bool:
+        """Whether we have cut its power, and nothing has come from it since."""
+        since_unix = self.powered_off.get(module.outlet)
+        if since_unix is None:
+            return False
+        if watched.trust.hv is None or watched.trust.hv.utc_s < since_unix + DARK_S:
+            return True
+        logger.warning("%s has power again", module.label)
+        del self.powered_off[module.outlet]
+        return False
+
+    def _why_off(self, module: GuardedModule, ip: str, watched: _Watched) -> str:
+        trip = self.trips.get((module.module_id, "")) or self.trips.get((module.module_id, ip))
+        if trip is not None:
+            return trip.reason
+        if self._trips_problem:
+            return self._trips_problem
+        if watched.blind:
+            return watched.blind
+        return self._life.why if self._life.alive is False else ""
+
+    def _trip(self, trip: Trip) -> None:
+        if trip.key not in self.trips:
+            self.trips[trip.key] = self._unsaved[trip.key] = trip
+            self._new.append(trip)
+
+    # --- doing ---
+
+    def act(self, now_unix: float, now_s: float) -> None:
+        """HV off first, then everything else; nothing here waits for long."""
+        self._switch_hv_off(now_unix, now_s)
+        new, self._new = [trip for trip in self._new if not trip.made_up], []
+        for trip in new:
+            text = f"module {trip.module_id} is tripped: {trip.reason}; then: {ACKNOWLEDGE}"
+            self.actions.alarms.tell("hv_trip", text, f"module {trip.module_id}")
+        self._switch_power_off(now_unix)
+        if new and self.actions.stop_run is not None:
+            self.actions.stop_run("; ".join(f"module {t.module_id}: {t.reason}" for t in new))
+        self._save()
+        self._alarm(now_s)
+
+    def _switch_hv_off(self, now_unix: float, now_s: float) -> None:
+        # A trip of this look concerns boards that were judged before it.
+        tripped = {trip.module_id for trip in self._new}
         for module in self.modules:
-            for ip, _ in module.boards:
-                since = self.unconfirmed.get(ip)
-                if module.module_id in faults or since is None or ip not in self.blind:
-                    continue
-                if now_unix - since >= self._patience_s:
-                    found[module.module_id] = (
-                        f"{ip}: {self.blind[ip]}, and HV off unconfirmed for"
-                        f" {now_unix - since:.0f} s"
-                    )
-        return found
+            if module.module_id in tripped:
+                for ip, _ in module.boards:
+                    watched = self._boards[ip]
+                    watched.off = watched.off or OffWatch()
+                    watched.why_off = watched.why_off or self.trips[module.module_id, ""].reason
+        due = [ip for ip, watched in self._boards.items() if watched.off and watched.off.due(now_s)]
+        problems = self.actions.hv_off(due) if due else {}
+        for ip in due:
+            off = self._boards[ip].off
+            if off is not None:
+                off.told(problems.get(ip, "not sent"), now_s, now_unix)
 
-    def _save(self, changed: bool) -> None:
-        self._unsaved = self._unsaved or changed
+    def _switch_power_off(self, now_unix: float) -> None:
+        for module in self.modules:
+            number = module.module_id
+            if (number, "") not in self.trips or module.outlet in (*self.powered_off, ""):
+                continue
+            problem = self.actions.power_off(module.outlet)
+            if problem == "":
+                text = f"{module.label}: {module.outlet} is switched off"
+                self.actions.alarms.tell("power_off", text, f"module {number}")
+                self.power_pending.pop(number, None)
+                self.powered_off[module.outlet] = now_unix
+            elif problem is not None:
+                self.power_pending[number] = problem
+
+    def _save(self) -> None:
         if not self._unsaved:
             return
         try:
-            self._actions.save(self.trips.values())
-            self._unsaved = False
-        except OSError as error:
-            logger.error("cannot save the trips: %s", error)
+            self.actions.save(self._unsaved.values())
+            self._unsaved = {}
+        except ObsError as error:
+            self.actions.alarms.hold("trips_unsaved", "", f"trips cannot be saved: {error}")
+            return
+        self.actions.alarms.hold("trips_unsaved", "", "")
 
-    def _switch_hv_off(self, now_unix: float) -> None:
-        targets = [
-            ip
-            for module in self.modules
-            for ip, _ in module.boards
-            if module.module_id not in self._powered_off
-            and (module.module_id in self.trips or ip in self.blind)
-        ]
-        problems = self._actions.hv_off(targets) if targets else {}
-        pending: dict[str, float] = {}
-        for ip in targets:
-            problem = problems.get(ip, "not sent")
-            if problem is not None:
-                pending[ip] = self.unconfirmed.get(ip, now_unix)
-                if ip not in self.unconfirmed:
-                    logger.error("%s: HV off not confirmed: %s", ip, problem)
-            elif ip not in self._confirmed:
-                logger.info("%s: HV off confirmed", ip)
-        self.unconfirmed = pending
-        self._confirmed = set(targets) - pending.keys()
+    # --- telling ---
 
-    def _switch_power_off(self) -> None:
+    def _alarm(self, now_s: float) -> None:
+        alarms = self.actions.alarms
+        alarms.hold("store", "", self._store_problem and f"HV is off: {self._store_problem}")
+        alarms.hold("trips", "", self._trips_problem)
+        crashed = self._life.why if self._life.crashed else ""
+        alarms.hold("hv_updater", "", crashed and f"{crashed}: HV is switched off by the guard")
+        blind, unheard = {}, {}
         for module in self.modules:
-            number = module.module_id
-            if number not in self.trips or number in self._powered_off or not module.outlet_off:
-                continue
-            try:
-                module.outlet_off()
-            except ObsError as error:
-                if number not in self.power_pending:
-                    logger.error("module %d: outlet not off: %s", number, error)
-                self.power_pending[number] = str(error)
-            else:
-                logger.critical("module %d (%s): power outlet switched off", number, module.label)
-                self.power_pending.pop(number, None)
-                self._powered_off.add(number)
+            subject = f"module {module.module_id}"
+            boards = [(ip, self._boards[ip]) for ip, _ in module.boards if ip in self._boards]
+            lost = [f"{ip}: {w.blind}" for ip, w in boards if w.blind and not self._store_problem]
+            blind[subject] = lost and f"HV is off: {joined(lost)}" or ""
+            late = [
+                f"{ip} has not confirmed HV off: {w.off.problem}"
+                for ip, w in boards
+                if w.off and w.off.problem is not None and w.off.waiting_s(now_s) > UNHEARD_S
+            ]
+            unheard[subject] = joined(late)
+        alarms.hold_only("housekeeping", blind)
+        alarms.hold_only("hv_off_unconfirmed", unheard)
+        alarms.hold_only(
+            "power_outlet", {f"module {i}": text for i, text in self.power_pending.items()}
+        )
+
+    def state(self) -> GuardState:
+        """How things are."""
+        boards = self._boards.items()
+        trips = [trip for trip in self.trips.values() if not trip.made_up]
+        return GuardState(
+            trips={t.board or f"module {t.module_id}": t.reason for t in trips},
+            blind={ip: watched.blind for ip, watched in boards if watched.blind},
+            off={ip: watched.why_off for ip, watched in boards if watched.why_off},
+            unproven=sorted(ip for ip, w in boards if w.off and not w.off.confirmed),
+            power_pending=dict(self.power_pending),
+            powered_off=sorted(self.powered_off),
+            updater=self._life.why,
+            problem=self._trips_problem or (self._life.why if self._life.crashed else ""),
+        )
 
 
 def guard_loop(
-    daemon: Daemon, guard: Guard, modules: Callable[[], tuple[GuardedModule, ...]]
+    daemon: Daemon,
+    guard: Guard,
+    modules: Callable[[], tuple[GuardedModule, ...]],
+    power: Callable[[float], dict[str, str]] = lambda now_s: {},
 ) -> None:
     """Guard until the daemon is asked to end.
 
     modules: those to be watched now, asked before every round; while it raises ObsError the
-    last known ones are kept.
+    last known ones are kept.  power: what is wrong with the power switches, by name.
     """
     problem = ""
     while not daemon.stop.is_set():
@@ -337,15 +343,25 @@ def guard_loop(
             if not problem:
                 logger.error("%s; the modules known so far are kept", error)
             problem = str(error)
-        pending = guard.round(time.time())
-        alarm = guard.trips or guard.blind or problem
-        daemon.beat(
-            "alarm" if alarm else "ok",
-            problem=problem,
-            trips={trip.module_id: trip.reason for trip in guard.trips.values()},
-            blind=guard.blind,
-            unconfirmed=sorted(guard.unconfirmed),
-            power_pending=guard.power_pending,
-        )
-        pause_s = min(daemon.interval_s, RETRY_S) if pending else daemon.interval_s
-        daemon.stop.wait(begin_s + pause_s - time.monotonic())
+        guard.look(time.time(), begin_s)
+        _beat(daemon, guard.state(), problem, {})
+        guard.act(time.time(), time.monotonic())
+        switches = power(time.monotonic())
+        guard.actions.alarms.hold_only("power_switch", switches)
+        _beat(daemon, guard.state(), problem, switches)
+        daemon.stop.wait(begin_s + daemon.interval_s - time.monotonic())
+
+
+def _beat(daemon: Daemon, state: GuardState, problem: str, power: dict[str, str]) -> None:
+    daemon.beat(
+        "ok" if state.calm and not problem else "alarm",
+        problem=problem or state.problem,
+        trips=state.trips,
+        blind=state.blind,
+        off=state.off,
+        unproven=state.unproven,
+        power_pending=state.power_pending,
+        powered_off=state.powered_off,
+        updater=state.updater,
+        power=power,
+    )

@@ -22,9 +22,10 @@ from panoseti.site import Quabo
 from panoseti.store import Store
 
 DAEMONS = "daemons"
-# Boards send HK every 3 s; an updater's round takes some seconds when a board is silent.
+# Boards send HK every 3 s.  HV comes after three packets that agree, two that show it off, a
+# rehearsal of the interlock, and four steps of at least one packet each.
 FIRST_HK_S = 10.0
-HV_ON_S = 20.0
+HV_ON_S = 60.0
 
 
 def wanted_inputs(work: Work) -> Inputs:
@@ -143,7 +144,7 @@ def hv_off_reasons(
 ) -> dict[str, str]:
     """The boards that the updater has not got on, with its reasons.
 
-    booted: Unix times by address that its last heartbeat must be later than.
+    booted: Unix times by address; the housekeeping that showed HV on must have come later.
     """
     beat = read_heartbeat(site.head_data_dir, HV_UPDATER)
     states = beat.details.get("boards", {}) if beat else {}
@@ -153,7 +154,7 @@ def hv_off_reasons(
         if state.get("hv") != "on":
             said = state.get("reason") or state.get("problem") or "hv_updater does not know it"
             reasons[quabo.ip] = f"off: {said}"
-        elif beat is not None and beat.updated_unix < (booted or {}).get(quabo.ip, 0.0):
+        elif float(state.get("hk_unix", 0.0)) < (booted or {}).get(quabo.ip, 0.0):
             reasons[quabo.ip] = "not set again since the reboot"
     return reasons
 

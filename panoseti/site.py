@@ -104,7 +104,9 @@ class ObsConfig:
     is refused with an older baseline; reboot_timeout_s, power_on_timeout_s: how long a board may
     be silent; recording_min_h, recording_warn_h: a run is refused, or warned of, when a disk lasts
     less than that at the rate of the data config; shutter_open_value: what opens the shutter in
-    command 0x08 (0 or 1); firmware: the images that boards should run.
+    command 0x08 (0 or 1); firmware: the images that boards should run; power_credentials: file
+    with users and passwords of the power switches, power_switch_api: "auto", "rest" or "classic";
+    alarm_hook: command that alarms are given to, () = none.
     detector_overvoltage_v is None when the file has none.
     """
 
@@ -130,6 +132,9 @@ class ObsConfig:
     recording_warn_h: float = 4.0
     shutter_open_value: int = 0
     firmware: FirmwareFiles = FirmwareFiles()
+    power_credentials: str | None = None
+    power_switch_api: str = "auto"
+    alarm_hook: tuple[str, ...] = ()
 
     @property
     def modules(self) -> tuple[Module, ...]:

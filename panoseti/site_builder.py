@@ -43,6 +43,7 @@ OWN_OBS_FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "recording_min_h": float,
     "recording_warn_h": float,
     "shutter_open_value": int,
+    "power_switch_api": str,
 }
 
 
@@ -123,9 +124,11 @@ def build_obs(document: Document, person: Person) -> ObsConfig:
     )
     overvoltage = raw.get("detector_overvoltage")
     own = {name: kind(raw[name]) for name, kind in OWN_OBS_FIELDS.items() if name in raw}
-    for name in ("ssh_key", "ssh_known_hosts"):
+    for name in ("ssh_key", "ssh_known_hosts", "power_credentials"):
         if name in raw:
             own[name] = person.path(raw[name])
+    if "alarm_hook" in raw:
+        own["alarm_hook"] = (person.path(raw["alarm_hook"][0]), *raw["alarm_hook"][1:])
     if "firmware" in raw:
         images = {build: raw["firmware"].get(build) for build in BUILDS}
         own["firmware"] = FirmwareFiles(

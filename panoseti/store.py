@@ -27,11 +27,11 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from panoseti.errors import ObsError
+from panoseti.packets import TIME_FIELD
 
 Value = str | int | float
 Record = dict[str, str]
 
-TIME_FIELD = "Computer_UTC"
 BOOT_TIME_FIELD = "BootUTC"
 _SCAN_COUNT = 2000
 
