@@ -1,0 +1,1 @@
+"""The pipeline measured against the limits of the machine it runs on."""
