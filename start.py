@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from panoseti import config_tasks, console, run_report, run_start
+from panoseti import console, run_report, run_start
 from panoseti.errors import EXIT_FAILED, EXIT_OK
 from panoseti.flight import FlightRecorder
 from panoseti.load_configs import Site, load_site
@@ -81,6 +81,8 @@ def main(argv: Sequence[str]) -> int:
         document["stop"] = run_report.stop_document(report)
         code = EXIT_OK if report.ok else EXIT_FAILED
     if args.stop_session:
+        from panoseti import config_tasks  # all of the bring-up, which nothing else here needs
+
         request = config_tasks.Request(["shutdown"], (), [], False, "start.py --stop_session")
         code = config_tasks.run(site, request, out, flight) or code
     if args.json:

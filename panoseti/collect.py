@@ -4,7 +4,7 @@ For each node, all at once:
 
 - node and head node share the data directory (a marker that the head node makes in its directory
   is seen on the node): the node moves each file of its modules into `<run>/`;
-- else: rsync to `<run>/.incoming/<node>/`, SHA-256 on the node and here compared, fsync, rename
+- else: rsync to `<run>/.incoming/<node>/...`, SHA-256 on the node and here compared, fsync, rename
   into `<run>/`; only then the file is deleted on the node, if it still is what was hashed there.
 
 A file that differs is fetched again, alone.  What is there already is compared and not fetched
@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,22 +104,18 @@ class Meter:
         """Bytes that have come, and bytes in all."""
         with self._lock:
             folders, done, total = list(self._incoming), self._done, self._total
-        on_the_way = sum(_size_of(path) for folder in folders for path in _entries(folder))
+        on_the_way = sum(map(_bytes_below, folders))
         return min(done + on_the_way, total), total
 
 
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return list(folder.iterdir())
-    except FileNotFoundError:
-        return []
-
-
-def _size_of(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
+def _bytes_below(folder: Path) -> int:
+    """Size of all files below a folder; they may vanish meanwhile."""
+    size = 0
+    for here, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                size += os.stat(os.path.join(here, name)).st_size
+    return size
 
 
 @dataclass(frozen=True)
@@ -233,44 +229,42 @@ class _Node:
 
     def _fetch(self, listing: RunFiles) -> None:
         self._result.how = "fetched"
-        folders: dict[str, list[NodeFile]] = {}
-        names: set[str] = set()
+        wanted: dict[str, NodeFile] = {}
         for file in listing.files:
-            if file.name in names:
+            if file.name in wanted:
                 self._fail(file.path, "another folder has a file of that name")
-                continue
-            names.add(file.name)
-            folders.setdefault(file.path.rpartition("/")[0], []).append(file)
-        with ThreadPoolExecutor(STREAMS_PER_NODE, "stream") as pool:
-            streams = {name: pool.submit(self._stream, files) for name, files in folders.items()}
-        for folder, stream in streams.items():
+            else:
+                wanted[file.name] = file
+        batches = list(_batches(list(wanted.values())))
+        target = self._run_dir / INCOMING / self._shell.node.ip_addr
+        # While one batch is hashed another one is on its way.
+        with self._meter.incoming(target), ThreadPoolExecutor(STREAMS_PER_NODE, "stream") as pool:
+            streams = [pool.submit(self._stream, batch, target) for batch in batches]
+        for stream in streams:
             error = stream.exception()
             if isinstance(error, ObsError | OSError):
-                self._fail(folder, str(error))
+                self._fail("", str(error))
             elif error is not None:
                 raise error
         if self._collection.delete and not self._result.failed and self._not_emptied != ():
             emptied = daq_nodes.delete_files(self._shell, self._collection.run, [], run_dir=True)
             self._result.left += emptied.left
 
-    def _stream(self, files: list[NodeFile]) -> None:
-        """The files of one folder, batch by batch."""
-        for batch in _batches(files):
-            if self._meter.cancelled.is_set():
-                raise RemoteError(f"{self._shell.node.ip_addr}: collection was broken off")
-            verified, failed = _Batch(self._collection, self._shell, batch).fetch()
-            kept: list[str] = []
-            if self._collection.delete and verified:
-                gone = daq_nodes.delete_files(
-                    self._shell, self._collection.run, verified, run_dir=True
-                )
-                self._not_emptied = gone.left
-                kept = [f"{problem.path}: {problem.error}" for problem in gone.problems]
-            with self._lock:
-                self._result.files += len(verified)
-                self._result.size_bytes += sum(file.bytes for file in verified)
-                self._result.failed += failed
-                self._result.left += kept
+    def _stream(self, files: list[NodeFile], target: Path) -> None:
+        """One batch: fetched, verified, in its place, then deleted on the node."""
+        if self._meter.cancelled.is_set():
+            raise RemoteError(f"{self._shell.node.ip_addr}: collection was broken off")
+        verified, failed = _Batch(self._collection, self._shell, files, target).fetch()
+        kept: list[str] = []
+        if self._collection.delete and verified:
+            gone = daq_nodes.delete_files(self._shell, self._collection.run, verified, run_dir=True)
+            self._not_emptied = gone.left
+            kept = [f"{problem.path}: {problem.error}" for problem in gone.problems]
+        with self._lock:
+            self._result.files += len(verified)
+            self._result.size_bytes += sum(file.bytes for file in verified)
+            self._result.failed += failed
+            self._result.left += kept
 
 
 def _timeout_s(size_bytes: int) -> float:
@@ -291,16 +285,16 @@ def _batches(files: Sequence[NodeFile]) -> Iterator[list[NodeFile]]:
 
 
 class _Batch:
-    """Files of one folder of a node on their way into the run directory."""
+    """Files of a node on their way, by way of the folder `target`, into the run directory."""
 
-    def __init__(self, collection: Collection, shell: Shell, files: list[NodeFile]) -> None:
+    def __init__(
+        self, collection: Collection, shell: Shell, files: list[NodeFile], target: Path
+    ) -> None:
         self._run_dir = collection.run_dir
         self._meter = collection.meter
         self._shell = shell
         self._files = files
-        self._folder = files[0].path.rpartition("/")[0]
-        place = self._run_dir / INCOMING / shell.node.ip_addr
-        self._target = place / self._folder.replace("/", "+")
+        self._target = target
         self._fetcher = Fetcher(
             shell.node, collection.obs, collection.flight, collection.meter.cancelled
         )
@@ -312,13 +306,12 @@ class _Batch:
         known = [file for file in self._files if (self._run_dir / file.name).exists()]
         wanted = [file for file in self._files if file not in known]
         wanted += self._compare(known)
-        with self._meter.incoming(self._target):
-            for again in range(FETCH_TRIES):
-                if not wanted or (again and self._meter.cancelled.wait(RETRY_PAUSE_S * again)):
-                    break
-                # After a failure each file for itself: one bad file does not hold up others.
-                groups = [[file] for file in wanted] if again else [wanted]
-                wanted = [file for group in groups for file in self._attempt(group)]
+        for again in range(FETCH_TRIES):
+            if not wanted or (again and self._meter.cancelled.wait(RETRY_PAUSE_S * again)):
+                break
+            # After a failure each file for itself: one bad file does not hold up others.
+            groups = [[file] for file in wanted] if again else [wanted]
+            wanted = [file for group in groups for file in self._attempt(group)]
         return self._verified, list(self._failed.items())
 
     def _compare(self, known: list[NodeFile]) -> list[NodeFile]:
@@ -339,7 +332,7 @@ class _Batch:
         self._target.mkdir(parents=True, exist_ok=True)
         problem = ""
         try:
-            self._fetcher.fetch(self._folder, [file.name for file in files], self._target)
+            self._fetcher.fetch([file.path for file in files], self._target)
         except RemoteError as error:
             problem = str(error)
         hashed = self._hashed(files)
@@ -369,7 +362,7 @@ class _Batch:
 
     def _arrived(self, there: NodeFile) -> str:
         """Put a copy that equals the original into its place; else why not."""
-        copy, place = self._target / there.name, self._run_dir / there.name
+        copy, place = self._target / there.path, self._run_dir / there.name
         if not copy.is_file():
             return "did not arrive"
         if copy.stat().st_size < there.bytes:

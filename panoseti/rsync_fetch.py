@@ -37,16 +37,16 @@ class Fetcher:
         self._flight = flight
         self._cancelled = cancelled
 
-    def fetch(self, folder: str, names: Sequence[str], target: Path) -> None:
-        """Bring files of a folder of the node (relative to its data directory) into a local one.
+    def fetch(self, paths: Sequence[str], target: Path) -> None:
+        """Bring files into a local folder; paths: relative to the node's data directory, and here.
 
         RemoteError when rsync fails; some of the files may have come nevertheless.
         """
-        argv = rsync_argv(self._node, self._obs, f"{folder}/", target, OPTIONS)
-        step = f"fetch {len(names)} file{'s' if len(names) != 1 else ''} of {folder}"
+        argv = rsync_argv(self._node, self._obs, "", target, OPTIONS)
+        step = f"fetch {len(paths)} file{'s' if len(paths) != 1 else ''}"
         self._flight.note("rsync", node=self._node.ip_addr, step=step, argv=argv)
         with tempfile.TemporaryFile() as wanted, tempfile.TemporaryFile() as words:
-            wanted.write(b"".join(os.fsencode(name) + b"\0" for name in names))
+            wanted.write(b"".join(os.fsencode(path) + b"\0" for path in paths))
             wanted.seek(0)
             code = self._run(argv, step, wanted, words)
             words.seek(0)

@@ -185,7 +185,7 @@ def test_what_differs_from_what_was_collected_is_kept_on_both_sides(apart: Place
 def test_a_broken_off_transfer_is_taken_up_and_wrong_bytes_are_seen(apart: Place) -> None:
     half, wrong = apart.record(1, 4), apart.record(1, 4)
     before = contents(apart.node)
-    incoming = apart.run_dir / collect.INCOMING / apart.shell.node.ip_addr / f"module_1+{RUN}"
+    incoming = apart.run_dir / collect.INCOMING / apart.shell.node.ip_addr / "module_1" / RUN
     incoming.mkdir(parents=True)
     (incoming / half.name).write_bytes(half.read_bytes()[:5000])
     (incoming / wrong.name).write_bytes(b"w" * wrong.stat().st_size)
@@ -268,7 +268,7 @@ def test_a_copy_that_differs_is_never_taken_for_the_file(
     content = path.read_bytes()
     monkeypatch.setattr(collect, "RETRY_PAUSE_S", 0.01)
     damage = damage.replace("$f", '"$f"')
-    script = f'$REAL "$@" && for f in "${{@: -1}}"/*.pff; do {damage} 2>/dev/null; done'
+    script = f'$REAL "$@" && for f in "${{@: -1}}"/*/*/*.pff; do {damage} 2>/dev/null; done'
     monkeypatch.setenv("PATH", rsync_that(tmp_path / "bin", script))
     result = apart.collect()
     assert not result.ok and path.read_bytes() == content

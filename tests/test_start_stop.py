@@ -27,7 +27,7 @@ from panoseti.flight import FlightRecorder
 from panoseti.load_configs import load_site
 from panoseti.site_at_any_price import find_site
 from panoseti.start_checks import StartOptions
-from simulator.private_observatory import PrivateObservatory, private_observatory
+from simulator.private_observatory import DATA, PrivateObservatory, private_observatory
 from simulator.private_services import PrivateSshd, private_sshd
 from simulator.site_writer import head_address
 from tests.helpers import REPO, wait_for
@@ -118,7 +118,9 @@ def end(child: subprocess.Popen[str]) -> None:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Obs]:
     """The observatory after config.py."""
     folder = tmp_path_factory.mktemp("start stop")
-    with private_observatory(folder, data_dir=folder / "head data") as private:
+    image = {**DATA["image"], "integration_time_usec": 10000}
+    data = {**DATA, "image": image}
+    with private_observatory(folder, data, data_dir=folder / "head data") as private:
         address = head_address(private.site.prefix, 2)
         node_dir = folder / "data of node"
         with private_sshd(folder / "node", private.site.keys, address) as sshd:
@@ -201,7 +203,7 @@ def test_a_run_from_start_to_a_complete_collection(obs: Obs) -> None:
 
     frames = frames_of(run_dir)
     for module in (1, 254):
-        assert frames[module, "img16"] > 500 and frames[module, "ph256"] > 0
+        assert frames[module, "img16"] > 50 and frames[module, "ph256"] > 0
     here = {path.name for path in run_dir.iterdir()}
     ip = obs.node_sshd.address
     assert here >= {
@@ -441,7 +443,14 @@ def test_stop_interrupts_a_start(obs: Obs) -> None:
     assert obs.is_idle() and obs.left_on_node() == []
 
 
-@pytest.mark.parametrize("act", ["copy the configs", "start recording", "start the data flow"])
+@pytest.mark.parametrize(
+    "act",
+    [
+        pytest.param("copy the configs", marks=pytest.mark.long),
+        "start recording",
+        "start the data flow",
+    ],
+)
 def test_stop_puts_right_what_a_killed_start_left(obs: Obs, act: str) -> None:
     start = obs.begin("start.py")
 
@@ -478,13 +487,12 @@ def test_a_board_that_does_not_answer_undoes_the_start(obs: Obs) -> None:
     done = obs.type("start.py", "--no_hv")
     assert done.code == 1 and mute in done.err and "everything was undone" in done.err, done
     nothing_left(obs)
-    (record,) = (obs.head_dir / "log").glob("failed_start_*.json")
+    record = max((obs.head_dir / "log").glob("failed_start_*.json"))
     steps = json.loads(record.read_text())["steps"]
     assert [step["what"] for step in steps if step["phase"] == "undo"] == [
         "start recording", "point the links here", "start the HK recorder",
         "remove the run directory",
     ]  # fmt: skip
-    record.unlink()
 
 
 def test_a_pipeline_that_does_not_come_up_undoes_the_start(obs: Obs) -> None:
