@@ -64,3 +64,13 @@ def pixel_to_maroc(version: str, x: int, y: int) -> tuple[int, int]:
         return _TO_MAROC[version, x, y]
     except KeyError:
         raise ValueError(f"no pixel ({x}, {y}) on a {version!r} board") from None
+
+
+def readout_to_pixel(version: str, value: int) -> tuple[int, int]:
+    """Pixel (x, y) of value 0..255 of a PH baseline, which come as the chips are read out.
+
+    The four chips are read side by side: value n is channel n // 4 of chip n % 4.  That is not
+    written down anywhere, but baselines measured on real boards go by n % 4: four levels, tens of
+    counts apart, each with a spread of about nine.
+    """
+    return maroc_to_pixel(version, value // CHIPS, value % CHIPS)

@@ -6,7 +6,7 @@ the answers, and asks `streams()` what science packets the board would now produ
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
@@ -252,7 +252,8 @@ class Board:
     def _obey(self, command: commands.Command, now_s: float) -> list[Reply]:
         match command:
             case commands.SetHv():
-                self.supply.set_codes(command.codes, now_s)
+                if not self.faults.hv_stuck:
+                    self.supply.set_codes(command.codes, now_s)
             case commands.Acquisition():
                 self._acquire(command, now_s)
             case commands.Reset():
@@ -283,7 +284,8 @@ class Board:
             case commands.ReadPhFrame():
                 self._interrupt_hv(now_s, self.times.ph_frame_s)
                 frame = [value + self.obeyed % 5 - 2 for value in self.true_baseline()]
-                return [Reply(_counts(PH_FRAME_REPLY, frame), self.times.ph_frame_s)]
+                reply = _counts(PH_FRAME_REPLY, self._as_read_out(frame))
+                return [Reply(reply, self.times.ph_frame_s)]
             case commands.DataDestination():
                 return self._set_destinations(command, now_s)
             case commands.HkInterval():
@@ -343,6 +345,20 @@ class Board:
             self.identity.boardloc, self.registers, wiring(self.identity.version)
         )
 
+    def _as_read_out(self, values: Sequence[int]) -> tuple[int, ...]:
+        """Values of pixels in the order in which the chips give them."""
+        ordered = [0] * sky.PIXELS
+        for pixel, (chip, channel) in enumerate(wiring(self.identity.version)):
+            ordered[response.CHIPS * channel + chip] = values[pixel]
+        return tuple(ordered)
+
+    def _stored_baseline(self) -> list[int] | None:
+        """What is subtracted from each pixel."""
+        if self.baseline is None:
+            return None
+        places = wiring(self.identity.version)
+        return [self.baseline[response.CHIPS * channel + chip] for chip, channel in places]
+
     def _interrupt_hv(self, now_s: float, busy_s: float) -> None:
         self.supply.interrupt(now_s, now_s + min(busy_s, self.times.hv_off_s))
         self.busy_until_s = now_s + busy_s
@@ -351,10 +367,11 @@ class Board:
         self._interrupt_hv(now_s, self.times.baseline_s)
         self.baselines_done += 1
         turn = self.identity.boardloc * 64 + self.baselines_done
-        self.baseline = tuple(
+        measured = [
             value - RESIDUAL_COUNTS + (sky.NOISE[(turn * 256 + pixel) & 0xFFFF] % 3 - 1)
             for pixel, value in enumerate(self.true_baseline())
-        )
+        ]
+        self.baseline = self._as_read_out(measured)
         return [Reply(_counts(BASELINE_REPLY, self.baseline), self.times.baseline_s)]
 
     def _set_destinations(self, command: commands.DataDestination, now_s: float) -> list[Reply]:
@@ -417,6 +434,9 @@ class Board:
             stim_rate=acquisition.stim_rate if acquisition else 0,
             flash_level=acquisition.flash_level if acquisition else 0,
             flash_rate=acquisition.flash_rate if acquisition else 0,
+            hot=self.faults.hot_pixels,
+            hot_factor=self.faults.hot_factor,
+            dead=self.faults.dead_pixels,
         )
 
     def streams(
@@ -452,7 +472,7 @@ class Board:
         raw = mode & commands.AcqMode.NO_BASELINE
         _, flash = views(self.identity.boardloc)
         result = response.ph_response(
-            conditions, flash, self.true_baseline(), None if raw else self.baseline
+            conditions, flash, self.true_baseline(), None if raw else self._stored_baseline()
         )
         external = not self.channel_mask[8] >> 8 & 1
         return PhStream(

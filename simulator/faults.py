@@ -16,6 +16,9 @@
 | wrong_uid | uid ("badbadbad") | what /flashuid says |
 | tftp_stall | block (1) | TFTP transfers hang after so many datagrams of the client |
 | bad_flash | address (0x01010100) | the lowest bit of that byte of flash memory cannot be kept |
+| hot_pixels | pixels ([0]), factor (30.0) | so many times the dark counts of others |
+| dead_pixels | pixels ([0]) | these (numbers in packet order) never count |
+| hv_stuck | | high voltage stays as it is, whatever is commanded (and echoed) |
 | needs_priming | | no PH events until PH mode was started and stopped once since the boot |
 """
 
@@ -26,11 +29,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from simulator.flash import Firmware
-from simulator.sky import mix
+from simulator.sky import PIXELS, mix
 
 NAMES = (
     "none", "unreachable", "mute", "no_hk", "slow", "lossy", "duplicating", "reordering",
-    "rebooting", "hot", "wrong_firmware", "wrong_uid", "tftp_stall", "bad_flash", "needs_priming",
+    "rebooting", "hot", "wrong_firmware", "wrong_uid", "tftp_stall", "bad_flash", "hot_pixels",
+    "dead_pixels", "hv_stuck", "needs_priming",
 )  # fmt: skip
 _PARAMETERS: dict[str, dict[str, Any]] = {
     "slow": {"delay_s": 1.0},
@@ -40,6 +44,8 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     "wrong_uid": {"uid": "badbadbad"},
     "tftp_stall": {"block": 1},
     "bad_flash": {"address": 0x01010100},
+    "hot_pixels": {"pixels": [0], "factor": 30.0},
+    "dead_pixels": {"pixels": [0]},
 }
 REORDER_DELAY_S = 0.05
 MALFORMED_KINDS = ("length", "acq_mode", "unknown_module", "source_mismatch")
@@ -61,6 +67,10 @@ class Faults:
     uid: str | None = None
     tftp_stall: int | None = None
     bad_flash: int | None = None
+    hot_pixels: frozenset[int] = frozenset()
+    hot_factor: float = 1.0
+    dead_pixels: frozenset[int] = frozenset()
+    hv_stuck: bool = False
     needs_priming: bool = False
     active: dict[str, dict[str, Any]] = field(default_factory=dict)
     _random: random.Random = field(default_factory=lambda: random.Random(0))
@@ -85,7 +95,15 @@ class Faults:
             self.active[name] = values
 
     def _apply(self, name: str, values: dict[str, Any]) -> None:
-        if name in ("unreachable", "mute", "no_hk", "duplicating", "reordering", "needs_priming"):
+        if name in (
+            "unreachable",
+            "mute",
+            "no_hk",
+            "duplicating",
+            "reordering",
+            "hv_stuck",
+            "needs_priming",
+        ):
             setattr(self, name, True)
         elif name == "slow":
             self.slow_s = float(values["delay_s"])
@@ -102,6 +120,10 @@ class Faults:
             self.tftp_stall = int(values["block"])
         elif name == "bad_flash":
             self.bad_flash = int(values["address"])
+        elif name == "hot_pixels":
+            self.hot_pixels, self.hot_factor = _pixels(values), float(values["factor"])
+        elif name == "dead_pixels":
+            self.dead_pixels = _pixels(values)
 
     def hears(self) -> bool:
         """Whether a datagram to the board arrives."""
@@ -119,6 +141,15 @@ class Faults:
             self._turn += 1
             delay += REORDER_DELAY_S * (self._turn % 2)
         return [delay, delay] if self.duplicating else [delay]
+
+
+def _pixels(values: dict[str, Any]) -> frozenset[int]:
+    """The packet pixels in "pixels": a list, or one number."""
+    given = values["pixels"]
+    found = frozenset(int(pixel) for pixel in (given if isinstance(given, list) else [given]))
+    if not found <= set(range(PIXELS)):
+        raise ValueError(f"pixels {given} are not all within 0..{PIXELS - 1}")
+    return found
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,19 @@
 """How a board's settings turn light into counts: what a quabo would measure, as tables.
 
 A deliberately simple detector with known truth: thresholds follow the board's calibration lines,
-rates fall by ten for each PE_PER_DECADE photoelectrons of threshold.  It is made so that every
+rates of light fall by ten for each PE_PER_DECADE photoelectrons of threshold.  Dark counts fall in
+steps, as those of real detectors: all pulses are of 1, 2, 3 ... photoelectrons, each number a
+CROSSTALK less frequent, blurred a little by noise.  It is made so that every
 setting shows: high voltage off, shutter closed, threshold too high, or chips not configured make
 a board dark; masks and the coincidence setting stop or slow its pulse-height events.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from simulator import sky
 
@@ -17,6 +21,7 @@ CHIPS, CHANNELS = 4, 64
 REFERENCE_PE = 2.0  # threshold at which the rates of the sky are given
 PE_PER_DECADE = 6.0
 DARK_HZ = 3000.0  # of a pixel behind a closed shutter, at the reference threshold
+CROSSTALK, NOISE_PE, MOST_PE = 0.1, 0.12, 8
 FLOOR_HZ = 10.0  # less than this counts as nothing
 PH_REFERENCE_PE, PH_REFERENCE_HZ, PH_PE_PER_DECADE = 12.5, 2.0, 7.0
 PH_MAX_HZ, PH_FLOOR_HZ = 2000.0, 0.02
@@ -53,6 +58,7 @@ class Conditions:
 
     registers: MAROC tags, None before the first load; hv_on: per chip, above breakdown;
     wiring[pixel] = (chip, channel) of packet pixel `pixel`; baseline: stored PH baseline.
+    hot: pixels with hot_factor times the dark counts of others; dead: pixels that never count.
     """
 
     registers: Registers | None
@@ -67,6 +73,22 @@ class Conditions:
     stim_rate: int = 0
     flash_level: int = 0
     flash_rate: int = 0
+    hot: frozenset[int] = frozenset()
+    hot_factor: float = 1.0
+    dead: frozenset[int] = frozenset()
+
+
+@lru_cache(maxsize=4096)
+def _dark_share(threshold: float) -> float:
+    """Dark counts at a threshold, as a share of those at the reference threshold."""
+
+    def pulses(limit: float) -> float:
+        return sum(
+            CROSSTALK ** (n - 1) * 0.5 * math.erfc((limit - n) / (NOISE_PE * math.sqrt(2)))
+            for n in range(1, MOST_PE + 1)
+        )
+
+    return pulses(threshold) / pulses(REFERENCE_PE)
 
 
 def _gain(conditions: Conditions, registers: Registers, pixel: int) -> float:
@@ -111,7 +133,7 @@ def image_levels(
     levels = []
     for pixel, light in enumerate(light_hz):
         chip = conditions.wiring[pixel][0]
-        if not _alive(conditions, registers, chip):
+        if pixel in conditions.dead or not _alive(conditions, registers, chip):
             levels.append(0)
             continue
         threshold = threshold_pe(
@@ -125,8 +147,10 @@ def image_levels(
             continue
         rate = 0.0
         if conditions.hv_on[chip]:
-            seen = DARK_HZ + (light if conditions.shutter_open else 0.0)
-            rate = seen * 10 ** (-(threshold - REFERENCE_PE) / PE_PER_DECADE)
+            factor = conditions.hot_factor if pixel in conditions.hot else 1.0
+            rate = factor * DARK_HZ * _dark_share(threshold)
+            if conditions.shutter_open:
+                rate += light * 10 ** (-(threshold - REFERENCE_PE) / PE_PER_DECADE)
         rate += _stim_hz(conditions, registers, pixel, threshold)
         levels.append(_level(rate, exposure_us, top))
     return levels
@@ -211,6 +235,21 @@ def _event_rate(conditions: Conditions, registers: Registers) -> float:
     )
 
 
+def _hot_rate(conditions: Conditions, registers: Registers) -> float:
+    """Events that hot pixels cause by themselves, where no mask keeps them out of the ORs."""
+    if not conditions.hot:
+        return 0.0
+    total = 0.0
+    for which in (1, 2):
+        rates = _chip_rates(conditions, registers, which)
+        for pixel in conditions.hot - conditions.dead:
+            chip, channel = conditions.wiring[pixel]
+            masked = conditions.channel_mask[8] >> (2 * chip + which - 1) & 1
+            if not masked and not registers[f"MASKOR{which}_{channel}"][chip]:
+                total += conditions.hot_factor * rates[chip] / sky.PIXELS
+    return min(PH_MAX_HZ, total)
+
+
 def _period_us(conditions: Conditions, registers: Registers, triggering: bool) -> int:
     """Period of flasher or stim events, 0 when there are none or nothing listens to them."""
     if not triggering:
@@ -242,6 +281,7 @@ def ph_response(
     rate = _event_rate(conditions, registers)
     if not conditions.shutter_open:
         rate *= PH_CLOSED_SHARE
+    rate += _hot_rate(conditions, registers)
     lit = conditions.shutter_open and any(conditions.hv_on)
     pattern = tuple(
         round(pe * PH_COUNTS_PER_PE * _gain(conditions, registers, pixel) / REFERENCE_GAIN)
@@ -255,11 +295,15 @@ def ph_response(
 def baseline_of(
     boardloc: int, registers: Registers | None, wiring: Sequence[tuple[int, int]]
 ) -> list[int]:
-    """The true PH baseline of each pixel, ADC counts; moves with the gain as real ones do."""
+    """The true PH baseline of each pixel, ADC counts; moves with the gain as real ones do.
+
+    Each chip has a level of its own.
+    """
     values = []
     for pixel in range(sky.PIXELS):
-        own = 680 + sky.mix(boardloc * 256 + pixel + (7 << 32)) % 128
         chip, channel = wiring[pixel]
+        level = 690 + sky.mix(boardloc * 4 + chip + (9 << 32)) % 80
+        own = level + sky.mix(boardloc * 256 + pixel + (7 << 32)) % 32
         gain = registers[f"GAIN{channel}"][chip] if registers is not None else 0
         values.append(own + gain // 2)
     return values
