@@ -21,31 +21,44 @@ import numpy.typing as npt
 
 from panoseti.board_files import load_board_db, read_ph_baseline
 from panoseti.errors import ObsError
-from panoseti.ph_compare import SIDE, USUAL_LIMITS, Comparison, Kind, Limits, compare, lines
+from panoseti.ph_compare import USUAL_LIMITS, Board, Comparison, Kind, Limits, compare, lines
+from panoseti.pixel_maps import readout_to_pixel
+from panoseti.pixel_masks import SIDE
 from panoseti.site import PhBaseline
 
 COLOURS = {Kind.DEAD: "cyan", Kind.HOT: "red", Kind.DRIFTED: "lime"}
 BOARDS_PER_ROW = 4
 
 
-def grid(values: Sequence[float]) -> npt.NDArray[np.float64]:
-    """Values in pixel order as rows y and columns x."""
-    return np.asarray(values, float).reshape(SIDE, SIDE)
+def place(board: Board, value: int) -> tuple[int, int]:
+    """Where value 0..255 is drawn, (x, y): its pixel, or in order where the wiring is unknown."""
+    if board.version:
+        return readout_to_pixel(board.version, value)
+    return value % SIDE, value // SIDE
+
+
+def grid(board: Board, values: Sequence[float]) -> npt.NDArray[np.float64]:
+    """The 256 values of a board as rows y and columns x."""
+    result = np.zeros((SIDE, SIDE))
+    for value, counts in enumerate(values):
+        x, y = place(board, value)
+        result[y, x] = counts
+    return result
 
 
 def draw(
     now: PhBaseline,
     output: Path,
     before: PhBaseline | None = None,
-    names: Mapping[str, str] | None = None,
+    boards: Mapping[str, Board] | None = None,
     limits: Limits = USUAL_LIMITS,
 ) -> list[Comparison]:
     """Draw the baselines of all boards into `output`, each above its change; the comparison.
 
-    names: UID -> how operators know the board.  Channels that are dead, hot or drifted are
-    framed.  ValueError when there is no board.
+    boards: by UID, as far as they are known.  Channels that are dead, hot or drifted are framed.
+    ValueError when there is no board.
     """
-    found = compare(before.coefs if before else None, now.coefs, names, limits)
+    found = compare(before.coefs if before else None, now.coefs, boards, limits)
     if not found:
         raise ValueError("no board in this set, nothing to draw")
     columns = min(BOARDS_PER_ROW, len(found))
@@ -58,19 +71,21 @@ def draw(
     figure.suptitle(_title(now, before), fontsize=9)
     for axis in axes.flat:
         axis.set_axis_off()
-    span = _span([counts for board in found for counts in now.coefs[board.uid]], limits)
-    for number, board in enumerate(found):
+    span = _span([counts for one in found for counts in now.coefs[one.uid]], limits)
+    for number, one in enumerate(found):
+        board = one.board
         row, column = each * (number // columns), number % columns
-        values = grid(now.coefs[board.uid])
-        title = f"{board.name}: median {np.median(values):.0f}"
-        _panel(figure, axes[row, column], values, title, "viridis", span, board)
-        if before and board.uid in before.coefs:
-            change = values - grid(before.coefs[board.uid])
-            shift = board.shift or 0.0
+        values = grid(board, now.coefs[one.uid])
+        order = "" if board.version else ", order of the readout"
+        title = f"{board.name}{order}: median {np.median(values):.0f}"
+        _panel(figure, axes[row, column], values, title, "viridis", span, one)
+        if before and one.uid in before.coefs:
+            change = values - grid(board, before.coefs[one.uid])
+            shift = float(np.median(change))
             reach = 2.0 * limits.channel_drift
             _panel(
                 figure, axes[row + 1, column], change, f"moved by {shift:+.0f}", "coolwarm",
-                (shift - reach, shift + reach), board,
+                (shift - reach, shift + reach), one,
             )  # fmt: skip
     figure.savefig(output, dpi=100)
     plt.close(figure)
@@ -98,7 +113,7 @@ def _panel(
     title: str,
     colours: str,
     span: tuple[float, float],
-    board: Comparison,
+    found: Comparison,
 ) -> None:
     axis.set_axis_on()
     shown = axis.imshow(
@@ -108,16 +123,18 @@ def _panel(
     axis.set_xlabel("x", fontsize=7)
     axis.set_ylabel("y", fontsize=7)
     axis.tick_params(labelsize=6)
-    for finding in board.findings:
-        corner = (finding.x - 0.5, finding.y - 0.5)
+    for finding in found.findings:
+        x, y = place(found.board, finding.value)
+        corner = (x - 0.5, y - 0.5)
         colour = COLOURS[finding.kind]
         axis.add_patch(plt.Rectangle(corner, 1, 1, fill=False, edgecolor=colour, linewidth=1.5))
     figure.colorbar(shown, ax=axis, shrink=0.8).ax.tick_params(labelsize=6)
 
 
-def board_names(command_dir: Path) -> dict[str, str]:
-    """UID -> serial number by the board data base of a command directory (or the shipped one)."""
-    return {uid: board.serialno for uid, board in load_board_db(command_dir).boards.items()}
+def known_boards(command_dir: Path) -> dict[str, Board]:
+    """Boards by UID in the data base of a command directory (or the shipped one)."""
+    db = load_board_db(command_dir)
+    return {uid: Board(info.serialno, info.board_version) for uid, info in db.boards.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -135,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         now = read_ph_baseline(args.baselines)
         before = read_ph_baseline(args.before) if args.before else None
-        found = draw(now, output, before, board_names(Path.cwd()))
+        found = draw(now, output, before, known_boards(Path.cwd()))
     except (ObsError, ValueError, OSError) as error:
         print(f"ph_picture: {error}", file=sys.stderr)
         return 1
