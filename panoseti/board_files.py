@@ -28,6 +28,7 @@ from panoseti.site import (
 QUABO_UIDS, PH_BASELINE = "quabo_uids.json", "quabo_ph_baseline.json"
 QUABO_INFO, DETECTOR_INFO = "quabo_info.json", "detector_info.json"
 QUABO_CONFIG = "quabo_config.txt"
+MASKED_PIXELS = "masked_pixels.json"
 SHIPPED = Path(__file__).resolve().parent.parent / "quabos"
 
 
@@ -63,7 +64,8 @@ class BoardDb:
     """Boards, detectors and calibration of a site; calibration files are read when asked for.
 
     boards by flash UID, detectors by serial number; warnings: what the files contradict each
-    other in (the first entry counts).
+    other in (the first entry counts); masked: pixels (x, y) that must not trigger, by serial
+    number of the board.
     """
 
     def __init__(
@@ -72,8 +74,10 @@ class BoardDb:
         boards: Mapping[str, BoardInfo],
         detectors: Mapping[int, Detector],
         warnings: tuple[Fault, ...] = (),
+        masked: Mapping[str, tuple[tuple[int, int], ...]] | None = None,
     ) -> None:
         self.folder = folder
+        self.masked = dict(masked or {})
         self.boards = boards
         self.detectors = detectors
         self.warnings = warnings
@@ -175,17 +179,26 @@ def _calibration(path: Path, serialno: str, raw: dict[str, Any]) -> Calibration:
 
 
 def load_board_db(command_dir: Path) -> BoardDb:
-    """Read quabo_info.json and detector_info.json; ConfigError with every fault of both."""
+    """Read quabo_info.json, detector_info.json and, where there is one, masked_pixels.json.
+
+    ConfigError with every fault of all.
+    """
     folder = quabos_folder(command_dir)
     info = read_document(folder / QUABO_INFO, "quabo_info")
     detector_info = read_document(folder / DETECTOR_INFO, "detector_info")
-    faults = info.faults + detector_info.faults
+    masked_path = folder / MASKED_PIXELS
+    masked = read_document(masked_path, "masked_pixels") if masked_path.exists() else None
+    faults = info.faults + detector_info.faults + (masked.faults if masked else [])
     if faults:
         raise ConfigError(faults)
     warnings = info.warnings + detector_info.warnings
     boards = _boards(info, warnings)
     detectors = _detectors(detector_info, warnings)
-    return BoardDb(folder, boards, detectors, tuple(warnings))
+    pixels = {
+        serialno: tuple(sorted({(x, y) for x, y in places}))
+        for serialno, places in (masked.content if masked else {}).items()
+    }
+    return BoardDb(folder, boards, detectors, tuple(warnings), pixels)
 
 
 def _boards(info: Document, warnings: list[Fault]) -> dict[str, BoardInfo]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 from functools import cached_property
 
-from panoseti import settings
+from panoseti import pixel_masks, settings
 from panoseti.board_files import (
+    MASKED_PIXELS,
     QUABO_CONFIG,
     QUABO_INFO,
     BoardDb,
@@ -101,6 +102,7 @@ class BoardSettings:
         path = self.db.calibration_path(
             board, obs.calibration_overvoltage_v, settings.calibration_mode(data)
         )
+        masked = " ".join(f"({x},{y})" for x, y in self._masked(uid))
         return {
             DATA_CONFIG: {
                 "gain": data.gain,
@@ -112,6 +114,7 @@ class BoardSettings:
             QUABO_INFO: {"serialno": board.serialno, "board_version": board.board_version},
             QUABO_CONFIG: {"MAROC tags": self._base_digest},
             str(path.relative_to(self.db.folder)): {"content": _content(calibration)},
+            **({MASKED_PIXELS: {"pixels": masked}} if masked else {}),
         }
 
     # --- what the boards are told ---
@@ -124,10 +127,17 @@ class BoardSettings:
         """MAROC registers of a board, and those that prime it first (None = not needed)."""
         version = self.db.board(uid).board_version
         calibration, data = self._calibration(uid), self._site.data
+        wanted = settings.maroc_registers(self.base, calibration, version, data, ip)
+        priming = settings.priming_registers(self.base, calibration, version, data, ip)
+        masked = [pixel_masks.number(x, y) for x, y in self._masked(uid)]
         return (
-            settings.maroc_registers(self.base, calibration, version, data, ip),
-            settings.priming_registers(self.base, calibration, version, data, ip),
+            pixel_masks.masked_registers(wanted, version, masked),
+            None if priming is None else pixel_masks.masked_registers(priming, version, masked),
         )
+
+    def _masked(self, uid: str) -> tuple[tuple[int, int], ...]:
+        """Pixels of a board that must not trigger."""
+        return self.db.masked.get(self.db.board(uid).serialno, ())
 
     def _calibration(self, uid: str) -> Calibration:
         obs, data = self._site.obs, self._site.data

@@ -55,8 +55,9 @@ def load_firmware(
     """Load images into boards; what was done, by address, where it went well.
 
     files: instead of those of obs_config.json; told_twice: whether the golden area, if `area` is
-    that, may really be written; patience: None = as long as real boards need.  Boards whose last load was not finished come first.  A board
-    that fails is a fault of `work`.  RefusedError during a run, ConfigError without images.
+    that, may really be written; patience: None = as long as real boards need.  Boards whose last
+    load was not finished come first.  A board that fails is a fault of `work`.  RefusedError during
+    a run, ConfigError without images.
     """
     if not may_overwrite(area, told_twice):
         raise RefusedError(

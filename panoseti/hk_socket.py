@@ -56,6 +56,9 @@ class HkSocket:
     not.  Raises ObsError when the port is taken.
     """
 
+    WHAT = "HK port"
+    HOLDER = "is capture_hk.py or config.py running already?"
+
     def __init__(self, addresses: Sequence[str], port: int = HK_PORT) -> None:
         self._sockets: list[socket.socket] = []
         self.addresses: tuple[str, ...] = ()
@@ -121,10 +124,10 @@ class HkSocket:
                 opened.close()
                 return
             remedy = {
-                errno.EADDRINUSE: "another program holds it: is capture_hk.py or config.py"
-                f" running already? Look with: ss -lunp sport = :{port}",
+                errno.EADDRINUSE: f"another program holds it: {self.HOLDER} Look with:"
+                f" ss -lunp sport = :{port}",
                 errno.EADDRNOTAVAIL: "not an address of this machine; correct"
                 " head_node_ip_addr in daq_config.json",
             }.get(error.errno or 0, error.strerror)
-            raise ObsError(f"HK port {address}:{port}: {remedy}") from error
+            raise ObsError(f"{self.WHAT} {address}:{port}: {remedy}") from error
         self.addresses += (address,)
