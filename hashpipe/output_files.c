@@ -1,6 +1,7 @@
 /* output_files.c -- see output_files.h */
 #include "output_files.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -34,6 +35,38 @@ static const struct product_facts *facts(unsigned file)
 static int run_directory(const struct output_files *files, unsigned file, char *path, size_t size)
 {
 	return snprintf(path, size, "module_%u/%s", module_id(files, file), files->run);
+}
+
+/* The number after those of the files that are there: a pipeline that is started again within a run
+ * goes on with the sequence of the one before.  0 in a new run; or -errno. */
+static int64_t next_number(const struct output_files *files, unsigned file)
+{
+	char path[256], product[16];
+	int64_t next = 0;
+	struct dirent *entry;
+	DIR *dir;
+
+	run_directory(files, file, path, sizeof(path));
+	dir = opendir(path);
+	if (!dir)
+		return -errno;
+	while ((entry = readdir(dir))) {
+		unsigned module, seqno;
+		int end = 0;
+
+		/* Neither the start nor the name of a product has a dot in it. */
+		if (sscanf(entry->d_name,
+			   "start_%*[^.].dp_%15[a-z0-9].bpp_%*u.module_%u.seqno_%u.pff%n", product,
+			   &module, &seqno, &end) != 3 ||
+		    !end || entry->d_name[end] || module != module_id(files, file))
+			continue;
+		for (unsigned k = 0; k < PRODUCT_COUNT; k++)
+			if (!strcmp(product, product_facts[k].name) &&
+			    product_facts[k].counter == facts(file)->counter && seqno >= next)
+				next = (int64_t)seqno + 1;
+	}
+	closedir(dir);
+	return next;
 }
 
 /* Creates the file of number `seqno` and opens it; its descriptor or -errno. */
@@ -73,6 +106,29 @@ static int make_directories(const struct output_files *files, unsigned file, cha
 	return 0;
 }
 
+/* The last number used, which products of a module share. */
+static uint32_t *last_number(const struct output_files *files, unsigned file)
+{
+	return &files->counter[file / PRODUCT_COUNT][facts(file)->counter];
+}
+
+/* Directories of a module, and the numbers its first files get; `file` is its first product's.
+ * 0 or -errno; `path` says what could not be made. */
+static int begin_module(struct output_files *files, unsigned file, char *path, size_t size)
+{
+	int err = make_directories(files, file, path, size);
+
+	for (unsigned k = file; !err && k < file + PRODUCT_COUNT; k++) {
+		int64_t number = next_number(files, k);
+
+		if (number < 0)
+			err = (int)number;
+		else
+			*last_number(files, k) = (uint32_t)number;
+	}
+	return err;
+}
+
 int output_files_open(struct output_files *files, const struct module_table *modules,
 		      const char *run, uint64_t max_bytes, unsigned max_frames,
 		      struct account *account, struct journal *journal, char *fault,
@@ -102,11 +158,12 @@ int output_files_open(struct output_files *files, const struct module_table *mod
 		int fd;
 
 		if (k % PRODUCT_COUNT == 0) {
-			err = make_directories(files, k, path, sizeof(path));
+			err = begin_module(files, k, path, sizeof(path));
 			if (err)
 				goto failed;
 		}
-		fd = create_file(files, k, 0, file->name, sizeof(file->name));
+		file->seqno = *last_number(files, k);
+		fd = create_file(files, k, file->seqno, file->name, sizeof(file->name));
 		if (fd < 0) {
 			snprintf(path, sizeof(path), "%s in module_%u", file->name,
 				 module_id(files, k));
@@ -116,6 +173,7 @@ int output_files_open(struct output_files *files, const struct module_table *mod
 		close(fd); /* most stay empty: opened again when the first frame comes */
 		file->begun = true;
 		count(&account->product[k].files, 1);
+		set_counter(&account->product[k].seqno, file->seqno);
 	}
 	return 0;
 
@@ -135,12 +193,12 @@ static void close_file(struct output_files *files, unsigned k)
 	file->fd = -1;
 }
 
-/* Opens the file that takes the next frame: the one with seqno 0 made at the start, or a new one.
+/* Opens the file that takes the next frame: the one made at the start, or a new one.
  * 0 or -errno. */
 static int open_file(struct output_files *files, unsigned k)
 {
 	struct output_file *file = &files->file[k];
-	uint32_t *last = &files->counter[k / PRODUCT_COUNT][facts(k)->counter];
+	uint32_t *last = last_number(files, k);
 	char path[256];
 	int fd;
 
@@ -233,9 +291,8 @@ static void give_up(struct output_files *files, unsigned k, int error)
 
 		snprintf(path, sizeof(path), "module_%u/%s/%s", module_id(files, k), files->run,
 			 file->name);
-		if (!unlink(path) &&
-		    files->counter[k / PRODUCT_COUNT][facts(k)->counter] == file->seqno) {
-			files->counter[k / PRODUCT_COUNT][facts(k)->counter]--;
+		if (!unlink(path) && *last_number(files, k) == file->seqno) {
+			(*last_number(files, k))--;
 			count(&account->files, (uint64_t)-1);
 		}
 	}

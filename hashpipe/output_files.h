@@ -46,9 +46,10 @@ struct output_files {
 	struct iovec iov[OUTPUT_IOV];
 };
 
-/* Creates the directories and the four files with seqno 0 of every module, empty.  `run`,
- * `modules`, `account`, `journal` are the caller's and stay.  `max_frames`: most frames ever given
- * to output_files_write at once.  0, or -errno with a message in `fault`. */
+/* Creates the directories and the first four files of every module, empty, with seqno 0 or, where
+ * an earlier pipeline of the run has left files, the number after theirs.  `run`, `modules`,
+ * `account`, `journal` are the caller's and stay.  `max_frames`: most frames ever given to
+ * output_files_write at once.  0, or -errno with a message in `fault`. */
 int output_files_open(struct output_files *files, const struct module_table *modules,
 		      const char *run, uint64_t max_bytes, unsigned max_frames,
 		      struct account *account, struct journal *journal, char *fault,

@@ -244,6 +244,41 @@ static void test_counters_are_shared(void)
 	wipe();
 }
 
+/* A pipeline started again within a run goes on with the numbers, and touches no older file. */
+static void test_second_pipeline(void)
+{
+	struct found before, after;
+
+	begin(3 * IMG16_FRAME_BYTES);
+	write_frames(9, 0, (const enum product[]){ PRODUCT_IMG16 }, 1);
+	write_frames(1, 0, (const enum product[]){ PRODUCT_PH256 }, 1);
+	end();
+	CHECK_EQUAL(system("cd module_254/run && : >start_x.dp_img16.bpp_2.module_7.seqno_40.pff"
+			   " && : >start_x.dp_img16.bpp_2.module_254.seqno_50.pff.part"
+			   " && : >start_x.dp_other.bpp_2.module_254.seqno_60.pff"),
+		    0);
+	before = look(MODULE, "img16");
+	CHECK_EQUAL(before.bytes[2], 2540);
+	begin(3 * IMG16_FRAME_BYTES);
+	CHECK_EQUAL(counted(&account.product[PRODUCT_IMG8].seqno), 3);
+	CHECK_EQUAL(look(MODULE, "img8").bytes[3], 0);
+	CHECK_EQUAL(look(MODULE, "ph1024").bytes[1], 0);
+	write_frames(5, 0, (const enum product[]){ PRODUCT_IMG16 }, 1);
+	write_frames(2, 0, (const enum product[]){ PRODUCT_PH256 }, 1);
+	after = look(MODULE, "img16");
+	for (unsigned seqno = 0; seqno < 3; seqno++) {
+		CHECK_EQUAL(after.bytes[seqno], before.bytes[seqno]);
+		CHECK_TEXT(after.name[seqno], before.name[seqno]);
+	}
+	CHECK_EQUAL(after.bytes[3], 4 * 2540);
+	CHECK_EQUAL(after.bytes[4], 2540);
+	CHECK_EQUAL(counted(&account.product[PRODUCT_IMG16].seqno), 4);
+	CHECK_EQUAL(look(MODULE, "ph256").bytes[0], 636);
+	CHECK_EQUAL(look(MODULE, "ph256").bytes[1], 2 * 636);
+	end();
+	wipe();
+}
+
 /* Frames of many files in one block keep their order in each. */
 static void test_mixed_block(void)
 {
@@ -437,6 +472,7 @@ int main(void)
 	test_names();
 	test_rotation();
 	test_counters_are_shared();
+	test_second_pipeline();
 	test_mixed_block();
 	test_limited_file_size();
 	test_retry_by_itself();
