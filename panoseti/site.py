@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 OVERVOLTAGE_DEFAULT_V = 3
 """Detector overvoltage that selects the calibration when obs_config.json names none."""
@@ -93,6 +94,41 @@ class FirmwareFiles:
         return {"qfp": self.qfp, "bga": self.bga}[build]
 
 
+class OnDeadPipeline(StrEnum):
+    """What is done when the pipeline of a node dies within a run."""
+
+    RESTART = "restart"
+    GO_ON = "go_on"
+    STOP = "stop"
+
+
+@dataclass(frozen=True)
+class MayBeMissing:
+    """How much start.py --partial may leave out: boards of modules that record otherwise, modules
+    of nodes that record otherwise, and nodes.
+    """
+
+    boards: int = 0
+    modules: int = 0
+    nodes: int = 0
+
+
+@dataclass(frozen=True)
+class RunPolicy:
+    """run_policy of obs_config.json: what may be missing in a run, and what is done when it fails.
+
+    restarts_at_most: of the pipeline of each node within one run; min_hours_left: a run is ended
+    when a disk lasts less than that, None = half of recording_min_h; max_loss: fraction of packets
+    lost on the way that raises an alarm.
+    """
+
+    on_dead_pipeline: OnDeadPipeline = OnDeadPipeline.RESTART
+    restarts_at_most: int = 5
+    may_be_missing: MayBeMissing = MayBeMissing()
+    min_hours_left: float | None = None
+    max_loss: float = 0.001
+
+
 @dataclass(frozen=True)
 class ObsConfig:
     """obs_config.json.
@@ -106,7 +142,7 @@ class ObsConfig:
     less than that at the rate of the data config; shutter_open_value: what opens the shutter in
     command 0x08 (0 or 1); firmware: the images that boards should run; power_credentials: file
     with users and passwords of the power switches, power_switch_api: "auto", "rest" or "classic";
-    alarm_hook: command that alarms are given to, () = none.
+    alarm_hook: command that alarms are given to, () = none; run_policy: what may fail in a run.
     detector_overvoltage_v is None when the file has none.
     """
 
@@ -135,6 +171,7 @@ class ObsConfig:
     power_credentials: str | None = None
     power_switch_api: str = "auto"
     alarm_hook: tuple[str, ...] = ()
+    run_policy: RunPolicy = RunPolicy()
 
     @property
     def modules(self) -> tuple[Module, ...]:
@@ -145,6 +182,12 @@ class ObsConfig:
     def quabos(self) -> tuple[Quabo, ...]:
         """All boards that the config knows (present or not), in the order of the file."""
         return tuple(quabo for module in self.modules for quabo in module.quabos)
+
+    @property
+    def min_hours_left(self) -> float:
+        """A run is ended when a disk lasts less than this."""
+        given = self.run_policy.min_hours_left
+        return self.recording_min_h / 2 if given is None else given
 
     @property
     def echo_by_ip(self) -> dict[str, bool]:

@@ -23,11 +23,14 @@ from panoseti.site import (
     FirmwareFiles,
     FlashParams,
     ImageConfig,
+    MayBeMissing,
     Module,
     ObsConfig,
+    OnDeadPipeline,
     PowerSwitch,
     PulseHeightConfig,
     Quabo,
+    RunPolicy,
     StimParams,
 )
 
@@ -134,6 +137,8 @@ def build_obs(document: Document, person: Person) -> ObsConfig:
         own["firmware"] = FirmwareFiles(
             **{build: person.path(file) for build, file in images.items() if file is not None}
         )
+    if "run_policy" in raw:
+        own["run_policy"] = _run_policy(raw["run_policy"])
     for name in ("wr_ip_addr", "gps_port", "command_echo"):
         if name in raw:
             own[name] = raw[name]
@@ -148,6 +153,21 @@ def build_obs(document: Document, person: Person) -> ObsConfig:
         # 3.0 is a JSON integer too, but would not be the name of a calibration folder.
         detector_overvoltage_v=None if overvoltage is None else int(overvoltage),
         **own,
+    )
+
+
+def _run_policy(raw: dict[str, Any]) -> RunPolicy:
+    usual = RunPolicy()
+    missing = raw.get("may_be_missing", {})
+    left_h = raw.get("min_hours_left")
+    return RunPolicy(
+        on_dead_pipeline=OnDeadPipeline(raw.get("on_dead_pipeline", usual.on_dead_pipeline)),
+        restarts_at_most=int(raw.get("restarts_at_most", usual.restarts_at_most)),
+        may_be_missing=MayBeMissing(
+            **{kind: int(missing.get(kind, 0)) for kind in ("boards", "modules", "nodes")}
+        ),
+        min_hours_left=None if left_h is None else float(left_h),
+        max_loss=float(raw.get("max_loss", usual.max_loss)),
     )
 
 

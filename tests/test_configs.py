@@ -18,7 +18,16 @@ from panoseti import local_host
 from panoseti.errors import ConfigError
 from panoseti.json_document import SCHEMAS
 from panoseti.load_configs import Site, frozen_copies, load_site
-from panoseti.site import DaqNode, FlashParams, ImageConfig, PulseHeightConfig, Quabo
+from panoseti.site import (
+    DaqNode,
+    FlashParams,
+    ImageConfig,
+    MayBeMissing,
+    OnDeadPipeline,
+    PulseHeightConfig,
+    Quabo,
+    RunPolicy,
+)
 from tests.helpers import REPO, spec_data
 from tests.site_files import DAQ, DATA, OBS, changed, write_site
 
@@ -289,6 +298,48 @@ def test_fields_arrive(tmp_path: Path) -> None:
     assert site.data.stim is not None and site.data.stim.level == 128
     assert site.data.pulse_height == PulseHeightConfig(12.5, True, True, True, False)
     assert site.data.group_ph_frames
+
+
+def test_run_policy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    written = {
+        "on_dead_pipeline": "stop",
+        "restarts_at_most": 2,
+        "may_be_missing": {"boards": 3, "nodes": 1},
+        "min_hours_left": 0.2,
+        "max_loss": 0.01,
+    }
+    site = load_site(write_site(tmp_path / "site", {**OBS, "run_policy": written}))
+    assert site.warnings == ()
+    assert site.obs.run_policy == RunPolicy(
+        OnDeadPipeline.STOP, 2, MayBeMissing(boards=3, modules=0, nodes=1), 0.2, 0.01
+    )
+    assert site.obs.min_hours_left == 0.2
+    _assert_accepted(site, tmp_path / "run", caplog)
+    assert load_site(tmp_path / "run").obs == site.obs
+
+
+def test_usual_run_policy(tmp_path: Path) -> None:
+    site = load_site(write_site(tmp_path, {**OBS, "recording_min_h": 0.5}))
+    assert site.obs.run_policy == RunPolicy()
+    assert site.obs.run_policy.may_be_missing == MayBeMissing(0, 0, 0)
+    assert site.obs.min_hours_left == 0.25
+
+
+def test_run_policy_with_mistakes(tmp_path: Path) -> None:
+    written = {
+        "on_dead_pipeline": "hope",
+        "may_be_missing": {"boards": -1, "modul": 2},
+        "max_loss": "1",
+    }
+    with pytest.raises(ConfigError) as refused:
+        load_site(write_site(tmp_path, {**OBS, "run_policy": written}))
+    faults = {fault.path: fault for fault in refused.value.faults}
+    assert set(faults) == {
+        "$.run_policy.on_dead_pipeline",
+        "$.run_policy.may_be_missing.boards",
+        "$.run_policy.max_loss",
+    }
+    assert "must be what is done" in faults["$.run_policy.on_dead_pipeline"].remedy
 
 
 def test_defaults(tmp_path: Path) -> None:
