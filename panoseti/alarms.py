@@ -32,7 +32,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from panoseti.json_formats import masked_text
+from panoseti.json_formats import MASK, is_secret, masked_text
 from panoseti.launch import log_dir
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,18 @@ class Alarm:
         """As it stands in the file and goes to the hook; passwords masked, always one line."""
         utc = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.time_unix))
         document = {"version": VERSION, "utc": utc, **asdict(self)}
-        return masked_text(json.dumps(document, default=str)).encode() + b"\n"
+        return json.dumps(_masked(document), default=str).encode() + b"\n"
+
+
+def _masked(value: Any) -> Any:
+    """A JSON value without secrets."""
+    if isinstance(value, str):
+        return masked_text(value)
+    if isinstance(value, Mapping):
+        return {k: MASK if is_secret(k) else _masked(member) for k, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked(member) for member in value]
+    return value
 
 
 class Alarms:
@@ -240,13 +251,13 @@ def call_hook(hook: Sequence[str], line: bytes, output: Path, timeout_s: float) 
             )
     except OSError as error:
         return f"cannot be started: {error.strerror}"
-    try:
-        process.communicate(line, timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        return f"killed after {timeout_s:g} s"
+    with process:
+        try:
+            process.communicate(line, timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            return f"killed after {timeout_s:g} s"
     return f"exit code {process.returncode} (more in {output})" if process.returncode else ""
 
 

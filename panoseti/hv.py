@@ -206,7 +206,8 @@ class HvUpdater:
                 had = hv.problem
                 hv.told(codes, problems.get(ip, "not sent"), now_s, now_unix)
                 if hv.problem and not had:
-                    logger.error("%s: HV %s not confirmed: %s", ip, hv.stage.value, hv.problem)
+                    word = "off" if codes == HV_OFF else hv.stage.value
+                    logger.error("%s: HV %s not confirmed: %s", ip, word, hv.problem)
         for ip, kept in self._kept.items():
             self._log_change(ip, kept.hv, before[ip][0])
         self._latch(now_unix, {ip for ip, (_, latched) in before.items() if not latched})

@@ -190,7 +190,7 @@ class Guard:
         if isinstance(verdict, OverLimit):
             self._trip(Trip(module.module_id, f"{ip}: {verdict.reason}", now_unix, by=NAME))
         watched.why_off = self._why_off(module, ip, watched)
-        if not watched.why_off or self._is_dark(module, watched):
+        if self._is_dark(module, watched) or not watched.why_off:
             watched.off = None
             return
         watched.off = watched.off or OffWatch()

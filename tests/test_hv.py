@@ -1,307 +1,256 @@
-"""The HV updater: what a record leads to, and that "off" wins."""
+"""The HV updater: what a verdict leads to, and what it does for many boards at once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from panoseti.addresses import redis_key
 from panoseti.errors import ObsError
-from panoseti.hv import HV_OFF, Codes, HvActions, HvBoard, HvUpdater, State, judge
-from panoseti.safety import Trip
+from panoseti.hk_trust import Blind, Doubt, OverLimit, Reading, Safe
+from panoseti.hv import HvActions, HvBoard, HvUpdater, judge
+from panoseti.hv_ramp import HV_OFF, Codes, Hold, Off, Stage, Target, set_point_v, step_codes
+from panoseti.hv_trips import Trip
 from panoseti.store import Record
+from tests.alarm_recorder import AlarmRecorder
 from tests.helpers import golden
+from tests.hk_records import NOW, hk
 
 NOMINAL = (54.114, 54.08, 54.213, 54.095)
 AT_25: Codes = (48185, 48155, 48272, 48169)
-AT_40: Codes = (48904, 48874, 48991, 48888)
 BOARD = HvBoard("127.0.3.248", 1016, 254, NOMINAL)
-NOW = 1_720_000_000.0
+OTHER = HvBoard("127.0.0.4", 4, 1, NOMINAL)
 MAX_AGE_S = 15.0
 
 
-def hk(age_s: float = 1.0, **fields: object) -> Record:
-    values = {"Computer_UTC": NOW - age_s, "BOARDLOC": 1016, "TEMP1": 25.0, "TEMP2": 40.0}
-    return {name: str(value) for name, value in {**values, **fields}.items()}
-
-
-def without(name: str) -> Record:
-    record = hk()
-    del record[name]
-    return record
+def safe(detector_c: float = 25.0) -> Safe:
+    return Safe(Reading(NOW, detector_c, 40.0, (0.0,) * 4))
 
 
 @pytest.mark.parametrize("case", golden("hv")["updater"], ids=lambda c: f"{c['temp_C']}")
 def test_golden_codes(case: dict[str, object]) -> None:
     board = HvBoard("127.0.3.248", 1016, 254, tuple(case["nominal_V"]))  # type: ignore[arg-type]
-    want = judge(board, hk(TEMP1=case["temp_C"]), NOW, MAX_AGE_S)
-    assert want.codes == tuple(case["dac"])  # type: ignore[arg-type]
+    degrees = float(case["temp_C"])  # type: ignore[arg-type]
+    if case["acceptable_temp"]:
+        assert judge(board, safe(degrees)) == Target(tuple(case["dac"]))  # type: ignore[arg-type]
 
 
-# record -> codes, a piece of the reason, off for good
-JUDGED: dict[str, tuple[Record, Codes, str, bool]] = {
-    "25 degC": (hk(), AT_25, "", False),
-    "40.25 degC": (hk(TEMP1=40.25), AT_40, "", False),
-    "just fresh": (hk(age_s=15.0), AT_25, "", False),
-    "too old": (hk(age_s=15.1), HV_OFF, "15.1 s old (limit 15 s)", False),
-    "a little ahead": (hk(age_s=-1.0), AT_25, "", False),
-    "from the future": (hk(age_s=-60.0), HV_OFF, "60.0 s in the future", False),
-    "absent": ({}, HV_OFF, "no HK record", False),
-    "no time": (without("Computer_UTC"), HV_OFF, "Computer_UTC is 'absent'", False),
-    "no TEMP1": (without("TEMP1"), HV_OFF, "TEMP1 is 'absent'", False),
-    "no TEMP2": (without("TEMP2"), HV_OFF, "TEMP2 is 'absent'", False),
-    "empty TEMP1": (hk(TEMP1=""), HV_OFF, "TEMP1 is ''", False),
-    "text": (hk(TEMP1="warm"), HV_OFF, "TEMP1 is 'warm'", False),
-    "nan": (hk(TEMP1="nan"), HV_OFF, "TEMP1 is nan", False),
-    "time nan": (hk(Computer_UTC="nan"), HV_OFF, "Computer_UTC is nan", False),
-    "inf": (hk(TEMP1="-inf"), HV_OFF, "TEMP1 is -inf", False),
-    "other board": (hk(BOARDLOC=1017), HV_OFF, "BOARDLOC is 1017, not 1016", False),
-    "lower limit": (hk(TEMP1=-20.0), (46063, 46034, 46150, 46047), "", False),
-    "upper limit": (hk(TEMP1=60.0), (49835, 49806, 49922, 49819), "", False),
-    "too cold": (hk(TEMP1=-20.25), HV_OFF, "-20.25 degC is outside -20..60", True),
-    "too hot": (hk(TEMP1=60.25), HV_OFF, "60.25 degC is outside -20..60", True),
-    "very hot": (hk(TEMP1=127.75), HV_OFF, "127.75 degC is outside", True),
-    "sign dropped, -0.25": (hk(TEMP1=255.75), (46995, 46965, 47081, 46978), "", False),
-    "sign dropped, -20.25": (hk(TEMP1=235.75), HV_OFF, "-20.25 degC is outside", True),
-    "sign dropped, -128": (hk(TEMP1=128.0), HV_OFF, "impossible HK: TEMP1 is 128.0", False),
-    "below the sensor's range": (hk(TEMP1=-55.25), HV_OFF, "impossible", False),
-    "beyond 10 bits": (hk(TEMP1=256.0), HV_OFF, "impossible HK: TEMP1 is 256.0", False),
-    "largest int16": (hk(TEMP1=8191.75), HV_OFF, "impossible", False),
-    "FPGA sensor dead": (hk(TEMP2=-273.15), HV_OFF, "TEMP2 is -273.15", False),
-}
-
-
-@pytest.mark.parametrize("name", JUDGED)
-def test_judged(name: str) -> None:
-    record, codes, reason, latch = JUDGED[name]
-    want = judge(BOARD, record, NOW, MAX_AGE_S)
-    assert (want.codes, want.latch) == (codes, latch)
-    assert reason in want.reason
-    assert bool(want.reason) is (codes == HV_OFF)
-
-
-def test_latched_and_tripped_boards_and_boards_without_data_are_off() -> None:
-    assert judge(BOARD, hk(), NOW, MAX_AGE_S, latched="was too hot").reason == "was too hot"
-    trip = Trip(254, "FPGA at 90 degC", NOW)
-    assert judge(BOARD, hk(), NOW, MAX_AGE_S, trip=trip).codes == HV_OFF
-    unknown = HvBoard("127.0.3.248", 1016, 254, None, "UID 77 is not in quabo_info.json")
-    want = judge(unknown, hk(), NOW, MAX_AGE_S)
-    assert (want.codes, want.reason) == (HV_OFF, "UID 77 is not in quabo_info.json")
-
-
-@given(
-    st.dictionaries(
-        st.sampled_from(["Computer_UTC", "BOARDLOC", "TEMP1", "TEMP2", "other"]),
-        st.one_of(st.text(), st.floats().map(str), st.integers().map(str)),
+def test_verdicts() -> None:
+    trip = Trip(254, "FPGA at 90 degC", NOW, by="temperature_guard")
+    assert judge(BOARD, safe()) == Target(AT_25)
+    assert judge(BOARD, Doubt("?")) == Hold("?")
+    assert judge(BOARD, Blind("old")) == Off("old")
+    assert judge(BOARD, OverLimit("hot")) == Off("hot", latch=True)
+    assert judge(BOARD, safe(), latched="was hot") == Off("was hot", latch=True)
+    assert judge(BOARD, safe(), closed="guard has died") == Off("guard has died")
+    assert judge(BOARD, Doubt("?"), closed="guard has died") == Off("guard has died")
+    assert judge(BOARD, safe(), trip=trip) == Off(
+        "temperature_guard: FPGA at 90 degC; then: config.py --ack_hv"
     )
-)
-def test_no_record_whatever_gets_hv_that_is_not_fresh_and_within_limits(record: Record) -> None:
-    want = judge(BOARD, record, NOW, MAX_AGE_S)
-    if want.codes != HV_OFF:
-        assert NOW - float(record["Computer_UTC"]) <= MAX_AGE_S
-        assert -20 <= float(record["TEMP1"]) <= 60 or 236 <= float(record["TEMP1"]) < 256
-        assert float(record["BOARDLOC"]) == 1016
+    unknown = HvBoard("127.0.3.248", 1016, 254, None, "UID 77 is not in quabo_info.json")
+    assert judge(unknown, safe()) == Off("UID 77 is not in quabo_info.json")
+    assert judge(unknown, Doubt("?")) == Off("UID 77 is not in quabo_info.json")
+    beyond = HvBoard("127.0.3.248", 1016, 254, (75.0,) * 4)
+    assert "outside 0..65535" in judge(beyond, safe()).reason  # type: ignore[union-attr]
 
 
-class Boards:
-    """Boards, record store and guard as the updater sees them."""
+class Site:
+    """Boards that obey, record store, trips and interlock as the updater meets them."""
 
-    def __init__(self) -> None:
-        self.records: dict[str, Record] = {}
-        self.store_error = ""
-        self.trips_error = ""
-        self.trips: dict[int, Trip] = {}
+    def __init__(self, *boards: HvBoard) -> None:
+        self.alarms = AlarmRecorder()
+        self.temps = {board.boardloc: 25.0 for board in boards}
+        self.codes: dict[str, Codes] = {board.ip: HV_OFF for board in boards}
+        self.locs = {board.boardloc: board.ip for board in boards}
+        self.trips: list[Trip] = []
+        self.store_error = self.trips_error = self.latch_error = self.closed = ""
         self.mute: set[str] = set()
-        self.sent: list[dict[str, Codes]] = []
+        self.no_hk: set[int] = set()
+        self.last: dict[int, Record] = {}
+        self.batches: list[dict[str, Codes]] = []
+        self.now = 0.0
+        actions = HvActions(
+            self.records, self.read_trips, self.latch, self.interlock, self.send, self.alarms
+        )
+        self.updater = HvUpdater(actions, MAX_AGE_S)
+        self.updater.set_boards(boards)
 
-    def updater(self, *boards: HvBoard) -> HvUpdater:
-        updater = HvUpdater(HvActions(self.fetch, self.read_trips, self.send), MAX_AGE_S)
-        updater.set_boards(boards or (BOARD,))
-        return updater
-
-    def fetch(self, keys: Iterable[str]) -> dict[str, Record]:
+    def records(self, keys: Iterable[str]) -> dict[str, Record]:
         if self.store_error:
             raise ObsError(self.store_error)
-        return {key: self.records[key] for key in keys if key in self.records}
+        for boardloc, ip in self.locs.items():
+            if boardloc not in self.no_hk and self.now % 3 == 0:
+                self.last[boardloc] = hk(
+                    NOW + self.now - 0.1,
+                    boardloc,
+                    TEMP1=self.temps[boardloc],
+                    **{f"HVMON{i}": -set_point_v(c) for i, c in enumerate(self.codes[ip])},
+                )
+        known = {redis_key(boardloc): record for boardloc, record in self.last.items()}
+        return {key: known[key] for key in keys if key in known}
 
-    def read_trips(self) -> dict[int, Trip]:
+    def read_trips(self) -> tuple[Trip, ...]:
         if self.trips_error:
             raise ObsError(self.trips_error)
-        return self.trips
+        return tuple(self.trips)
+
+    def latch(self, trips: Iterable[Trip]) -> None:
+        if self.latch_error:
+            raise ObsError(self.latch_error)
+        self.trips += trips
+
+    def interlock(self, trips: tuple[Trip, ...], now_unix: float, now_s: float) -> str:
+        return self.closed
 
     def send(self, codes: Mapping[str, Codes]) -> Mapping[str, str | None]:
-        self.sent.append(dict(codes))
+        self.batches.append(dict(codes))
+        self.codes.update({ip: four for ip, four in codes.items() if ip not in self.mute})
         return {ip: "no echo" if ip in self.mute else None for ip in codes}
 
-    def sends(self) -> list[dict[str, Codes]]:
-        """What was sent since the last look."""
-        sent, self.sent = self.sent, []
-        return sent
+    def seconds(self, count: int) -> list[dict[str, Codes]]:
+        """The batches of so many rounds, a second apart."""
+        self.batches = []
+        for _ in range(count):
+            self.now += 1
+            self.updater.look(NOW + self.now, self.now)
+            self.updater.act(NOW + self.now, self.now)
+        return self.batches
+
+    def stage(self, board: HvBoard = BOARD) -> Stage:
+        return self.updater.boards[board.ip].stage
+
+    def reason(self, board: HvBoard = BOARD) -> str:
+        return self.updater.boards[board.ip].reason
+
+    def on(self) -> Site:
+        self.seconds(40)
+        assert set(self.codes.values()) == {AT_25}
+        return self
 
 
 @pytest.fixture
-def world() -> Boards:
-    boards = Boards()
-    boards.records = {redis_key(1016): hk()}
-    return boards
+def site() -> Site:
+    return Site(BOARD, OTHER)
 
 
-def on_then(world: Boards, *boards: HvBoard) -> HvUpdater:
-    """An updater that has just put its boards on HV."""
-    updater = world.updater(*boards)
-    assert updater.round(NOW) is False
-    assert world.sends() == [{board.ip: AT_25 for board in boards or (BOARD,)}]
-    return updater
+def test_all_boards_go_up_together_in_steps(site: Site) -> None:
+    batches = site.seconds(40)
+    assert batches[0] == {BOARD.ip: HV_OFF, OTHER.ip: HV_OFF}
+    up = [batch for batch in batches if set(batch.values()) != {HV_OFF}]
+    assert up == [dict.fromkeys((BOARD.ip, OTHER.ip), step_codes(AT_25, i)) for i in range(4)]
+    assert site.stage() is Stage.ON and site.reason() == ""
 
 
-def test_hv_is_sent_every_round_so_that_a_board_that_rebooted_gets_it_back(world: Boards) -> None:
-    updater = on_then(world)
-    world.records[redis_key(1016)] = hk(TEMP1=40.25)
-    updater.round(NOW)
-    updater.round(NOW)
-    assert world.sends() == [{BOARD.ip: AT_40}, {BOARD.ip: AT_40}]
-    assert updater.states[BOARD.ip].state is State.ON
+@pytest.mark.parametrize("what", ["store_error", "trips_error", "closed"])
+def test_redis_gone_trips_unreadable_or_interlock_open_is_off_in_one_round(
+    site: Site, what: str
+) -> None:
+    site.on()
+    setattr(site, what, "gone")
+    assert site.seconds(1) == [{BOARD.ip: HV_OFF, OTHER.ip: HV_OFF}]
+    assert site.reason() == "gone"
+    setattr(site, what, "")
+    site.on()
 
 
-def test_hk_that_stops_coming_means_off_and_fresh_hk_means_on(world: Boards) -> None:
-    updater = on_then(world)
-    assert updater.round(NOW + 14.5) is True or world.sends() == [{BOARD.ip: HV_OFF}]
-    world.sends()
-    updater.round(NOW + 20)
-    assert updater.states[BOARD.ip].state is State.OFF
-    assert "20" not in updater.states[BOARD.ip].problem
-    world.records[redis_key(1016)] = hk(age_s=-30)
-    updater.round(NOW + 30)
-    assert world.sends()[-1] == {BOARD.ip: AT_25}
+def test_off_goes_out_before_on_and_one_board_does_not_touch_the_others(site: Site) -> None:
+    site.on()
+    site.temps = {1016: 61.0, 4: 26.0}
+    batches = site.seconds(6)
+    assert {BOARD.ip: HV_OFF} in batches
+    first_off = batches.index({BOARD.ip: HV_OFF})
+    assert all(OTHER.ip not in b or HV_OFF not in b.values() for b in batches)
+    assert any(OTHER.ip in batch for batch in batches[first_off - 1 :])
+    assert site.stage(OTHER) is Stage.ON
 
 
-@pytest.mark.parametrize("what", ["store_error", "trips_error"])
-def test_redis_gone_or_trips_unreadable_is_off(world: Boards, what: str) -> None:
-    updater = on_then(world)
-    setattr(world, what, "gone")
-    assert updater.round(NOW) is False
-    assert world.sends() == [{BOARD.ip: HV_OFF}]
-    assert updater.states[BOARD.ip].reason == "gone"
-    setattr(world, what, "")
-    updater.round(NOW)
-    assert world.sends() == [{BOARD.ip: AT_25}]
+def test_too_hot_is_off_until_acknowledged_and_on_disk(site: Site) -> None:
+    site.on()
+    site.temps[1016] = 62.0
+    site.seconds(8)
+    assert [(trip.key, trip.by) for trip in site.trips] == [((254, BOARD.ip), "hv_updater")]
+    assert site.trips[0].reason.startswith("detector temperature 62.00 degC is outside")
+    assert [kind for kind, _ in site.alarms.told] == ["hv_latched"]
+    site.temps[1016] = 25.0
+    site.seconds(60)
+    assert site.stage() is Stage.OFF and "config.py --ack_hv" in site.reason()
+    site.trips.clear()
+    site.on()
+    assert len(site.alarms.told) == 1
 
 
-def test_off_is_repeated_until_confirmed_and_then_left(world: Boards) -> None:
-    updater = on_then(world)
-    world.records.clear()
-    world.mute.add(BOARD.ip)
-    for _ in range(3):
-        assert updater.round(NOW) is True
-        assert updater.states[BOARD.ip].state is State.UNKNOWN
-    world.mute.clear()
-    assert updater.round(NOW) is False
-    assert world.sends() == [{BOARD.ip: HV_OFF}] * 4
-    assert updater.round(NOW) is False
-    assert world.sends() == []
+def test_a_latch_that_cannot_be_saved_holds_all_the_same(site: Site) -> None:
+    site.on()
+    site.latch_error = "disk is full"
+    site.temps[1016] = 62.0
+    site.seconds(8)
+    site.temps[1016] = 25.0
+    site.seconds(60)
+    assert site.stage() is Stage.OFF and site.trips == []
+    site.latch_error = ""
+    site.seconds(2)
+    assert [trip.key for trip in site.trips] == [(254, BOARD.ip)]
+    site.store_error = "gone"
+    site.seconds(2)
+    site.store_error = ""
+    site.seconds(60)
+    assert site.stage() is Stage.OFF and site.stage(OTHER) is Stage.ON
 
 
-def test_off_is_sent_to_a_board_never_seen_before(world: Boards) -> None:
-    world.records.clear()
-    updater = world.updater()
-    updater.round(NOW)
-    assert world.sends() == [{BOARD.ip: HV_OFF}]
+@pytest.mark.parametrize("board", ["", BOARD.ip])
+def test_a_trip_switches_its_module_or_board_alone_off(site: Site, board: str) -> None:
+    site.on()
+    site.trips.append(Trip(254, "FPGA at 90 degC", NOW, board, "temperature_guard"))
+    assert site.seconds(1) == [{BOARD.ip: HV_OFF}]
+    assert site.reason().startswith("temperature_guard: FPGA at 90 degC")
+    assert site.stage(OTHER) is Stage.ON
 
 
-def test_an_unconfirmed_on_counts_as_on_when_it_must_be_off(world: Boards) -> None:
-    world.mute.add(BOARD.ip)
-    updater = world.updater()
-    assert updater.round(NOW) is False
-    world.mute.clear()
-    world.records.clear()
-    world.sends()
-    updater.round(NOW)
-    assert world.sends() == [{BOARD.ip: HV_OFF}]
+def test_a_board_that_is_no_longer_present_is_switched_off_then_forgotten(site: Site) -> None:
+    site.on()
+    site.mute.add(BOARD.ip)
+    site.updater.set_boards([OTHER])
+    assert site.seconds(5) == [{BOARD.ip: HV_OFF}] * 5
+    site.mute.clear()
+    site.seconds(10)
+    assert set(site.updater.boards) == {OTHER.ip} and site.stage(OTHER) is Stage.ON
 
 
-def test_too_hot_once_is_off_for_the_life_of_the_updater(world: Boards) -> None:
-    updater = on_then(world)
-    world.records[redis_key(1016)] = hk(TEMP1=61.0)
-    updater.round(NOW)
-    world.records[redis_key(1016)] = hk()
-    for _ in range(3):
-        updater.round(NOW)
-    assert world.sends() == [{BOARD.ip: HV_OFF}]
-    assert "61.00 degC" in updater.states[BOARD.ip].reason
-    on_then(world)
+def test_at_the_end_everything_is_off_and_proven(site: Site) -> None:
+    site.on()
+    site.updater.ending = True
+    assert site.seconds(1) == [{BOARD.ip: HV_OFF, OTHER.ip: HV_OFF}]
+    assert set(site.updater.left_on()) == {BOARD.ip, OTHER.ip}
+    site.seconds(8)
+    assert site.updater.left_on() == {} and site.updater.unproven() == []
 
 
-def test_the_latch_outlives_a_time_without_redis(world: Boards) -> None:
-    updater = on_then(world)
-    world.records[redis_key(1016)] = hk(TEMP1=61.0)
-    updater.round(NOW)
-    world.store_error = "gone"
-    updater.round(NOW)
-    world.store_error = ""
-    world.records[redis_key(1016)] = hk()
-    world.sends()
-    updater.round(NOW)
-    assert world.sends() == []
+def test_at_the_end_what_is_not_proven_is_told_apart(site: Site) -> None:
+    site.on()
+    site.no_hk = {1016, 4}
+    site.last.clear()
+    site.mute.add(BOARD.ip)
+    site.updater.ending = True
+    site.seconds(3)
+    assert site.updater.left_on() == {BOARD.ip: "no echo"}
+    assert site.updater.unproven() == [OTHER.ip]
 
 
-def test_off_goes_out_before_on_and_one_board_does_not_touch_the_others(world: Boards) -> None:
-    other = HvBoard("127.0.3.249", 1017, 254, NOMINAL)
-    world.records[redis_key(1017)] = hk(BOARDLOC=1017)
-    updater = on_then(world, BOARD, other)
-    del world.records[redis_key(1016)]
-    updater.round(NOW)
-    assert world.sends() == [{BOARD.ip: HV_OFF}, {other.ip: AT_25}]
-
-
-def test_a_trip_switches_its_module_alone_off(world: Boards) -> None:
-    other = HvBoard("127.0.0.4", 4, 1, NOMINAL)
-    world.records[redis_key(4)] = hk(BOARDLOC=4)
-    updater = on_then(world, BOARD, other)
-    world.trips[254] = Trip(254, "FPGA at 90 degC", NOW)
-    updater.round(NOW)
-    assert world.sends() == [{BOARD.ip: HV_OFF}, {other.ip: AT_25}]
-    assert updater.states[BOARD.ip].reason == "temperature guard: FPGA at 90 degC"
-
-
-def test_a_board_that_is_no_longer_present_is_switched_off_then_forgotten(world: Boards) -> None:
-    updater = on_then(world)
-    updater.set_boards([])
-    world.mute.add(BOARD.ip)
-    assert updater.round(NOW) is True
-    world.mute.clear()
-    assert updater.round(NOW) is False
-    assert world.sends() == [{BOARD.ip: HV_OFF}] * 2
-    updater.round(NOW)
-    assert updater.states == {} and world.sends() == []
-
-
-def test_at_the_end_every_board_is_told_even_one_believed_off(world: Boards) -> None:
-    other = HvBoard("127.0.3.249", 1017, 254, NOMINAL)
-    updater = world.updater(BOARD, other)
-    updater.round(NOW)
-    world.sends()
-    world.mute.add(other.ip)
-    assert updater.all_off() == [other.ip]
-    assert world.sends() == [{BOARD.ip: HV_OFF, other.ip: HV_OFF}]
-
-
-def test_the_log_tells_changes_not_rounds(world: Boards, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_tells_changes_not_rounds(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "panoseti.hv")
-    updater = on_then(world)
-    for seconds in (1, 2, 20, 21, 22):
-        updater.round(NOW + seconds)
-    world.mute.add(BOARD.ip)
-    world.records[redis_key(1016)] = hk(age_s=-30)
-    for seconds in (30, 31, 32):
-        updater.round(NOW + seconds)
-    assert [record.message for record in caplog.records] == [
-        "127.0.3.248: HV codes 48185 48155 48272 48169",
-        "127.0.3.248: HV on confirmed",
-        "127.0.3.248: HV off: HK is 21.0 s old (limit 15 s)",
-        "127.0.3.248: HV off confirmed",
-        "127.0.3.248: HV codes 48185 48155 48272 48169",
-        "127.0.3.248: HV on not confirmed: no echo",
+    site.on()
+    site.closed = "temperature_guard has died"
+    site.mute.add(BOARD.ip)
+    site.seconds(10)
+    site.mute.clear()
+    site.seconds(10)
+    mine = [r.message for r in caplog.records if BOARD.ip in r.message]
+    assert mine == [
+        "127.0.3.248: HV off, HVMON shows it: 2 of 3 HK packets seen",
+        "127.0.3.248: HV rising: on its way up",
+        "127.0.3.248: HV on, HVMON shows it (codes 48185 48155 48272 48169)",
+        "127.0.3.248: HV off not confirmed: no echo",
+        "127.0.3.248: HV falling: temperature_guard has died",
+        "127.0.3.248: HV off, HVMON shows it: temperature_guard has died",
     ]

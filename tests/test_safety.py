@@ -1,129 +1,120 @@
-"""The temperature guard: verdicts and the order of what it does."""
+"""The temperature guard: what it does, in which order, and what it leaves alone."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 
 import pytest
 
 from panoseti.addresses import redis_key
 from panoseti.errors import ObsError
-from panoseti.safety import (
-    TRIPS_FILE,
-    Guard,
-    GuardActions,
-    GuardedModule,
-    Reading,
-    Trip,
-    limit_fault,
-    read_trips,
-    write_trips,
-)
+from panoseti.hv_trips import REHEARSED_MODULE, Trip
+from panoseti.rehearsal import REHEARSAL_KEY, made_up_record
+from panoseti.safety import Guard, GuardActions, GuardedModule
 from panoseti.store import Record
+from panoseti.supervision import Life
+from tests.alarm_recorder import AlarmRecorder
+from tests.hk_records import NOW, hk
 
-NOW = 1_720_000_000.0
-BOARDS = (("127.0.3.248", 1016), ("127.0.3.249", 1017))
-OTHERS = (("127.0.0.4", 4),)
-
-
-@pytest.mark.parametrize(
-    ("detector_c", "fpga_c", "fault"),
-    [
-        (25, 60, None),
-        (-20, 85, None),
-        (60, 85, None),
-        (60.25, 60, "detector temperature 60.25 degC is outside -20..60 degC"),
-        (-20.25, 60, "detector temperature -20.25 degC is outside -20..60 degC"),
-        (25, 85.01, "FPGA temperature 85.01 degC is above 85 degC"),
-        (25, 230.0, "FPGA temperature 230.00 degC is above 85 degC"),
-    ],
-)
-def test_limits(detector_c: float, fpga_c: float, fault: str | None) -> None:
-    assert limit_fault(Reading(detector_c, fpga_c, 1.0)) == fault
-
-
-def test_trips_are_read_as_written(tmp_path: Path) -> None:
-    assert read_trips(tmp_path) == {}
-    trips = [Trip(254, 'too "hot"', NOW), Trip(1, "cold", NOW + 0.5)]
-    write_trips(tmp_path, trips)
-    assert read_trips(tmp_path) == {254: trips[0], 1: trips[1]}
-    write_trips(tmp_path, [])
-    assert read_trips(tmp_path) == {}
-    assert [path.name for path in tmp_path.iterdir()] == [TRIPS_FILE]
-
-
-@pytest.mark.parametrize(
-    "text", ["", '{"version": 1, "trips": [', "[]", '{"version": 9, "trips": []}', '{"version": 1}']
-)
-def test_trips_that_cannot_be_read_are_not_taken_for_none(tmp_path: Path, text: str) -> None:
-    (tmp_path / TRIPS_FILE).write_text(text)
-    with pytest.raises(ObsError, match=f"{TRIPS_FILE}: cannot be read .* no board may have HV"):
-        read_trips(tmp_path)
+A, B, C = "127.0.3.248", "127.0.3.249", "127.0.0.4"
+LOCS = {A: 1016, B: 1017, C: 4}
+ALIVE = Life(True)
+DEAD = Life(False, "hv_updater (pid 7) has died", crashed=True)
+ENDED = Life(False, "hv_updater (pid 7) has ended")
+OUTLET = "outlet 3 of wps"
+HOT = {"TEMP1": 70.0}
 
 
 class World:
-    """Two modules, the first with a power switch; `did` tells what was done, in order."""
+    """Two modules, the first with a power outlet; `did` tells what was done, in order.
+
+    Boards obey and send HK every second round.
+    """
 
     def __init__(self) -> None:
         self.did: list[str] = []
-        self.temps: dict[int, tuple[float, float]] = {1016: (25, 50), 1017: (25, 50), 4: (25, 50)}
-        self.hk_time = NOW
-        self.redis_error = ""
+        self.fields: dict[str, dict[str, float]] = {ip: {} for ip in LOCS}
+        self.volts = dict.fromkeys(LOCS, 54.0)
+        self.last: dict[str, Record] = {}
+        self.life = ALIVE
+        self.trips: tuple[Trip, ...] = ()
+        self.store_error = self.trips_error = self.save_error = ""
+        self.power: list[str | None] = [None, ""]
         self.mute: set[str] = set()
-        self.switch_error = ""
-        self.disk_full = False
-        self.saved: list[Trip] = []
+        self.stuck: set[str] = set()
+        self.no_hk: set[str] = set()
+        self.fed = {A, B}
+        self.now = 0.0
+        self.alarms = AlarmRecorder()
+        self.rehearsal: Record = {}
 
-    def guard(self, stop_run: bool = True, outlet: bool = True) -> Guard:
-        off: Callable[[], None] | None = self.outlet_off if outlet else None
-        modules = [
-            GuardedModule(254, "north", BOARDS, off),
-            GuardedModule(1, "south", OTHERS, None),
-        ]
-        actions = GuardActions(
-            self.records, self.hv_off, self.stop_run if stop_run else None, self.save
+    def guard(self, stop_run: bool = True, outlet: str = OUTLET) -> Guard:
+        modules = (
+            GuardedModule(254, "north", ((A, 1016), (B, 1017)), outlet),
+            GuardedModule(1, "south", ((C, 4),)),
         )
-        return Guard(modules, actions, max_age_s=15, patience_s=300)
+        actions = GuardActions(
+            self.records,
+            self.read_trips,
+            self.save,
+            lambda now_s: self.life,
+            self.hv_off,
+            self.stop_run if stop_run else None,
+            self.power_off,
+            self.alarms,
+        )
+        return Guard(actions, 15, 15, 300, modules)
 
     def records(self, keys: Iterable[str]) -> dict[str, Record]:
-        if self.redis_error:
-            raise ObsError(self.redis_error)
-        known = {
-            redis_key(boardloc): {
-                "Computer_UTC": str(self.hk_time),
-                "BOARDLOC": str(boardloc),
-                "TEMP1": str(temp1),
-                "TEMP2": str(temp2),
-            }
-            for boardloc, (temp1, temp2) in self.temps.items()
-        }
+        if self.store_error:
+            raise ObsError(self.store_error)
+        if self.now % 2 == 1:
+            for ip, boardloc in LOCS.items():
+                if ip not in self.no_hk:
+                    self.last[ip] = hk(NOW + self.now, boardloc, self.volts[ip], **self.fields[ip])
+        known = {redis_key(LOCS[ip]): record for ip, record in self.last.items()}
+        if self.rehearsal:
+            known[REHEARSAL_KEY] = self.rehearsal
         return {key: known[key] for key in keys if key in known}
+
+    def read_trips(self) -> tuple[Trip, ...]:
+        if self.trips_error:
+            raise ObsError(self.trips_error)
+        return self.trips
+
+    def save(self, trips: Iterable[Trip]) -> None:
+        if self.save_error:
+            raise ObsError(self.save_error)
+        self.trips += tuple(trips)
+        self.did.append(f"save {[trip.module_id for trip in self.trips]}")
 
     def hv_off(self, ips: Iterable[str]) -> Mapping[str, str | None]:
         targets = sorted(ips)
         self.did.append("hv_off " + " ".join(targets))
+        for ip in targets:
+            if ip not in self.mute | self.stuck:
+                self.volts[ip] = 0.0
         return {ip: "no echo" if ip in self.mute else None for ip in targets}
 
     def stop_run(self, reason: str) -> None:
         self.did.append(f"stop_run {reason}")
 
-    def save(self, trips: Iterable[Trip]) -> None:
-        if self.disk_full:
-            raise OSError(28, "No space left on device")
-        self.saved = list(trips)
-        self.did.append(f"save {[trip.module_id for trip in self.saved]}")
+    def power_off(self, outlet: str) -> str | None:
+        answer = self.power.pop(0)
+        self.did.append(f"power_off {outlet}: {answer}")
+        if answer == "":
+            self.no_hk |= self.fed
+            self.volts |= dict.fromkeys(self.fed, 0.0)
+        return answer
 
-    def outlet_off(self) -> None:
-        if self.switch_error:
-            raise ObsError(self.switch_error)
-        self.did.append("outlet_off")
-
-    def deeds(self) -> list[str]:
-        """What was done since the last look."""
-        did, self.did = self.did, []
-        return did
+    def seconds(self, guard: Guard, count: int) -> list[str]:
+        """What was done in so many rounds, a second apart."""
+        self.did = []
+        for _ in range(count):
+            self.now += 1
+            guard.look(NOW + self.now, self.now)
+            guard.act(NOW + self.now, self.now)
+        return self.did
 
 
 @pytest.fixture
@@ -132,160 +123,220 @@ def world() -> World:
 
 
 def calm(world: World, **choices: bool) -> Guard:
-    """A guard that has found everything in order, and so withdrawn what an earlier one said."""
-    guard = world.guard(**choices)
-    assert guard.round(NOW) is False
-    assert world.deeds() == ["save []"]
+    """A guard that has found everything in order."""
+    guard = world.guard(**choices)  # type: ignore[arg-type]
+    assert world.seconds(guard, 8) == []
+    assert guard.state().calm and world.alarms.standing == {}
     return guard
 
 
-HOT = "module 254: 127.0.3.249: FPGA temperature 85.50 degC is above 85 degC"
+def words(did: list[str]) -> list[str]:
+    """The first word of each deed."""
+    return [deed.split()[0] for deed in did]
 
 
-def test_nothing_is_done_while_all_is_well(world: World) -> None:
+@pytest.mark.parametrize("field", [HOT, {"TEMP1": -30.0}, {"TEMP2": 90.0}])
+def test_one_board_over_a_limit_trips_its_module(world: World, field: dict[str, float]) -> None:
     guard = calm(world)
-    assert guard.round(NOW + 10) is False
-    assert world.deeds() == [] and not guard.trips and not guard.blind
+    world.fields[B] = field
+    did = world.seconds(guard, 5)
+    assert did[0] == f"hv_off {A} {B}", "the whole module, and before everything else"
+    assert words(did) == ["hv_off", "power_off", "stop_run", "save", "power_off"]
+    assert "module 254: 127.0.3.249: " in did[2] and did[3] == "save [254]"
+    assert world.volts == {A: 0, B: 0, C: 54}
+    assert [kind for kind, _ in world.alarms.told] == ["hv_trip", "power_off"]
+    assert guard.state().trips.keys() == {"module 254"} and not guard.state().calm
+    assert world.seconds(guard, 400) == [], "the power is off: nothing left to say"
 
 
-@pytest.mark.parametrize("temps", [(25, 85.5), (60.25, 50), (-20.25, 50), (235.75, 50)])
-def test_one_board_over_a_limit_switches_its_module_off(
-    world: World, temps: tuple[float, float]
+def test_a_trip_outlives_the_guard_and_ends_when_it_is_acknowledged(world: World) -> None:
+    guard = calm(world)
+    world.fields[B] = HOT
+    world.seconds(guard, 5)
+    world.fields[B], world.power = {}, [""]
+    again = world.guard()
+    assert words(world.seconds(again, 1)) == ["hv_off", "power_off"], "no second stop, no new trip"
+    world.trips = ()
+    world.seconds(again, 3)
+    assert again.state().trips == {}
+    assert world.seconds(again, 400) == [], "acknowledged, but still dark: not its fault"
+    world.no_hk.clear()
+    world.seconds(again, 10)
+    assert again.state().calm and again.powered_off == {}
+
+
+def test_power_that_comes_back_while_tripped_is_cut_again(world: World) -> None:
+    guard = calm(world)
+    world.fields[B] = HOT
+    world.seconds(guard, 5)
+    world.no_hk.clear()
+    world.power = [""]
+    did = world.seconds(guard, 4)
+    assert did[0].startswith("hv_off") and f"power_off {OUTLET}: " in did
+
+
+def test_without_a_power_switch_off_is_repeated_until_hvmon_shows_it(world: World) -> None:
+    guard = calm(world, outlet="", stop_run=False)  # type: ignore[arg-type]
+    world.fields[A] = HOT
+    world.stuck = {B}
+    did = world.seconds(guard, 10)
+    assert did[0] == f"hv_off {A} {B}" and did.count(f"hv_off {B}") >= 1
+    world.stuck = set()
+    world.seconds(guard, 8)
+    assert world.seconds(guard, 30) == [] and guard.state().unproven == []
+
+
+def test_a_failing_outlet_and_a_mute_board_are_tried_again(world: World) -> None:
+    guard = calm(world)
+    world.fields[A] = HOT
+    world.mute = {B}
+    world.power = [None, "power switch wps: no answer", "power switch wps: no answer", ""]
+    world.seconds(guard, 5)
+    assert guard.state().power_pending == {254: "power switch wps: no answer"}
+    assert "power_outlet" in world.alarms.kinds()
+    world.seconds(guard, 2)
+    assert guard.state().power_pending == {} and "power_outlet" not in world.alarms.kinds()
+
+
+def test_a_full_disk_keeps_nothing_on(world: World) -> None:
+    guard = calm(world)
+    world.fields[A], world.save_error = HOT, "disk is full"
+    assert words(world.seconds(guard, 5))[:3] == ["hv_off", "power_off", "stop_run"]
+    assert world.alarms.kinds() == {"trips_unsaved"}
+    assert guard.trips and world.trips == ()
+    world.save_error = ""
+    assert "save [254]" in world.seconds(guard, 1)
+
+
+@pytest.mark.parametrize("how", ["silent", "impossible", "jumping"])
+def test_a_blind_board_has_its_hv_off_and_keeps_its_power(world: World, how: str) -> None:
+    guard = calm(world)
+    if how == "silent":
+        world.no_hk = {B}
+    rounds = 18 if how == "silent" else 6
+    did = []
+    for index in range(rounds):
+        if how == "impossible":
+            world.fields[B] = {"TEMP1": 300.0}
+        elif how == "jumping":
+            world.fields[B] = {"TEMP1": 25.0 + 15 * (index // 2 % 2 == 0)}
+        did += world.seconds(guard, 1)
+    assert did[0] == f"hv_off {B}" and world.volts == {A: 54, B: 0, C: 54}
+    assert guard.state().blind.keys() <= {B} and not guard.trips
+    if how != "jumping":
+        assert ("housekeeping", "module 254") in world.alarms.standing
+    world.fields[B], world.no_hk = {}, set()
+    world.seconds(guard, 10)
+    assert guard.state().calm and world.alarms.standing == {}
+
+
+def test_redis_gone_makes_every_board_blind_in_one_round(world: World) -> None:
+    guard = calm(world)
+    world.store_error = "redis is gone"
+    assert world.seconds(guard, 1) == [f"hv_off {C} {A} {B}"]
+    assert set(guard.state().blind.values()) == {"redis is gone"}
+    assert world.alarms.standing == {("store", ""): "HV is off: redis is gone"}
+
+
+@pytest.mark.parametrize(("life", "alarm"), [(DEAD, True), (ENDED, False)])
+def test_no_updater_is_hv_off_until_it_is_back(world: World, life: Life, alarm: bool) -> None:
+    guard = calm(world)
+    world.life = life
+    assert world.seconds(guard, 1) == [f"hv_off {C} {A} {B}"]
+    world.seconds(guard, 8)
+    assert world.seconds(guard, 30) == [] and set(world.volts.values()) == {0}
+    assert ("hv_updater" in world.alarms.kinds()) is alarm
+    assert guard.state().calm is not alarm
+    world.life = ALIVE
+    world.seconds(guard, 2)
+    assert guard.state().off == {} and guard.state().calm
+
+
+def test_hv_that_nobody_keeps_is_switched_off(world: World) -> None:
+    """Somebody sets HV by hand while no updater runs."""
+    guard = calm(world)
+    world.life = ENDED
+    world.seconds(guard, 10)
+    world.volts[A] = 30.0
+    assert f"hv_off {A}" in world.seconds(guard, 3) and world.volts[A] == 0
+
+
+def test_an_updater_not_yet_known_is_waited_for(world: World) -> None:
+    guard = calm(world)
+    world.life = Life(None, "not seen yet")
+    assert world.seconds(guard, 5) == []
+
+
+def test_a_board_that_does_not_obey_costs_its_module_the_power(world: World) -> None:
+    guard = calm(world)
+    world.life, world.stuck = DEAD, {B}
+    assert "power_off" not in words(world.seconds(guard, 15))
+    did = world.seconds(guard, 3)
+    assert words(did)[-4:] == ["power_off", "stop_run", "save", "power_off"]
+    assert "127.0.3.249: HVMON shows 54.0 V 1" in guard.state().trips["module 254"]
+
+
+@pytest.mark.parametrize("echo", [True, False])
+def test_a_board_of_which_nothing_is_seen_costs_its_module_the_power(
+    world: World, echo: bool
 ) -> None:
     guard = calm(world)
-    world.temps[1017] = temps
-    guard.round(NOW + 10)
-    assert [deed.split(" module")[0] for deed in world.deeds()] == [
-        "save [254]",
-        "hv_off 127.0.3.248 127.0.3.249",
-        "stop_run",
-        "outlet_off",
-    ]
+    world.no_hk = {B}
+    world.mute = set() if echo else {B}
+    assert "power_off" not in words(world.seconds(guard, 310))
+    assert echo or ("hv_off_unconfirmed", "module 254") in world.alarms.standing
+    world.seconds(guard, 10)
+    reason = guard.state().trips["module 254"]
+    assert reason.startswith("127.0.3.249: HV off ") and "no HVMON has shown it for" in reason
 
 
-def test_the_trip_lasts_and_is_acted_on_once(world: World) -> None:
+def test_a_board_seen_off_may_fall_silent_for_ever(world: World) -> None:
     guard = calm(world)
-    world.temps[1017] = (25, 85.5)
-    guard.round(NOW + 10)
-    assert f"stop_run {HOT}" in world.deeds()
-    world.temps[1017] = (25, 50)
-    world.hk_time = NOW + 20
-    guard.round(NOW + 20)
-    assert world.deeds() == [], "the power is off: nothing left to say"
-    assert [trip.since_unix for trip in guard.trips.values()] == [NOW + 10]
+    world.life = ENDED
+    world.seconds(guard, 10)
+    world.no_hk, world.mute = set(LOCS), set(LOCS)
+    assert world.seconds(guard, 1000) == [] and not guard.trips
 
 
-def test_without_a_power_switch_off_is_repeated_for_ever(world: World) -> None:
-    guard = calm(world, outlet=False, stop_run=False)
-    world.temps[1016] = (70, 50)
-    guard.round(NOW + 10)
-    world.deeds()
-    world.hk_time = NOW + 20
-    guard.round(NOW + 20)
-    assert world.deeds() == ["hv_off 127.0.3.248 127.0.3.249"]
-
-
-def test_a_failing_switch_and_a_mute_board_are_retried_soon(world: World) -> None:
+def test_trips_that_cannot_be_read_mean_off_everywhere(world: World) -> None:
     guard = calm(world)
-    world.temps[1016] = (70, 50)
-    world.switch_error = "power switch wps: no answer"
-    world.mute.add("127.0.3.249")
-    assert guard.round(NOW + 10) is True
-    assert guard.power_pending == {254: "power switch wps: no answer"}
-    assert guard.unconfirmed == {"127.0.3.249": NOW + 10}
-    world.deeds()
-    world.switch_error = ""
-    guard.round(NOW + 12)
-    assert world.deeds() == ["hv_off 127.0.3.248 127.0.3.249", "outlet_off"]
-    assert guard.power_pending == {}
-    world.hk_time = NOW + 22
-    assert guard.round(NOW + 22) is False
-    assert guard.unconfirmed == {} and world.deeds() == []
+    world.trips_error = "hv_trips.json: not JSON"
+    assert world.seconds(guard, 1) == [f"hv_off {C} {A} {B}"]
+    assert guard.state().problem == "hv_trips.json: not JSON" and not guard.trips
+    world.trips_error = ""
+    world.seconds(guard, 2)
+    assert guard.state().calm
 
 
-def test_a_full_disk_does_not_keep_the_hv_on(world: World) -> None:
+def test_a_board_that_the_updater_latched_is_kept_off(world: World) -> None:
     guard = calm(world)
-    world.temps[1016] = (70, 50)
-    world.disk_full = True
-    assert guard.round(NOW + 10) is True
-    assert [deed.split()[0] for deed in world.deeds()] == ["hv_off", "stop_run", "outlet_off"]
-    world.disk_full = False
-    guard.round(NOW + 12)
-    assert world.deeds() == ["save [254]"]
+    world.trips = (Trip(254, "HVMON shows 60 V instead of 54 V", NOW, A, "hv_updater"),)
+    assert world.seconds(guard, 1) == [f"hv_off {A}"]
+    world.seconds(guard, 40)
+    assert world.volts[B] == 54 and guard.state().trips.keys() == {A}
 
 
-@pytest.mark.parametrize("how", ["stale", "impossible", "absent"])
-def test_a_blind_board_has_its_hv_off_but_keeps_its_power(world: World, how: str) -> None:
-    guard = calm(world)
-    if how == "absent":
-        del world.temps[1017]
-    else:
-        world.temps[1017] = (25, 50) if how == "stale" else (300, 50)
-    begin = NOW
-    if how == "stale":
-        world.temps = {1016: (25, 50), 1017: (25, 50), 4: (25, 50)}
-        begin = NOW + 15.5
-    guard.round(begin)
-    expected = "127.0.0.4 127.0.3.248 127.0.3.249" if how == "stale" else "127.0.3.249"
-    assert world.deeds() == [f"hv_off {expected}"]
-    guard.round(begin + 1000)
-    assert not guard.trips, "off was confirmed: that is enough"
-    world.hk_time = begin + 1010
-    world.temps[1017] = (25, 50)
-    world.deeds()
-    assert guard.round(begin + 1010) is False
-    assert world.deeds() == [] and guard.blind == {}
-
-
-def test_redis_gone_makes_every_board_blind(world: World) -> None:
-    guard = calm(world)
-    world.redis_error = "redis is gone"
-    guard.round(NOW + 10)
-    assert world.deeds() == ["hv_off 127.0.0.4 127.0.3.248 127.0.3.249"]
-    assert set(guard.blind.values()) == {"redis is gone"}
-
-
-def test_a_board_neither_seen_nor_confirmed_off_costs_its_module_the_power(world: World) -> None:
-    guard = calm(world)
-    del world.temps[1017]
-    world.mute.add("127.0.3.249")
-    guard.round(NOW + 10)
-    guard.round(NOW + 309)
-    assert not guard.trips
-    world.deeds()
-    world.hk_time = NOW + 310
-    guard.round(NOW + 310)
-    reason = "127.0.3.249: no HK record, and HV off unconfirmed for 300 s"
-    assert [trip.reason for trip in guard.trips.values()] == [reason]
-    assert world.deeds() == [
-        "save [254]",
-        "hv_off 127.0.3.248 127.0.3.249",
-        f"stop_run module 254: {reason}",
-        "outlet_off",
-    ]
-
-
-def test_the_wait_begins_anew_after_a_confirmation(world: World) -> None:
-    guard = calm(world)
-    del world.temps[1017]
-    world.mute.add("127.0.3.249")
-    guard.round(NOW + 10)
-    world.mute.clear()
-    guard.round(NOW + 200)
-    world.mute.add("127.0.3.249")
-    guard.round(NOW + 210)
-    guard.round(NOW + 500)
-    assert not guard.trips
-
-
-def test_what_the_guard_saves_is_what_the_updater_reads(tmp_path: Path, world: World) -> None:
-    guard = calm(world)
-    guard_actions = GuardActions(
-        world.records, world.hv_off, None, lambda trips: write_trips(tmp_path, trips)
+def test_two_modules_on_one_outlet_go_dark_together(world: World) -> None:
+    guard = world.guard()
+    guard.modules = tuple(
+        GuardedModule(m.module_id, m.label, m.boards, OUTLET) for m in guard.modules
     )
-    writing = Guard(guard.modules, guard_actions, max_age_s=15, patience_s=300)
-    writing.round(NOW)
-    assert json.loads((tmp_path / TRIPS_FILE).read_text())["trips"] == []
-    world.temps[1016] = (70, 50)
-    writing.round(NOW)
-    assert list(read_trips(tmp_path)) == [254]
+    world.fed = set(LOCS)
+    world.seconds(guard, 8)
+    world.fields[B] = HOT
+    world.seconds(guard, 405)
+    assert guard.state().trips.keys() == {"module 254"}, "the other one is dark, not at fault"
+
+
+def test_a_rehearsed_trip_is_saved_and_touches_nothing(world: World) -> None:
+    guard = calm(world)
+    did = []
+    for _ in range(3):
+        made_up = made_up_record(NOW + world.now + 1)
+        world.rehearsal = {name: str(value) for name, value in made_up.items()}
+        did += world.seconds(guard, 1)
+    assert did == [f"save [{REHEARSED_MODULE}]"]
+    assert world.trips[0].made_up and "85.00 degC" in world.trips[0].reason
+    assert guard.state().calm and world.alarms.told == []
+    world.rehearsal, world.trips = {}, ()
+    assert world.seconds(guard, 5) == []
