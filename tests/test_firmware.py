@@ -437,7 +437,7 @@ def test_flash_that_does_not_keep_what_was_written_is_seen(bench: Bench) -> None
 
 
 def test_losses_on_the_way_change_nothing(bench: Bench) -> None:
-    bench.sim.fault("all", "lossy", fraction=0.02, seed=3)
+    bench.sim.fault("all", "lossy", fraction=0.01, seed=3)
     work = bench.work()
     patience = Patience(silence_s=0.05, tries=20, total_s=60.0)
     load_firmware(work, bench.boards[:1], patience=patience)
