@@ -63,7 +63,7 @@ def _read_private(path: Path) -> bytes:
         ) from None
     except OSError as error:
         raise CredentialsError(f"{path}: cannot be read: {error.strerror}") from error
-    with os.fdopen(fd, "rb") as file:
+    try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise CredentialsError(f"{path}: not a file; correct power_credentials")
@@ -74,4 +74,6 @@ def _read_private(path: Path) -> bytes:
             raise CredentialsError(
                 f"{path}: mode {mode:04o} lets others at it; type: chmod 600 {path}"
             )
-        return file.read(MAX_BYTES)
+        return os.read(fd, MAX_BYTES)
+    finally:
+        os.close(fd)

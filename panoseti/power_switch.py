@@ -16,8 +16,10 @@ authentication, and never shown.
 from __future__ import annotations
 
 import base64
+import hashlib
 import http.client
 import re
+import secrets
 import time
 import urllib.error
 import urllib.request
@@ -38,6 +40,7 @@ _STATE = re.compile(r'state">\s*([0-9a-fA-F]{2})')
 _STATUS_BYTES = 1 << 20
 # What a switch without REST says to such a request.
 _NO_SUCH_PAGE = (301, 302, 303, 307, 308, 400, 404, 405, 501)
+_HASHES = {"MD5": "md5", "SHA-256": "sha256"}
 _WORDS = {"true": True, "false": False}
 
 
@@ -124,19 +127,9 @@ class PowerSwitch:
         self._base = urlunsplit(parts._replace(netloc=host, query="", fragment="")).rstrip("/")
         if login is None and parts.username is not None:
             login = Login(unquote(parts.username), unquote(parts.password or ""))
-        self._headers: dict[str, str] = {}
+        self._login = login
         # The environment's web proxy must not stand between us and a device in the dome.
-        handlers: list[urllib.request.BaseHandler] = [
-            urllib.request.ProxyHandler({}),
-            _NoRedirect(),
-        ]
-        if login is not None:
-            pair = base64.b64encode(f"{login.user}:{login.password}".encode()).decode()
-            self._headers["Authorization"] = f"Basic {pair}"
-            known = urllib.request.HTTPPasswordMgrWithDefaultRealm()
-            known.add_password(None, self._base, login.user, login.password)
-            handlers.append(urllib.request.HTTPDigestAuthHandler(known))
-        self._opener = urllib.request.build_opener(*handlers)
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect())
 
     def is_on(self, outlet: int) -> bool:
         """Whether the outlet (1..8) is on."""
@@ -218,36 +211,100 @@ class PowerSwitch:
         headers: Mapping[str, str] | None = None,
         redirect_is_fine: bool = False,
     ) -> str:
-        request = urllib.request.Request(
-            self._base + path, body, {**self._headers, **(headers or {})}, method=method
-        )
-        try:
-            with self._opener.open(request, timeout=self._timeout_s) as answer:
-                text: str = answer.read(_STATUS_BYTES).decode("latin-1")
-                return text
-        except urllib.error.HTTPError as error:
-            with error:
+        login = basic_authorization(self._login)
+        while True:
+            try:
+                return self._request(path, method, body, {**(headers or {}), **login})
+            except urllib.error.HTTPError as error:
+                with error:
+                    challenge = error.headers.get("WWW-Authenticate", "")
                 if redirect_is_fine and 300 <= error.code < 400:
                     return ""
-            remedy = (
-                f"; correct its user and password (power_credentials, or {self.name}.url of"
-                " obs_config.json)"
-                if error.code in (401, 403)
-                else ""
-            )
-            raise _AnsweredError(
-                f"{self.shown}: {path} was answered {error.code} {error.reason}{remedy}",
-                error.code,
-            ) from None
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            raise PowerSwitchError(
-                f"{self.shown}: no answer to {path}: {reason}; check its address and cable"
-            ) from None
+                digest = digest_authorization(challenge, self._login, method, self._uri(path))
+                if error.code != 401 or not digest or "Digest" in login.get("Authorization", ""):
+                    raise self._answered(path, error) from None
+                login = digest
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                raise self._silent(path, error) from None
+
+    def _uri(self, path: str) -> str:
+        return urlsplit(self._base).path + path
+
+    def _request(
+        self, path: str, method: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> str:
+        request = urllib.request.Request(self._base + path, body, dict(headers), method=method)
+        with self._opener.open(request, timeout=self._timeout_s) as answer:
+            text: str = answer.read(_STATUS_BYTES).decode("latin-1")
+            return text
+
+    def _answered(self, path: str, error: urllib.error.HTTPError) -> _AnsweredError:
+        remedy = (
+            f"; correct its user and password (power_credentials, or {self.name}.url of"
+            " obs_config.json)"
+            if error.code in (401, 403)
+            else ""
+        )
+        text = f"{self.shown}: {path} was answered {error.code} {error.reason}{remedy}"
+        return _AnsweredError(text, error.code)
+
+    def _silent(self, path: str, error: Exception) -> PowerSwitchError:
+        reason = getattr(error, "reason", error)
+        return PowerSwitchError(
+            f"{self.shown}: no answer to {path}: {reason}; check its address and cable"
+        )
 
 
 class _NotRestError(PowerSwitchError):
     """What came is not an answer of a REST interface."""
+
+
+def basic_authorization(login: Login | None) -> dict[str, str]:
+    """The header that tells who we are; none without a login."""
+    if login is None:
+        return {}
+    pair = base64.b64encode(f"{login.user}:{login.password}".encode()).decode()
+    return {"Authorization": f"Basic {pair}"}
+
+
+def digest_authorization(
+    challenge: str, login: Login | None, method: str, uri: str
+) -> dict[str, str]:
+    """The header that answers a digest challenge (RFC 7616); none where it is no such thing."""
+    scheme, _, rest = challenge.partition(" ")
+    if login is None or scheme.lower() != "digest":
+        return {}
+    asked = urllib.request.parse_keqv_list(urllib.request.parse_http_list(rest))
+    name = asked.get("algorithm", "MD5")
+    if name.upper() not in _HASHES or not {"realm", "nonce"} <= asked.keys():
+        return {}
+
+    def hashed(*words: str) -> str:
+        data = ":".join(words).encode()
+        return hashlib.new(_HASHES[name.upper()], data, usedforsecurity=False).hexdigest()
+
+    who, what = hashed(login.user, asked["realm"], login.password), hashed(method, uri)
+    fields = {
+        "username": login.user,
+        "realm": asked["realm"],
+        "nonce": asked["nonce"],
+        "uri": uri,
+    }
+    bare = {"algorithm": name}
+    if "auth" in [word.strip() for word in asked.get("qop", "").split(",")]:
+        count, own = "00000001", secrets.token_hex(8)
+        fields |= {
+            "response": hashed(who, asked["nonce"], count, own, "auth", what),
+            "cnonce": own,
+        }
+        bare |= {"qop": "auth", "nc": count}
+    else:
+        fields["response"] = hashed(who, asked["nonce"], what)
+    if "opaque" in asked:
+        fields["opaque"] = asked["opaque"]
+    words = [f'{key}="{value}"' for key, value in fields.items()]
+    words += [f"{key}={value}" for key, value in bare.items()]
+    return {"Authorization": "Digest " + ", ".join(words)}
 
 
 def check_outlet(outlet: int) -> None:
