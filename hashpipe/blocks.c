@@ -35,3 +35,11 @@ hashpipe_databuf_t *blocks_create_frame_ring(int instance_id, int databuf_id)
 	return create(instance_id, databuf_id, "OUTBLKS", offsetof(struct frame_databuf, block),
 		      sizeof(struct frame_block), false);
 }
+
+int blocks_next(hashpipe_databuf_t *ring, int block)
+{
+	for (int k = 0; k < ring->n_block; k++)
+		if (k != block && !hashpipe_databuf_block_status(ring, k))
+			return k;
+	return (block + 1) % ring->n_block;
+}

@@ -6,6 +6,10 @@
  * hashpipe_databuf_set_filled and _set_free hand it over.  Blocks are handed over when full or
  * after PACKET_BLOCK_NS, so that at low rates data reach the disk soon.  The last block of a run
  * carries `end`.  The rings are created with header_size = offsetof(..., block).
+ *
+ * Blocks are not used in turn: each names the one that follows it, and the producer takes the
+ * first that is free.  As long as the consumer keeps up, the same few blocks go to and fro, which
+ * stay in the processor's cache; the rest of a ring is touched only when a backlog needs it.
  */
 #ifndef PANOSETI_BLOCKS_H
 #define PANOSETI_BLOCKS_H
@@ -36,6 +40,7 @@ struct packet_block_header {
 	_Atomic uint32_t handed_over; /* makes the hand-over visible to race detectors too */
 	uint32_t n;		      /* packets */
 	uint32_t end;		      /* 1: nothing comes after this block */
+	int32_t next;		      /* block that is filled after this one */
 	int64_t clock_offset_ns;      /* CLOCK_MONOTONIC minus Unix time at hand-over */
 };
 
@@ -55,6 +60,7 @@ struct frame_block_header {
 	uint32_t n;	/* frames */
 	uint32_t bytes; /* used of the store */
 	uint32_t end;	/* 1: nothing comes after this block */
+	int32_t next;	/* block that is filled after this one */
 };
 
 struct frame_block {
@@ -71,6 +77,10 @@ struct frame_databuf {
 /* Make the rings; for the buffer descriptions of the threads.  NULL: the operator has been told. */
 hashpipe_databuf_t *blocks_create_packet_ring(int instance_id, int databuf_id);
 hashpipe_databuf_t *blocks_create_frame_ring(int instance_id, int databuf_id);
+
+/* The block to fill after `block`, for its producer just before it hands that over.  It may still
+ * have to be waited for. */
+int blocks_next(hashpipe_databuf_t *ring, int block);
 
 static_assert(sizeof(struct packet_block) % CACHE_LINE == 0, "blocks must not share a cache line");
 static_assert(sizeof(struct frame_block) % CACHE_LINE == 0, "blocks must not share a cache line");

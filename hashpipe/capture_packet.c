@@ -22,7 +22,7 @@
 #include "capture.h"
 
 enum {
-	BLOCK_BYTES = 1 << 18,
+	BLOCK_BYTES = 1 << 19,
 	RETIRE_MS = 5,
 	IP_HEADER_MIN = 20,
 	UDP_HEADER = 8,

@@ -50,10 +50,13 @@ static bool take_block(struct compute *compute)
 
 static void hand_over(struct compute *compute)
 {
+	int next = blocks_next(&compute->out->base, compute->out_index);
+
+	compute->block->header.next = next;
 	atomic_store_explicit(&compute->block->header.handed_over, 1, memory_order_release);
 	hashpipe_databuf_set_filled(&compute->out->base, compute->out_index);
 	set_counter(&compute->pipeline->compute_block_out, (uint64_t)compute->out_index);
-	compute->out_index = (compute->out_index + 1) % compute->out->base.n_block;
+	compute->out_index = next;
 	compute->block = NULL;
 }
 
@@ -84,6 +87,7 @@ static bool process(struct compute *compute, struct packet_block *block)
 {
 	uint64_t clock_ns = 0;
 	bool end;
+	int next;
 
 	atomic_load_explicit(&block->header.handed_over, memory_order_acquire);
 	for (unsigned k = 0; k < block->header.n; k++) {
@@ -101,11 +105,12 @@ static bool process(struct compute *compute, struct packet_block *block)
 		framer_expire(compute->framer, clock_ns);
 	}
 	end = block->header.end;
+	next = block->header.next;
 	atomic_store_explicit(&block->header.handed_over, 0, memory_order_release);
 	hashpipe_databuf_set_free(&compute->in->base, compute->in_index);
 	set_counter(&compute->pipeline->compute_block_in, (uint64_t)compute->in_index);
 	count(&compute->pipeline->account.compute_blocks, 1);
-	compute->in_index = (compute->in_index + 1) % compute->in->base.n_block;
+	compute->in_index = next;
 	return end;
 }
 

@@ -94,7 +94,9 @@ static bool take_block(struct net *net)
 static void hand_over(struct net *net, bool end)
 {
 	struct packet_block *block = net->block;
+	int next = blocks_next(&net->ring->base, net->index);
 
+	block->header.next = next;
 	block->header.n = net->target.n;
 	block->header.end = end;
 	block->header.clock_offset_ns = (int64_t)monotonic_ns() - unix_ns();
@@ -102,7 +104,7 @@ static void hand_over(struct net *net, bool end)
 	hashpipe_databuf_set_filled(&net->ring->base, net->index);
 	set_counter(&net->pipeline->net_block, (uint64_t)net->index);
 	count(&net->pipeline->account.net_blocks, 1);
-	net->index = (net->index + 1) % net->ring->base.n_block;
+	net->index = next;
 	net->block = NULL;
 	net->target.n = 0;
 }

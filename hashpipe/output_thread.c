@@ -37,7 +37,7 @@ static void *output_run(hashpipe_thread_args_t *args)
 	struct frame_databuf *ring = (struct frame_databuf *)args->ibuf;
 	struct output_files *files = args->user_data;
 	bool end = false;
-	int index = 0;
+	int index = 0, next;
 
 	pipeline_enter(pipeline, OUTPUT_THREAD);
 	while (!end) {
@@ -55,11 +55,12 @@ static void *output_run(hashpipe_thread_args_t *args)
 		atomic_load_explicit(&block->header.handed_over, memory_order_acquire);
 		output_files_write(files, block->info, block->header.n, block->store);
 		end = block->header.end;
+		next = block->header.next;
 		atomic_store_explicit(&block->header.handed_over, 0, memory_order_release);
 		hashpipe_databuf_set_free(&ring->base, index);
 		set_counter(&pipeline->output_block, (uint64_t)index);
 		count(&pipeline->account.output_blocks, 1);
-		index = (index + 1) % ring->base.n_block;
+		index = next;
 	}
 	output_files_close(files);
 	free(files);
