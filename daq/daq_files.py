@@ -353,7 +353,8 @@ def put_file(run: str, name: str, data: bytes) -> Document:
     try:
         refuse_if_over(run)  # it may have ended this very moment
     except RefusedError:
-        os.unlink(os.path.join(run, name))
+        with contextlib.suppress(OSError):  # the stop may have been faster
+            os.unlink(os.path.join(run, name))
         with contextlib.suppress(OSError):
             os.rmdir(run)
         raise

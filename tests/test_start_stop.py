@@ -105,7 +105,8 @@ class Obs:
 
     def left_on_node(self) -> list[str]:
         """Files and folders of runs on the DAQ node."""
-        return [str(path) for path in self.node_dir.rglob("*.pffd*")]
+        found = [path for run in self.node_dir.rglob("*.pffd") for path in (run, *run.iterdir())]
+        return [str(path.relative_to(self.node_dir)) for path in found]
 
 
 def end(child: subprocess.Popen[str]) -> None:
@@ -435,7 +436,7 @@ def test_two_starts_at_the_same_instant_one_wins(obs: Obs) -> None:
 
 def test_stop_interrupts_a_start(obs: Obs) -> None:
     start = obs.begin("start.py")
-    wait_for((obs.head_dir / "run_name").exists, "the start to begin")
+    wait_for((obs.head_dir / "run_name").exists, "the start to begin", 60)
     stopped = obs.type("stop.py")
     _, err = start.communicate(timeout=60)
     assert start.returncode == 128 + signal.SIGTERM and "undoing it" in err
@@ -461,12 +462,12 @@ def test_stop_puts_right_what_a_killed_start_left(obs: Obs, act: str) -> None:
                 return True
         return False
 
-    wait_for(reached, f"the start to {act}")
+    wait_for(reached, f"the start to {act}", 60)
     start.kill()
     start.wait()
     report = obs.stop_here()
     assert report.ok, report
-    assert obs.is_idle() and obs.left_on_node() == []
+    assert obs.is_idle() and obs.left_on_node() == [], report
     assert report.finished is not None and report.finished.verdict == "failed"
     frames_of(report.finished.run_dir)
 
