@@ -19,7 +19,7 @@ from panoseti import console, run_report, run_start
 from panoseti.errors import EXIT_FAILED, EXIT_OK
 from panoseti.flight import FlightRecorder
 from panoseti.load_configs import Site, load_site
-from panoseti.run_timer import record_until_end
+from panoseti.run_timer import start_and_record
 from panoseti.start_checks import StartOptions
 
 EXAMPLES = """\
@@ -71,12 +71,12 @@ def main(argv: Sequence[str]) -> int:
     if args.dry_run:
         return dry_run(site, options, out)
     flight.command(argv)
-    started = run_start.start(site, options, out, flight)
+    started, report = start_and_record(
+        site, options, out, flight, lambda begun: run_report.show_started(begun, out)
+    )
     document = run_report.started_document(started)
-    run_report.show_started(started, out)
     code = EXIT_OK
-    if args.nsecs is not None:
-        report = record_until_end(site, started, out, flight)
+    if report is not None:
         run_report.show_stop(report, out)
         document["stop"] = run_report.stop_document(report)
         code = EXIT_OK if report.ok else EXIT_FAILED

@@ -4,38 +4,62 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from panoseti import run_state
 from panoseti.console import Console
 from panoseti.errors import ObsError
-from panoseti.flight import FlightRecorder
+from panoseti.flight import FlightRecorder, owner
 from panoseti.load_configs import Site
-from panoseti.run_start import Started
+from panoseti.run_start import Started, start
 from panoseti.run_state import Holder, StateError
 from panoseti.run_stop import StopOptions, StopReport, stop
+from panoseti.start_checks import StartOptions
 
 POLL_S = 0.25
 LINE_EVERY_S = 60
 
 
-def record_until_end(
-    site: Site, started: Started, console: Console, flight: FlightRecorder
-) -> StopReport:
-    """Wait for the planned end of a run, then stop it; Ctrl-C and its like stop it at once.
+def start_and_record(
+    site: Site,
+    options: StartOptions,
+    console: Console,
+    flight: FlightRecorder,
+    tell: Callable[[Started], None],
+) -> tuple[Started, StopReport | None]:
+    """Start a run and, where it has a planned end, wait for that and stop it.
 
-    ObsError when somebody else has ended it before.
+    tell: called with the run once it records.  Ctrl-C and its like stop a run that has a planned
+    end at once.  ObsError when somebody else has ended it before.
     """
-    options = StopOptions(only=started.holder)
-    if started.planned_end_unix is None:
-        raise ValueError("the run has no planned end")
     try:
+        started = start(site, options, console, flight)
+        tell(started)
+        if started.planned_end_unix is None:
+            return started, None
         _wait(site.head_data_dir, started.holder, started.planned_end_unix, console)
     except KeyboardInterrupt:
-        console.note("interrupted: stopping the run now")
-        stop(site, options, console, flight)
+        _interrupted(site, options, console, flight)
         raise
-    return stop(site, options, console, flight)
+    return started, stop(site, StopOptions(only=started.holder), console, flight)
+
+
+def _interrupted(
+    site: Site, options: StartOptions, console: Console, flight: FlightRecorder
+) -> None:
+    """A start that was interrupted has undone itself, unless it had just succeeded."""
+    try:
+        holder = run_state.read_holder(site.head_data_dir)
+    except StateError:
+        return
+    if holder is None or holder.owner != owner():
+        return
+    if options.duration_s is None:
+        console.note(f"{holder.run} records all the same; stop.py ends it")
+        return
+    console.note("interrupted: stopping the run now")
+    stop(site, StopOptions(only=holder), console, flight)
 
 
 def _wait(data_dir: Path, holder: Holder, end_unix: float, console: Console) -> None:
