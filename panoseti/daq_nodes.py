@@ -175,15 +175,17 @@ def stop_recording(
     return _parse(shell, node_types.stopped, document, step)
 
 
-def status(shell: Shell, run: str | None = None, growth_s: float = 0.0) -> NodeStatus:
+def status(
+    shell: Shell, run: str | None = None, growth_s: float = 0.0, timeout_s: float = MARGIN_S
+) -> NodeStatus:
     """What the node does.  run: tell its files instead of the current run's; growth_s: how long
-    files are watched for growth (0: bytes_per_s means nothing).
+    files are watched for growth (0: bytes_per_s means nothing); timeout_s: on top of that.
     """
     words = ["--data_dir", shell.node.data_dir, "--growth_s", f"{growth_s:g}"]
     words += ["--run", check_run_name(run)] if run is not None else []
     step = "read its status"
     asked_unix = time.time()
-    document = _helper(shell, "status_daq.py", words, growth_s + MARGIN_S, step)
+    document = _helper(shell, "status_daq.py", words, growth_s + timeout_s, step)
     answered_unix = time.time()
     return _parse(
         shell,
@@ -338,6 +340,10 @@ class NodeShells:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give all connections up; they are made again when they are needed."""
         for shell in self._shells.values():
             shell.close()
 

@@ -16,7 +16,7 @@ from panoseti.errors import ConfigError, Fault
 from panoseti.load_configs import DAQ_CONFIG, Site, load_site
 from panoseti.run_state import StateError, read_holder, run_dir, runs
 
-DAEMONS = ("store_redis_data", "capture_hk", "hv_updater", "temperature_guard")
+DAEMONS = ("store_redis_data", "capture_hk", "hv_updater", "temperature_guard", "run_watcher")
 _DATA_DIR = re.compile(r'"head_node_data_dir"\s*:\s*"((?:[^"\\]|\\["\\/])+)"')
 RUNS_TRIED = 20
 

@@ -12,7 +12,13 @@ import psutil
 import pytest
 
 PROGRAMS = ("hashpipe", "redis-server", "packet_source")
-SCRIPTS = ("store_redis_data.py", "capture_hk.py", "hv_updater.py", "temperature_guard.py")
+SCRIPTS = (
+    "store_redis_data.py",
+    "capture_hk.py",
+    "hv_updater.py",
+    "temperature_guard.py",
+    "run_watcher.py",
+)
 
 # The same examples every time and no clock, so that a busy computer fails nothing.  To look
 # further: pytest --hypothesis-profile=explore

@@ -24,14 +24,15 @@ LAYERS: dict[str, str] = {
     "facts": """
         addresses board_plans commands cross_checks disk_room errors firmware_images
         hk_trust hv_off hv_ramp json_document json_formats known_hosts ledger maroc names
-        node_types packets pff ph_compare pixel_maps pixel_masks quabo_config selection
-        settings site site_builder threshold_fit threshold_proposal words
+        node_types node_watch packets pff ph_compare pixel_maps pixel_masks quabo_config selection
+        run_watch settings site site_builder threshold_fit threshold_proposal watch_facts words
     """,
     # What lies on this computer: files, locks, processes, its names and its terminal.
     "local": """
         activities alarms background board_files console daemon firmware_marks flight
         hv_trips interrupts launch ledger_file load_configs local_host port_lock
-        power_credentials software state_files supervision venv
+        poller power_credentials run_snapshot software state_files stop_in_background
+        supervision venv watch_log
     """,
     # One file for each way to other computers.
     "links": """
@@ -43,10 +44,10 @@ LAYERS: dict[str, str] = {
         board_settings board_setup board_work boot bring_up collect config_tasks daq_nodes
         data_arrival data_flow end_recording firmware firmware_load hk_watch housekeeping hv
         hv_service interlock node_init node_setup observatory_status overview ph_baselines
-        qc_commands qc_session qc_shell readiness rehearsal run_finish run_record run_report
-        run_start run_state run_stop run_summary run_timer run_verdict safety session
-        session_setup site_at_any_price start_checks status_report threshold_measure
-        threshold_scan
+        qc_commands qc_session qc_shell readiness rehearsal run_finish run_order run_record
+        run_report run_restarts run_start run_state run_stop run_summary run_timer run_verdict
+        run_watcher safety session session_setup site_at_any_price start_checks status_report
+        threshold_measure threshold_scan
     """,
 }
 SIMULATOR: dict[str, str] = {
@@ -77,7 +78,8 @@ RESERVED: dict[str, set[str]] = {
     "tftpy": {"board_tftp"},
     "rich": {"console"},
     "jsonschema": {"json_document", "json_formats"},
-    "subprocess": {"alarms", "launch", "software", "reach", "rsync_fetch", "hv_service"},
+    "subprocess": {"alarms", "launch", "software", "reach", "rsync_fetch", "hv_service",
+                   "stop_in_background"},
     "multiprocessing": set(),
 }
 THIRD_PARTY = {"paramiko", "redis", "tftpy", "rich", "jsonschema", "psutil"}
