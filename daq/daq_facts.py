@@ -30,6 +30,7 @@ HELPERS = (
     "daq_launch.py",
     "daq_node.py",
     "daq_process.py",
+    "only_daq.py",
     "run_files.py",
     "start_daq.py",
     "status_daq.py",

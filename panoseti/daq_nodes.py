@@ -111,6 +111,9 @@ def _document(shell: Shell, script: str, result: Result, step: str) -> dict[str,
             return document
     if result.code == 127:
         raise shell.error(step, "python3 is missing there", "install Python 3.8 or newer")
+    if result.err.startswith("only_daq.py: refused: "):
+        why = result.last_words
+        raise shell.error(step, why, "correct its line in authorized_keys there (docs/ssh.md)")
     if "can't open file" in result.err:
         raise shell.error(step, f"{_path(shell.node, script)} is not there", INIT_REMEDY)
     why = f"{script} failed (exit code {result.code}: {result.last_words})"

@@ -92,6 +92,8 @@ class NodeSetup:
             copied = len(outcome.result.copied)
             work.ledger.finish_other(name, time.time(), self._inputs[node], {"copied": copied})
             work.console.detail(f"{name}: {copied} files copied")
+            for warning in outcome.result.warnings:
+                work.console.warn(warning)
         work.book.save()
         which = f"{good} of {len(outcomes)}" if good < len(outcomes) else str(good)
         work.console.note(f"DAQ nodes: {which}, {time.time() - self._begin_unix:.1f} s")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
 import threading
@@ -19,7 +18,9 @@ POLL_S = 0.1
 END_S = 5.0
 # In place: what has come when a transfer breaks off is used by the next one.  Not by size and
 # time: a copy with wrong bytes may have both.
-OPTIONS = ("--files-from=-", "--from0", "--inplace", "--no-implied-dirs", "--ignore-times")
+OPTIONS = ("--relative", "--inplace", "--no-implied-dirs", "--ignore-times")
+# rsync takes less than 1000 words on a command line.
+FETCH_MAX_FILES = 500
 
 
 class Fetcher:
@@ -40,15 +41,18 @@ class Fetcher:
     def fetch(self, paths: Sequence[str], target: Path) -> None:
         """Bring files into a local folder; paths: relative to the node's data directory, and here.
 
-        RemoteError when rsync fails; some of the files may have come nevertheless.
+        At most FETCH_MAX_FILES.  They are words of rsync's command line, where the node can check
+        them (daq/only_daq.py).  RemoteError when rsync fails; some of the files may have come
+        nevertheless.
         """
-        argv = rsync_argv(self._node, self._obs, "", target, OPTIONS)
+        if not 0 < len(paths) <= FETCH_MAX_FILES:
+            raise ValueError(f"{len(paths)} files at once, not 1 to {FETCH_MAX_FILES}")
+        remotes = [f"./{path}" for path in paths]  # what follows the dot is the path here
+        argv = rsync_argv(self._node, self._obs, remotes, target, OPTIONS)
         step = f"fetch {len(paths)} file{'s' if len(paths) != 1 else ''}"
         self._flight.note("rsync", node=self._node.ip_addr, step=step, argv=argv)
-        with tempfile.TemporaryFile() as wanted, tempfile.TemporaryFile() as words:
-            wanted.write(b"".join(os.fsencode(path) + b"\0" for path in paths))
-            wanted.seek(0)
-            code = self._run(argv, step, wanted, words)
+        with tempfile.TemporaryFile() as words:
+            code = self._run(argv, step, words)
             words.seek(0)
             lines = words.read().decode("utf-8", "replace").strip().splitlines()
         self._flight.note("rsync_end", node=self._node.ip_addr, step=step, code=code)
@@ -57,10 +61,10 @@ class Fetcher:
             how = f"exit code {code}" if code > 0 else f"ended by signal {-code}"
             raise RemoteError(f"{self._node.ip_addr}: could not {step}: rsync: {how}: {said}")
 
-    def _run(self, argv: Sequence[str], step: str, wanted: IO[bytes], words: IO[bytes]) -> int:
+    def _run(self, argv: Sequence[str], step: str, words: IO[bytes]) -> int:
         """Exit code of rsync."""
         try:
-            child = subprocess.Popen(argv, stdin=wanted, stdout=words, stderr=words)
+            child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=words, stderr=words)
         except OSError as error:
             raise RemoteError(
                 f"{self._node.ip_addr}: could not {step}: rsync cannot be run here"

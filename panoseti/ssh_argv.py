@@ -45,14 +45,15 @@ def ssh_command(node: DaqNode, obs: ObsConfig) -> list[str]:
 
 
 def rsync_argv(
-    node: DaqNode, obs: ObsConfig, remote: str, local: Path, options: Sequence[str] = ()
+    node: DaqNode, obs: ObsConfig, remotes: Sequence[str], local: Path, options: Sequence[str] = ()
 ) -> list[str]:
-    """The system's rsync from a node: `remote` is a path there, relative to its data directory.
+    """The system's rsync from a node; remotes: paths there, relative to its data directory.
 
-    options: further words for rsync, such as --files-from=-.  Paths may hold blanks.  rsync ends by
+    options: further words for rsync, such as --inplace.  Paths may hold blanks.  rsync ends by
     itself when nothing has come for RSYNC_TIMEOUT_S.
     """
-    path = os.path.join(node.data_dir, remote)
+    there = f"{node.username}@{node.ip_addr}"
+    paths = [os.path.join(node.data_dir, remote) for remote in remotes]
     return [
         "rsync",
         "--protect-args",
@@ -62,7 +63,7 @@ def rsync_argv(
         " ".join(_rsync_word(word) for word in ssh_command(node, obs)),
         *options,
         "--",
-        f"{node.username}@{node.ip_addr}:{path}",
+        *(f"{'' if k else there}:{path}" for k, path in enumerate(paths)),
         os.path.abspath(local) + ("/" if local.is_dir() else ""),
     ]
 

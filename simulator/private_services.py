@@ -337,7 +337,10 @@ def public_key(path: Path) -> str:
 
 
 class PrivateSshd(Service):
-    """An sshd for one user, the one who runs this, with the operator's key and nothing else."""
+    """An sshd for one user, the one who runs this, with the operator's key and nothing else.
+
+    restrictions: stand before the key in authorized_keys, such as a forced command.
+    """
 
     def __init__(
         self,
@@ -353,6 +356,7 @@ class PrivateSshd(Service):
         self.address = address
         self.port = port
         self.user = user_name()
+        self.restrictions = ""
 
     def start(self) -> None:
         """Start it and wait until it listens; its host key is then in known_hosts."""
@@ -361,11 +365,15 @@ class PrivateSshd(Service):
             PRIVILEGE_SEPARATION_DIR.mkdir(mode=0o755, parents=True, exist_ok=True)
         host_key = self.folder / "host_key"
         make_key(host_key, "simulated node")
-        authorized = self.folder / "authorized_keys"
-        authorized.write_text(self.keys.public_line + "\n")
-        authorized.chmod(0o600)
+        self.write_authorized_keys()
         self.port = _launch_on_port(self.address, self.port, self._launch)
         self.keys.trust(self.address, self.port, public_key(host_key))
+
+    def write_authorized_keys(self) -> None:
+        """Let the operator's key in, with the present restrictions; also while it runs."""
+        authorized = self.folder / "authorized_keys"
+        authorized.write_text(f"{self.restrictions} {self.keys.public_line}".strip() + "\n")
+        authorized.chmod(0o600)
 
     def _launch(self, port: int) -> None:
         sshd = program("sshd", "openssh-server")

@@ -22,7 +22,7 @@ from tests.helpers import REPO
 LAYERS: dict[str, str] = {
     # Values and bytes: no file, socket, clock, process or output.
     "facts": """
-        addresses board_plans commands cross_checks disk_room errors firmware_images
+        addresses board_plans capabilities commands cross_checks disk_room errors firmware_images
         hk_trust hv_off hv_ramp json_document json_formats known_hosts ledger maroc names
         node_types node_watch packets pff ph_compare pixel_maps pixel_masks quabo_config selection
         run_watch settings site site_builder threshold_fit threshold_proposal watch_facts words

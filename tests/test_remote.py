@@ -394,11 +394,11 @@ def test_rsync_uses_the_same_key_and_host_keys(
     site = dataclasses.replace(
         obs, ssh_key=str(odd / keys.key.name), ssh_known_hosts=str(odd / keys.known_hosts.name)
     )
-    done = _run(rsync_argv(node, site, "a b/it's $HOME", target))
+    done = _run(rsync_argv(node, site, ["a b/it's $HOME"], target))
     assert done.returncode == 0, done.stderr
     assert (target / "it's $HOME").read_text() == "data"
     (odd / keys.known_hosts.name).write_text("")
-    done = _run(rsync_argv(node, site, "a b/it's $HOME", target))
+    done = _run(rsync_argv(node, site, ["a b/it's $HOME"], target))
     assert done.returncode in (12, 255)  # rsync says 12 when it sees the closed pipe first
     assert "Host key verification failed" in done.stderr
 
