@@ -373,6 +373,7 @@ def test_a_stalled_load_is_remembered_refused_and_mended_first(
 
 
 LOADER = """
+import signal
 import sys
 from pathlib import Path
 from panoseti import console
@@ -391,6 +392,8 @@ def main(argv):
         work = Work(site, site.obs.quabos, book, console.Console(), flight, uids)
         load_firmware(work, site.obs.quabos)
 
+# As in a terminal, also where the tests themselves run in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(console.call(main, sys.argv[1:]))
 """
 
