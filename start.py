@@ -19,7 +19,7 @@ from panoseti import console, run_report, run_start
 from panoseti.errors import EXIT_FAILED, EXIT_OK
 from panoseti.flight import FlightRecorder
 from panoseti.load_configs import Site, load_site
-from panoseti.run_timer import start_and_record
+from panoseti.run_timer import shut_down, start_and_record
 from panoseti.start_checks import StartOptions
 
 EXAMPLES = """\
@@ -81,10 +81,8 @@ def main(argv: Sequence[str]) -> int:
         document["stop"] = run_report.stop_document(report)
         code = EXIT_OK if report.ok else EXIT_FAILED
     if args.stop_session:
-        from panoseti import config_tasks  # all of the bring-up, which nothing else here needs
-
-        request = config_tasks.Request(["shutdown"], (), [], False, "start.py --stop_session")
-        code = config_tasks.run(site, request, out, flight) or code
+        failed, document["shutdown"] = shut_down(site, out, flight)
+        code = code or failed
     if args.json:
         out.result(document)
     return code

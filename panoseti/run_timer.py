@@ -1,4 +1,7 @@
-"""`start.py --nsecs`: waiting in the foreground, then stopping the own run and no other."""
+"""`start.py --nsecs`: waiting in the foreground, then stopping the own run and no other.
+
+With --stop_session the session is shut down after it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from panoseti import run_state
 from panoseti.console import Console
@@ -88,3 +92,23 @@ def _check_still_ours(data_dir: Path, holder: Holder) -> None:
             f"{holder.run} was ended by somebody else before its time"
             + (f"; now {now} is in progress" if now else "")
         )
+
+
+class _Kept(Console):
+    """A console that keeps the JSON document instead of printing it."""
+
+    document: Any = None
+
+    def result(self, document: Any) -> None:
+        """Keep it."""
+        self.document = document
+
+
+def shut_down(site: Site, console: Console, flight: FlightRecorder) -> tuple[int, Any]:
+    """What config.py --shutdown does: its exit code, and its JSON document where one is wanted."""
+    # All of the bring-up, which nothing else of a start needs.
+    from panoseti.config_tasks import Request, run
+
+    kept = _Kept(console.json_output, console.verbose)
+    request = Request(["shutdown"], (), [], False, "start.py --stop_session")
+    return run(site, request, kept, flight), kept.document
