@@ -12,6 +12,7 @@ import psutil
 from panoseti.flight import FlightRecorder
 
 HK_RECORDER = "store_redis_data"
+RUN_WATCHER = "run_watcher"
 PIPELINE = "hashpipe"
 TERM_WAIT_S = 5.0
 KILL_WAIT_S = 3.0
@@ -73,6 +74,11 @@ def daemons(script: str, data_dir: Path, what: str = "") -> list[Activity]:
 def hk_recorders(data_dir: Path) -> list[Activity]:
     """HK recorders of this data directory, and those that do not say which is theirs."""
     return daemons(HK_RECORDER, data_dir, "HK recorder")
+
+
+def watchers(data_dir: Path) -> list[Activity]:
+    """Watchers of the run of this data directory, and those that do not say which is theirs."""
+    return daemons(RUN_WATCHER, data_dir, "run watcher")
 
 
 def pipelines() -> list[Activity]:

@@ -62,6 +62,7 @@ class Ending:
 
         holder: whose run it is, None where that is not known or no run is in progress.
         """
+        self._end_watcher()
         with NodeShells(self.nodes(), self.site.obs, self.flight) as shells:
             self._boards()
             ended = self._pipelines(shells, lambda shell: self._end_pipeline(shell, holder))
@@ -196,6 +197,13 @@ class Ending:
         if not self.force:
             _check_not_anothers(shell)
         return daq_nodes.stop_recording(shell, force=True, drain_s=DRAIN_S, over=run)
+
+    def _end_watcher(self) -> None:
+        """First of all, so that it does not start again what is ended."""
+        watchers = activities.watchers(self.site.head_data_dir)
+        for activity, how in activities.end(watchers, self.flight):
+            if how == "still runs":
+                self.lines.append(Line(str(activity), END, how, False))
 
     def _here(self) -> bool:
         """Programs on the head node itself: HK recorders, and pipelines that no node has ended."""

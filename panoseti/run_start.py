@@ -172,7 +172,13 @@ class _Start:
             self._act(record, recording, lambda: self._recording(record), self._stop_recording)
             self._act(record, "tell the boards where to send", self._destinations)
             self._act(record, "start the data flow", self._flow, self._stop_flow)
-            self._act(record, "wait for data of every board", self._wait_for_data)
+        with ThreadPoolExecutor(1, "watcher") as pool:  # it comes up while the first data come
+            watcher = pool.submit(
+                self._act, record, "start the watcher", self._watcher, self._end_watcher
+            )
+            if self._options.data:
+                self._act(record, "wait for data of every board", self._wait_for_data)
+        watcher.result()
 
     def _act(
         self,
@@ -293,6 +299,17 @@ class _Start:
         with open_link(self._site, self._flight) as link:
             _raise_silent(start_acquisition(self._site, link, self._checked.boards))
 
+    def _watcher(self) -> str:
+        """A run without its watcher is better than none."""
+        self._end_watcher()
+        command_dir, words = self._site.command_dir, ["--run", self._run]
+        try:
+            pid = launch(activities.RUN_WATCHER, command_dir, self._data_dir, words)
+        except ObsError as error:
+            self._console.warn(f"{error}; nobody watches this run")
+            return f"not started: {error}"
+        return f"pid {pid}"
+
     def _wait_for_data(self) -> str:
         boards, images = self._checked.boards, self._site.data.image is not None
         warn = self._console.warn
@@ -369,6 +386,9 @@ class _Start:
         left = [str(one) for one, how in ended if how == "still runs"]
         if left:
             raise ObsError(f"{joined(left)} still runs")
+
+    def _end_watcher(self) -> None:
+        activities.end(activities.watchers(self._data_dir), self._flight)
 
     def _unlink(self) -> None:
         if not self.data_kept:

@@ -47,7 +47,7 @@ from panoseti.watch_log import Entry, What, write_entry
 
 logger = logging.getLogger(__name__)
 
-NAME = "run_watcher"
+NAME = activities.RUN_WATCHER
 INTERVAL_S = 2.0
 ASK_TIMEOUT_S = 5.0
 HK_INTERVAL_S = 2.0
