@@ -96,7 +96,7 @@ class Alarms:
     """The alarms of one program; a context manager, for the threads that write and call.
 
     source: name of the program; hook: command and arguments, () = none.  What the program of this
-    name held when it ended last is cleared: it looks again.
+    name held when it ended last is cleared: it looks again.  A clean end clears what it holds.
     """
 
     def __init__(
@@ -127,6 +127,9 @@ class Alarms:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is None:
+            for held, subject in list(self._held):
+                self.hold(held, subject, "")
         self.close()
 
     def close(self, wait_s: float = CLOSE_S) -> None:

@@ -52,7 +52,7 @@ class FlightRecorder:
 
     def __init__(self, data_dir: Path | None, program: str) -> None:
         self._folder = None if data_dir is None else log_dir(data_dir)
-        self._program = program
+        self.program = program
         self._owner = owner()
         self._failed = False
 
@@ -63,13 +63,13 @@ class FlightRecorder:
         now = time.time()
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
         values = "".join(f" {name}={_text(value)}" for name, value in fields.items())
-        line = f"{stamp}.{int(now % 1 * 1000):03d}Z {self._owner} {self._program} {what}{values}\n"
+        line = f"{stamp}.{int(now % 1 * 1000):03d}Z {self._owner} {self.program} {what}{values}\n"
         try:
             self._append(self._folder / f"flight_{stamp[:10]}.log", line.encode())
         except OSError as error:
             if not self._failed:
                 print(
-                    f"{self._program}: flight recorder {self._folder}: {error.strerror};"
+                    f"{self.program}: flight recorder {self._folder}: {error.strerror};"
                     " commands are carried out unrecorded",
                     file=sys.stderr,
                 )

@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 
 NAME = "hv_updater"
 FOLLOW_S = 5.0
-# How long the end waits for HVMON to show that all is off: four packets.
-PROOF_S = 12.0
+# How many of its intervals the end waits for HVMON to show that all is off: four packets.
+PROOF_INTERVALS = 12
 LATCHED_ALARM, SUPPLY_ALARM = "hv_latched", "hv_supply"
 
 
@@ -303,7 +303,7 @@ def _round(daemon: Daemon, updater: HvUpdater, problem: str) -> None:
 
 
 def _end(daemon: Daemon, updater: HvUpdater) -> None:
-    deadline = time.monotonic() + PROOF_S
+    deadline = time.monotonic() + PROOF_INTERVALS * daemon.interval_s
     while True:
         _round(daemon, updater, "")
         left = updater.left_on()

@@ -24,6 +24,7 @@ from panoseti.node_types import NodeStatus
 from panoseti.packets import signed_detector_c
 from panoseti.run_record import RUN_JSON, read_record, unfinished
 from panoseti.run_state import Holder, Marker, StateError
+from panoseti.safety_status import SafetyStatus, safety_status
 from panoseti.session import SESSION_DAEMONS, DaemonState
 from panoseti.site import DaqNode, Quabo
 from panoseti.store import TIME_FIELD, Record, Store
@@ -102,7 +103,10 @@ class BoardLine:
 
 @dataclass
 class ObservatoryStatus:
-    """All of it; problems: what could not be asked; advice: what to type."""
+    """All of it.
+
+    safety: trips and alarms that stand; problems: what could not be asked; advice: what to type.
+    """
 
     time_unix: float
     observatory: str
@@ -113,6 +117,7 @@ class ObservatoryStatus:
     nodes: list[NodeLine] = field(default_factory=list)
     daemons: list[DaemonState] = field(default_factory=list)
     boards: list[BoardLine] = field(default_factory=list)
+    safety: SafetyStatus = SafetyStatus((), ())
     problems: list[str] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
 
@@ -129,6 +134,8 @@ class ObservatoryStatus:
             "nodes": [_node_document(node) for node in self.nodes],
             "daemons": [_daemon_document(one, self.time_unix) for one in self.daemons],
             "boards": [asdict(board) for board in self.boards],
+            "trips": list(self.safety.trips),
+            "alarms": list(self.safety.alarms),
             "problems": self.problems,
             "advice": self.advice,
         }
@@ -174,6 +181,9 @@ def look(site: Site, flight: FlightRecorder) -> ObservatoryStatus:
     if holder is not None:
         found.daemons.append(session.state(HK_RECORDER, site.head_data_dir))
     found.boards = _boards(site, found)
+    found.safety = safety_status(site.head_data_dir)
+    if found.safety.problem:
+        found.problems.append(found.safety.problem)
     found.advice += _advice(found, holder)
     return found
 

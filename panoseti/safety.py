@@ -37,6 +37,9 @@ STUCK_S = 15.0
 PATIENCE_S = 300.0
 # Packets may be on their way for so long after the power was cut.
 DARK_S = 1.0
+# An outlet that is off and whose boards are heard (somebody switched it on, or it is the wrong
+# one) is switched off again so often.
+CUT_AGAIN_S = 60.0
 # An order that is not echoed for so long is an alarm.
 UNHEARD_S = 5.0
 
@@ -131,11 +134,13 @@ class Guard:
         self._life = Life(None)
         self._trips_problem = ""
         self._store_problem = ""
+        self._lit: set[str] = set()  # outlets that we have cut and whose boards are heard
 
     # --- looking ---
 
     def look(self, now_unix: float, now_s: float) -> None:
         """Judge every board; nothing is sent."""
+        self._lit = set()
         self._life = self.actions.updater(now_s)
         self._read_trips()
         records = self._read_records()
@@ -149,6 +154,9 @@ class Guard:
                 )
                 record = records.get(redis_key(boardloc), {})
                 self._judge(module, ip, watched, record, now_unix, now_s)
+        for outlet in self._lit - self._tripped_outlets():
+            logger.info("%s is on again", outlet)
+            del self.powered_off[outlet]
         rehearsed = self._rehearsed.trip(records.get(REHEARSAL_KEY, {}), now_unix, now_s)
         if rehearsed is not None:
             self._trip(rehearsed)
@@ -205,8 +213,7 @@ class Guard:
             return False
         if watched.trust.hv is None or watched.trust.hv.utc_s < since_unix + DARK_S:
             return True
-        logger.warning("%s has power again", module.label)
-        del self.powered_off[module.outlet]
+        self._lit.add(module.outlet)
         return False
 
     def _why_off(self, module: GuardedModule, ip: str, watched: _Watched) -> str:
@@ -255,17 +262,28 @@ class Guard:
             if off is not None:
                 off.told(problems.get(ip, "not sent"), now_s, now_unix)
 
+    def _tripped_outlets(self) -> set[str]:
+        return {m.outlet for m in self.modules if m.outlet and (m.module_id, "") in self.trips}
+
     def _switch_power_off(self, now_unix: float) -> None:
         for module in self.modules:
-            number = module.module_id
-            if (number, "") not in self.trips or module.outlet in (*self.powered_off, ""):
+            number, outlet = module.module_id, module.outlet
+            if (number, "") not in self.trips or not outlet:
                 continue
-            problem = self.actions.power_off(module.outlet)
+            cut_unix = self.powered_off.get(outlet)
+            if cut_unix is not None:
+                if outlet in self._lit:
+                    text = f"{outlet} was switched off, but boards of {module.label} are heard"
+                    self.power_pending[number] = text
+                if outlet not in self._lit or now_unix - cut_unix < CUT_AGAIN_S:
+                    continue
+            problem = self.actions.power_off(outlet)
             if problem == "":
-                text = f"{module.label}: {module.outlet} is switched off"
-                self.actions.alarms.tell("power_off", text, f"module {number}")
                 self.power_pending.pop(number, None)
-                self.powered_off[module.outlet] = now_unix
+                self.powered_off[outlet] = now_unix
+                if cut_unix is None:
+                    text = f"{module.label}: {outlet} is switched off"
+                    self.actions.alarms.tell("power_off", text, f"module {number}")
             elif problem is not None:
                 self.power_pending[number] = problem
 
@@ -316,7 +334,7 @@ class Guard:
             off={ip: watched.why_off for ip, watched in boards if watched.why_off},
             unproven=sorted(ip for ip, w in boards if w.off and not w.off.confirmed),
             power_pending=dict(self.power_pending),
-            powered_off=sorted(self.powered_off),
+            powered_off=sorted(self.powered_off.keys() - self._lit),
             updater=self._life.why,
             problem=self._trips_problem or (self._life.why if self._life.crashed else ""),
         )

@@ -41,6 +41,8 @@ def show(found: ObservatoryStatus, site: Site, console: Console) -> None:
     console.table(DAEMON_COLUMNS, rows)
     console.out()
     console.table(BOARD_COLUMNS, [_board_row(board) for board in found.boards])
+    for line in found.safety.lines():
+        console.error(line)
     for problem in found.problems:
         console.error(problem)
     for open_run in found.open_runs:

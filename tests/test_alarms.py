@@ -33,13 +33,14 @@ def hook(folder: Path, body: str) -> list[str]:
 
 
 def test_events_and_states_are_lines_of_json(tmp_path: Path) -> None:
-    with Alarms(tmp_path, "guard") as alarms:
-        alarms.tell("hv_trip", "too hot", "module 254", degrees=70.5)
-        for _ in range(3):
-            alarms.hold("blind", "127.0.3.248", "HK is 16 s old")
-        alarms.hold("blind", "127.0.3.249", "no HK")
-        alarms.hold("blind", "127.0.3.250", "")
-        alarms.hold("blind", "127.0.3.248", "")
+    alarms = Alarms(tmp_path, "guard")
+    alarms.tell("hv_trip", "too hot", "module 254", degrees=70.5)
+    for _ in range(3):
+        alarms.hold("blind", "127.0.3.248", "HK is 16 s old")
+    alarms.hold("blind", "127.0.3.249", "no HK")
+    alarms.hold("blind", "127.0.3.250", "")
+    alarms.hold("blind", "127.0.3.248", "")
+    alarms.close()
     lines = (tmp_path / "log" / ALARMS_FILE).read_text().splitlines()
     first = json.loads(lines[0])
     assert first["version"] == 1 and first["utc"].endswith("Z") and len(lines) == 4
@@ -55,10 +56,11 @@ def test_events_and_states_are_lines_of_json(tmp_path: Path) -> None:
 
 
 def test_all_of_a_kind_at_once(tmp_path: Path) -> None:
-    with Alarms(tmp_path, "guard") as alarms:
-        alarms.hold("other", "x", "stays")
-        alarms.hold_only("blind", {"a": "old", "b": "older", "c": ""})
-        alarms.hold_only("blind", {"b": "older still"})
+    alarms = Alarms(tmp_path, "guard")
+    alarms.hold("other", "x", "stays")
+    alarms.hold_only("blind", {"a": "old", "b": "older", "c": ""})
+    alarms.hold_only("blind", {"b": "older still"})
+    alarms.close()
     assert [(a.subject, a.state) for a in read_alarms(tmp_path)] == [
         ("x", AlarmState.RAISED),
         ("a", AlarmState.RAISED),
@@ -68,13 +70,24 @@ def test_all_of_a_kind_at_once(tmp_path: Path) -> None:
 
 
 def test_what_a_program_held_when_it_ended_is_cleared_by_its_successor(tmp_path: Path) -> None:
-    with Alarms(tmp_path, "guard") as alarms:
-        alarms.hold("blind", "a", "old")
-    with Alarms(tmp_path, "updater") as alarms:
-        alarms.hold("interlock", "", "guard has died")
+    for name in ("guard", "updater"):
+        died = Alarms(tmp_path, name)
+        died.hold("blind", "a", "old")
+        died.close()
+    assert [a.source for a in standing_alarms(tmp_path)] == ["guard", "updater"]
     with Alarms(tmp_path, "guard"):
         pass
     assert [a.source for a in standing_alarms(tmp_path)] == ["updater"]
+
+
+def test_a_clean_end_holds_nothing_and_a_failure_leaves_it(tmp_path: Path) -> None:
+    with Alarms(tmp_path, "guard") as alarms:
+        alarms.hold("blind", "a", "old")
+    assert standing_alarms(tmp_path) == []
+    with pytest.raises(ValueError, match="bug"), Alarms(tmp_path, "guard") as alarms:
+        alarms.hold("blind", "a", "old")
+        raise ValueError("bug")
+    assert len(standing_alarms(tmp_path)) == 1
 
 
 def test_torn_and_foreign_lines_are_left_out(tmp_path: Path) -> None:

@@ -46,7 +46,8 @@ LAYERS: dict[str, str] = {
         hv_service interlock node_init node_setup observatory_status overview ph_baselines
         qc_commands qc_session qc_shell readiness rehearsal run_finish run_order run_record
         run_report run_restarts run_start run_state run_stop run_summary run_timer run_verdict
-        run_watcher safety session session_setup site_at_any_price start_checks status_report
+        run_watcher safety safety_status session session_setup site_at_any_price start_checks
+        status_report
         threshold_measure threshold_scan
     """,
 }
