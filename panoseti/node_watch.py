@@ -194,9 +194,8 @@ class NodeWatch:
         ours = status.owner in (None, "", self._watched.token)
         if not status.running:
             self.dead = ours
-            why = _last_words(status)
             since = pipeline.updated_unix if pipeline else None
-            return [self._finding(Kind.PIPELINE, f"{node}: the pipeline has ended{why}", since)]
+            return [self._finding(Kind.PIPELINE, f"{node}: {_how_ended(status)}", since)]
         if not ours:
             who = status.started_by or "somebody else"
             return [self._finding(Kind.FOREIGN, f"{node} records another run, of {who}")]
@@ -270,11 +269,17 @@ class NodeWatch:
         return silent
 
 
-def _last_words(status: NodeStatus) -> str:
-    said = list(status.problems)
-    if status.pipeline is not None:
-        said += status.pipeline.errors[-1:]
-    return f" ({joined(said)})" if said else ""
+def _how_ended(status: NodeStatus) -> str:
+    """What became of a pipeline that runs no more, and its last words."""
+    pipeline = status.pipeline
+    if any("rebooted" in problem for problem in status.problems):
+        how = "is gone: the node was rebooted"
+    elif pipeline is None or pipeline.state not in ENDING:
+        how = "has died"
+    else:
+        how = "has failed" if pipeline.state == "failed" else "was ended by somebody"
+    said = f" ({pipeline.errors[-1]})" if pipeline is not None and pipeline.errors else ""
+    return f"the pipeline {how}{said}"
 
 
 def _ended_threads(status: NodeStatus) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from panoseti import activities, daq_nodes, run_state, session, settings
 from panoseti.addresses import redis_key
 from panoseti.board_files import QUABO_UIDS, known_uids
-from panoseti.daq_nodes import NodeOutcome, NodeShells
+from panoseti.daq_nodes import NodeShells
 from panoseti.errors import ConfigError, ObsError
 from panoseti.flight import FlightRecorder
 from panoseti.launch import Heartbeat
@@ -23,6 +23,7 @@ from panoseti.load_configs import Site, load_site
 from panoseti.node_types import NodeStatus
 from panoseti.packets import signed_detector_c
 from panoseti.run_record import RUN_JSON, read_record, unfinished
+from panoseti.run_snapshot import Snapshot, read_snapshot
 from panoseti.run_state import Holder, Marker, StateError
 from panoseti.safety_status import SafetyStatus, safety_status
 from panoseti.session import SESSION_DAEMONS, DaemonState
@@ -173,13 +174,15 @@ def look(site: Site, flight: FlightRecorder) -> ObservatoryStatus:
         {"what": one.what, "pid": one.pid, "command": one.command}
         for one in activities.hk_recorders(site.head_data_dir) + activities.pipelines()
     ]
-    with NodeShells(site.nodes_in_use(), site.obs, flight) as shells:
-        outcomes = shells.each(daq_nodes.status)
-    found.nodes = [_node_line(site, node, outcome) for node, outcome in outcomes.items()]
+    seen = None
+    if holder is not None:
+        seen = read_snapshot(site.head_data_dir, holder.run, found.time_unix)
+    found.nodes = _look_at_nodes(site, seen, flight)
     found.problems += [f"{node.ip_addr}: {node.problem}" for node in found.nodes if node.problem]
     found.daemons = [session.state(name, site.head_data_dir) for name in SESSION_DAEMONS]
     if holder is not None:
-        found.daemons.append(session.state(HK_RECORDER, site.head_data_dir))
+        for name in (HK_RECORDER, activities.RUN_WATCHER):
+            found.daemons.append(session.state(name, site.head_data_dir))
     found.boards = _boards(site, found)
     found.safety = safety_status(site.head_data_dir)
     if found.safety.problem:
@@ -250,10 +253,23 @@ def _failed_files(folder: Path) -> tuple[str, ...]:
 # --- nodes and boards ---
 
 
-def _node_line(site: Site, node: DaqNode, outcome: NodeOutcome[NodeStatus]) -> NodeLine:
+def _look_at_nodes(site: Site, seen: Snapshot | None, flight: FlightRecorder) -> list[NodeLine]:
+    """As the watcher of the run has just seen them; those that it does not watch are asked."""
+    known = seen.nodes if seen is not None else {}
+    others = [node for node in site.nodes_in_use() if node.ip_addr not in known]
+    with NodeShells(others, site.obs, flight) as shells:
+        outcomes = shells.each(daq_nodes.status)
+    return [
+        _node_line(site, node, outcomes[node].result, str(outcomes[node].problem or ""))
+        if node in outcomes
+        else _node_line(site, node, known[node.ip_addr].status, known[node.ip_addr].problem)
+        for node in site.nodes_in_use()
+    ]
+
+
+def _node_line(site: Site, node: DaqNode, status: NodeStatus | None, problem: str) -> NodeLine:
     modules = tuple(module.id for module in site.modules_of(node))
-    problem = str(outcome.problem or "").removeprefix(f"{node.ip_addr}: ")
-    return NodeLine(node.ip_addr, modules, problem, outcome.result)
+    return NodeLine(node.ip_addr, modules, problem.removeprefix(f"{node.ip_addr}: "), status)
 
 
 def _boards(site: Site, found: ObservatoryStatus) -> list[BoardLine]:
