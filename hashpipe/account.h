@@ -48,6 +48,7 @@ static inline unsigned stream_index(unsigned module, unsigned quabo, unsigned st
 struct net_stream_account {
 	counter received;     /* packets accepted */
 	counter last_recv_ns; /* Unix time of the last one */
+	counter gap_ns;	      /* longest time between two of them, by the computer's clock */
 };
 
 /* Written by the compute thread. */

@@ -42,6 +42,14 @@ void capture_receive_buffer(struct capture *capture, int fd, unsigned bytes)
 			got / 2 / 1000, wanted / 1000, wanted);
 }
 
+static void note_gap(struct net_stream_account *stream, uint64_t recv_ns)
+{
+	uint64_t last_ns = counted(&stream->last_recv_ns);
+
+	if (last_ns && recv_ns > last_ns && recv_ns - last_ns > counted(&stream->gap_ns))
+		set_counter(&stream->gap_ns, recv_ns - last_ns);
+}
+
 bool capture_judge(struct capture *capture, const uint8_t *payload, size_t length, uint32_t source,
 		   uint64_t recv_ns, struct packet_info *info)
 {
@@ -55,6 +63,7 @@ bool capture_judge(struct capture *capture, const uint8_t *payload, size_t lengt
 	if (verdict == PACKET_OK) {
 		info->recv_ns = recv_ns;
 		stream = &account->net[stream_index(info->module, info->quabo, info->stream)];
+		note_gap(stream, recv_ns);
 		count(&stream->received, 1);
 		set_counter(&stream->last_recv_ns, recv_ns);
 		return true;

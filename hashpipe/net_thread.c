@@ -161,7 +161,7 @@ static void receive_until_stopped(struct net *net)
 {
 	while (!wants_end(net)) {
 		uint64_t now_ns;
-		int n = receive_once(net, IDLE_MS);
+		int n = receive_once(net, net->pipeline->options.busy_poll ? 0 : IDLE_MS);
 
 		if (n == -EPIPE)
 			return;

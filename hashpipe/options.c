@@ -110,7 +110,7 @@ int options_read(struct options *options, options_lookup *lookup, void *context,
 		 size_t fault_size)
 {
 	const struct reader reader = { lookup, context, fault, fault_size };
-	unsigned group = 0;
+	unsigned group = 0, busy = 0;
 
 	memset(options, 0, sizeof(*options));
 	if (read_number(&reader, "NETBLKS", PACKET_BLOCKS_DEFAULT, BLOCKS_MIN, BLOCKS_MAX,
@@ -124,11 +124,13 @@ int options_read(struct options *options, options_lookup *lookup, void *context,
 	    read_text(&reader, "CONFIG", "./module.config", options->config) ||
 	    read_max_file_size(&reader, &options->max_file_bytes) ||
 	    read_number(&reader, "GROUPPHFRAMES", 0, 0, 1, &group) ||
+	    read_number(&reader, "BUSYPOLL", 0, 0, 1, &busy) ||
 	    read_text(&reader, "OBS", "", options->obs) ||
 	    read_text(&reader, "LOGFILE", "", options->logfile) ||
 	    read_capture(&reader, &options->capture))
 		return -EINVAL;
 	options->group_ph = group;
+	options->busy_poll = busy;
 	return 0;
 }
 

@@ -33,6 +33,7 @@ struct options {
 	unsigned packet_blocks;	     /* NETBLKS: blocks between net and compute thread */
 	unsigned frame_blocks;	     /* OUTBLKS: blocks between compute and output thread */
 	unsigned receive_mb;	     /* RCVMB: size of the kernel's receive buffer, MB */
+	bool busy_poll;		     /* BUSYPOLL: the net thread never sleeps, a CPU is its own */
 };
 
 /* Looks a key up: true and the value, ended by '\0', in value[OPTION_SIZE]; false if not given. */

@@ -77,8 +77,8 @@ static bool look_up(void *context, const char *key, char *value)
 static int read_options(struct pipeline *pipeline)
 {
 	/* Status values outlive the process: what is not deleted would hold for the next run. */
-	static const char *const once[] = { "RUNDIR",  "LOGFILE", "CAPTURE",
-					    "NETBLKS", "OUTBLKS", "RCVMB" };
+	static const char *const once[] = { "RUNDIR",  "LOGFILE", "CAPTURE", "NETBLKS",
+					    "OUTBLKS", "RCVMB",	  "BUSYPOLL" };
 	hashpipe_status_t status;
 	char fault[JOURNAL_LINE];
 	int err;

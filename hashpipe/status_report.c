@@ -91,10 +91,11 @@ static void put_rejected(FILE *out, struct pipeline *pipeline)
 	fputc(']', out);
 }
 
-static void put_stream(FILE *out, const struct pipeline *pipeline, unsigned index)
+static void put_stream(FILE *out, const struct pipeline *pipeline, unsigned index, uint64_t now_ns)
 {
 	const struct account *account = &pipeline->account;
 	unsigned board = index / STREAM_COUNT;
+	uint64_t last_ns = counted(&account->net[index].last_recv_ns);
 
 	fprintf(out, "\n{\"module\":%u,\"quabo\":%u,\"mode\":%u",
 		pipeline->modules.id[board / MODULE_QUABOS], board % MODULE_QUABOS,
@@ -107,12 +108,15 @@ static void put_stream(FILE *out, const struct pipeline *pipeline, unsigned inde
 	put_count(out, "unwritten", counted(&account->output[index].unwritten));
 	put_count(out, "reordered", counted(&account->compute[index].reordered));
 	put_count(out, "resets", counted(&account->compute[index].resets));
-	fprintf(out, ",\"last_packet_unix\":%.6f}",
-		seconds(counted(&account->net[index].last_recv_ns)));
+	fprintf(out,
+		",\"last_packet_unix\":%.6f,\"last_packet_age_s\":%.6f,\"longest_gap_s\":%.6f}",
+		seconds(last_ns), now_ns > last_ns ? seconds(now_ns - last_ns) : 0.0,
+		seconds(counted(&account->net[index].gap_ns)));
 }
 
 static void put_quabos(FILE *out, const struct pipeline *pipeline)
 {
+	uint64_t now_ns = (uint64_t)unix_ns();
 	const char *comma = "";
 
 	fputs(",\n\"quabos\":[", out);
@@ -120,7 +124,7 @@ static void put_quabos(FILE *out, const struct pipeline *pipeline)
 		if (!counted(&pipeline->account.net[k].received))
 			continue;
 		fputs(comma, out);
-		put_stream(out, pipeline, k);
+		put_stream(out, pipeline, k, now_ns);
 		comma = ",";
 	}
 	fputc(']', out);

@@ -56,7 +56,7 @@ def test_units(sanitizer: str) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("ok ") >= 14
+    assert done.stdout.count("ok ") >= 17
     assert "FAILED" not in done.stdout
 
 
@@ -395,6 +395,27 @@ def test_frames_reach_the_disk_soon(tmp_path: Path) -> None:
             delays.append(time.monotonic() - begin)
         recorder.stop()
     assert sorted(delays)[15] <= 0.05
+
+
+def test_gaps_and_age(tmp_path: Path) -> None:
+    with recording(tmp_path) as recorder, boards(recorder) as senders:
+        for number, pause_s in enumerate((0.02, 0.4, 0.02)):
+            senders.send(packet(1, 1016, number, 5, number * 1000), 1016)
+            time.sleep(pause_s)  # the gap that is measured
+        senders.send(packet(1, 1016, 3, 5, 3000), 1016)
+        senders.send(packet(1, 1017, 0, 5, 3000), 1017)
+        first, second = recorder.stop()["quabos"]
+    assert 0.4 <= first["longest_gap_s"] < 0.4 + 2
+    assert second["longest_gap_s"] == 0  # one packet has no gap
+    assert 0 <= first["last_packet_age_s"] < 5
+
+
+def test_busy_poll(tmp_path: Path) -> None:
+    with recording(tmp_path, options={"BUSYPOLL": 1}) as recorder, boards(recorder) as senders:
+        for number in range(2000):
+            senders.send(packet(1, 1016, number, 5, number * 1000), 1016)
+        status = recorder.stop()
+    assert status["totals"]["recorded"] == 2000
 
 
 def test_incomplete_frame_reaches_the_disk_by_itself(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ static void test_defaults(void)
 	CHECK_EQUAL(options.capture, CAPTURE_AUTO);
 	CHECK_EQUAL(options.packet_blocks, PACKET_BLOCKS_DEFAULT);
 	CHECK_EQUAL(options.frame_blocks, FRAME_BLOCKS_DEFAULT);
+	CHECK(!options.busy_poll);
 	CHECK(!options_log_path(&options, path, sizeof(path)));
 	options_status_path(&options, path, sizeof(path));
 	CHECK_TEXT(path, "obs_x.start_2024-07-25T04:34:06Z.runtype_sci.pffd/hp_status.json");
@@ -70,6 +71,7 @@ static void test_given(void)
 	hputi4(buf, "NETBLKS", 10);
 	hputi4(buf, "OUTBLKS", 20);
 	hputi4(buf, "RCVMB", 64);
+	hputi4(buf, "BUSYPOLL", 1);
 	CHECK_EQUAL(read_options(), 0);
 	CHECK_TEXT(options.bindhost, "eth1");
 	CHECK_EQUAL(options.bindport, 61000);
@@ -80,6 +82,7 @@ static void test_given(void)
 	CHECK_EQUAL(options.packet_blocks, 10);
 	CHECK_EQUAL(options.frame_blocks, 20);
 	CHECK_EQUAL(options.receive_mb, 64);
+	CHECK(options.busy_poll);
 	CHECK(options_log_path(&options, path, sizeof(path)));
 	CHECK_TEXT(path, "r/hp_log_10.0.0.1");
 	options_status_path(&options, path, sizeof(path));
@@ -123,6 +126,7 @@ static void test_refused(void)
 	refused("CAPTURE", "magic", "CAPTURE=magic");
 	refused("NETBLKS", "1", "NETBLKS=1");
 	refused("RCVMB", "3000", "RCVMB");
+	refused("BUSYPOLL", "2", "BUSYPOLL=2");
 	refused("RUNDIR", "", "RUNDIR=");
 	refused("RUNDIR", "a/b", "RUNDIR=a/b");
 	refused("RUNDIR", "..", "RUNDIR=..");
