@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flight = FlightRecorder(data_dir, NAME)
     present = PresentBoards(site, data_dir)
     stop_run = StopRun(args.config_dir.resolve(), data_dir)
-    outlets = Outlets(site.obs)
+    outlets = Outlets(site.obs, flight=flight)
 
     def link(priority: bool) -> BoardLink:
         return open_link(site, flight, priority)

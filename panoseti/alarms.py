@@ -1,9 +1,9 @@
 """Alarms: what somebody must be told, whoever noticed it.
 
-Each alarm is one JSON line in `<head data>/log/alarms.jsonl`, and is given to the command
-`alarm_hook` of obs_config.json (if there is one) as JSON on its stdin.  To raise one costs
-nothing: it is put into a queue, and two threads write and call, so that neither a full disk nor a
-hook that hangs holds up what keeps the boards safe.
+Each alarm is one JSON line in `<head data>/log/alarms.jsonl`, one of the flight recorder, and is
+given to the command `alarm_hook` of obs_config.json (if there is one) as JSON on its stdin.  To
+raise one costs nothing: it is put into a queue, and two threads write and call, so that neither a
+full disk nor a hook that hangs holds up what keeps the boards safe.
 
     with Alarms(data_dir, "temperature_guard", hook=site.obs.alarm_hook) as alarms:
         alarms.tell("run_stopped", "too hot")                     # it happened
@@ -32,6 +32,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from panoseti.flight import FlightRecorder
 from panoseti.json_formats import MASK, is_secret, masked_text
 from panoseti.launch import log_dir
 
@@ -108,6 +109,7 @@ class Alarms:
     ) -> None:
         self._path = log_dir(data_dir) / ALARMS_FILE
         self._source = source
+        self._flight = FlightRecorder(data_dir, source)
         self._hook = tuple(hook)
         self._hook_timeout_s = hook_timeout_s
         self._held: dict[tuple[str, str], str] = {}
@@ -190,6 +192,9 @@ class Alarms:
             self._failed = True
         else:
             self._failed = False
+        self._flight.note(
+            "alarm", kind=alarm.kind, subject=alarm.subject, state=alarm.state, text=alarm.text
+        )
 
     def _call(self, alarm: Alarm) -> None:
         problem = call_hook(

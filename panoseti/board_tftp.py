@@ -63,8 +63,15 @@ class _TooLongError(Exception):
     """Raised in the library's packet hook: the whole transfer has taken too long."""
 
 
-def get_uid(ip: str, port: int = TFTP_PORT, patience: Patience = QUICK) -> str:
+def get_uid(
+    ip: str,
+    port: int = TFTP_PORT,
+    patience: Patience = QUICK,
+    flight: FlightRecorder | None = None,
+) -> str:
     """UID of the board's flash chip, as in quabo_info.json."""
+    if flight is not None:
+        flight.note("tftp_get", board=ip, file="/flashuid")
     data = _read(ip, port, "/flashuid", patience)
     if len(data) != UID_BYTES:
         raise BoardError(f"{ip}: /flashuid has {len(data)} bytes instead of {UID_BYTES}; ask again")
@@ -83,9 +90,12 @@ def read_flash(
     port: int = TFTP_PORT,
     progress: Progress | None = None,
     patience: Patience = READ,
+    flight: FlightRecorder | None = None,
 ) -> bytes:
     """`length` bytes of flash memory from `address`; `patience` is for each 32 KiB of it."""
     _check_range(ip, address, length)
+    if flight is not None:
+        flight.note("tftp_get", board=ip, file=f"/flash.{address:x}.{length:x}")
     data = b""
     while len(data) < length:
         count = min(READ_BYTES, length - len(data))

@@ -154,7 +154,9 @@ def read_uids(work: Work, boards: Sequence[Quabo]) -> list[Quabo]:
 
     def action(able: Sequence[Quabo], through: Callable[[str], None]) -> Results:
         found = board_tftp.on_boards(
-            [quabo.ip for quabo in able], lambda ip: board_tftp.get_uid(ip, port), through
+            [quabo.ip for quabo in able],
+            lambda ip: board_tftp.get_uid(ip, port, flight=work.flight),
+            through,
         )
         results = {}
         for ip, answer in found.items():

@@ -141,7 +141,7 @@ class _Loads:
         """
 
         def action(ip: str) -> int | None:
-            uid = board_tftp.get_uid(ip, self._port, self._read_patience)
+            uid = board_tftp.get_uid(ip, self._port, self._read_patience, self._work.flight)
             if uid != self._work.uids[ip]:
                 raise BoardError(
                     f"{ip}: another board: UID {self._work.uids[ip]} -> {uid}; read the UIDs"

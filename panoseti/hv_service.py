@@ -28,6 +28,7 @@ from panoseti.board_files import (
 )
 from panoseti.board_link import BoardLink, Send
 from panoseti.errors import ConfigError, ObsError
+from panoseti.flight import FlightRecorder
 from panoseti.hk_trust import Blind
 from panoseti.hv import HV_OFF, Codes, HvActions, HvBoard, judge
 from panoseti.hv import NAME as UPDATER
@@ -249,8 +250,14 @@ class Outlets:
     A switch that is silent costs its thread some seconds, and nobody else anything.
     """
 
-    def __init__(self, obs: ObsConfig, check_every_s: float = CHECK_POWER_S) -> None:
+    def __init__(
+        self,
+        obs: ObsConfig,
+        check_every_s: float = CHECK_POWER_S,
+        flight: FlightRecorder | None = None,
+    ) -> None:
         self._obs = obs
+        self._flight = flight or FlightRecorder(None, "")
         self._outlets = {_outlet_name(outlet): outlet for outlet in obs.power_switches}
         self._work = Background()
         self._trouble: dict[str, str] = {}
@@ -286,6 +293,7 @@ class Outlets:
         return {name: problem for name, problem in self._problems.items() if problem}
 
     def _switch_off(self, outlet: Outlet) -> None:
+        self._flight.note("power", switch=outlet.name, outlet=outlet.socket, on=False)
         open_switch(self._obs, outlet).switch(outlet.socket, on=False)
 
     def _ask(self, outlet: Outlet) -> None:

@@ -184,8 +184,8 @@ class Session:
             result.lines.append("confirmed" if result.confirmed else "sent; nothing confirms it")
 
     def _uid(self, result: Result) -> None:
-        port = self.options.tftp_port
-        uid = board_tftp.get_uid(self.options.ip, self._obs.tftp_port if port is None else port)
+        port = self.options.tftp_port if self.options.tftp_port is not None else self._obs.tftp_port
+        uid = board_tftp.get_uid(self.options.ip, port, flight=self.flight)
         result.answer, result.confirmed = {"uid": uid}, True
         result.lines.append(uid)
 

@@ -79,7 +79,7 @@ def finish(
             _links(site, done)
             ended = run_state.read_marker(run_dir, Marker.RECORDING_ENDED) is not None
             if not done.problems and cleanup and ended:
-                _mark(done, Marker.RUN_COMPLETE)
+                _mark(done, Marker.RUN_COMPLETE, flight)
                 done.complete = not done.problems
     flight.note("finished", run=run_dir.name, verdict=done.verdict, problems=done.problems)
     return done
@@ -137,7 +137,7 @@ def _collect(
     }
     record.set(collection=[*(record.document["collection"] or []), attempt])
     if not done.problems:
-        _mark(done, Marker.COLLECT_COMPLETE)
+        _mark(done, Marker.COLLECT_COMPLETE, flight)
 
 
 def _bare(text: str, node: str) -> str:
@@ -201,8 +201,9 @@ def _links(site: Site, done: Finished) -> None:
         done.problems.append(f"{error.filename}: {error.strerror}")
 
 
-def _mark(done: Finished, marker: Marker) -> None:
+def _mark(done: Finished, marker: Marker, flight: FlightRecorder) -> None:
     try:
         run_state.write_marker(done.run_dir, marker)
+        flight.note(marker.value, run=done.run_dir.name)
     except OSError as error:
         done.problems.append(f"{done.run_dir / marker}: {error.strerror}")

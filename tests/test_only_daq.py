@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ import pytest
 from panoseti import daq_nodes, node_init
 from panoseti.daq_nodes import Order
 from panoseti.errors import RemoteError
-from panoseti.flight import FlightRecorder
+from panoseti.flight import FlightRecorder, read_flight
 from panoseti.remote import Shell
 from panoseti.rsync_fetch import OPTIONS
 from panoseti.site import DaqNode, ObsConfig
@@ -444,6 +444,31 @@ def test_an_installed_hashpipe_may_be_named(place: Place, tmp_path: Path) -> Non
         place.sshd.write_authorized_keys()
 
 
+def check_flight(data_dir: Path, quabos: Sequence[str], shown: str) -> None:
+    """One line for each command, ssh step, packet to a board and change of state of that night."""
+    lines = read_flight(data_dir)
+    assert [line.text for line in lines] == shown.splitlines()
+    whats: dict[str, set[str]] = {}
+    for line in lines:
+        whats.setdefault(line.program, set()).add(line.what)
+    step = {"command", "ssh", "ssh_end", "send"}
+    assert whats["config.py"] >= step | {"tftp_get", "tftp_put", "daemon_started", "signal"}
+    assert whats["start.py"] >= step | {"run_name", "intent", "recording"}
+    assert whats["stop.py"] >= step | {"stop", "rsync", "rsync_end", "recording_ended",
+                                       "collect_complete", "run_complete", "finished",
+                                       "run_name_removed"}  # fmt: skip
+    assert whats["hv_updater"] >= {"send"}
+    assert len([line for line in lines if line.what == "command"]) == 5
+    for program in ("config.py", "start.py", "stop.py"):
+        said = [line.what for line in lines if line.program == program]
+        assert said.count("ssh") == said.count("ssh_end") > 0
+        assert said.count("rsync") == said.count("rsync_end")
+        for ip in quabos:
+            sent = f'send board="{ip}" command='
+            assert any(line.program == program and sent in line.text for line in lines)
+
+
+@pytest.mark.timeout(300)
 def test_a_whole_night(tmp_path: Path) -> None:
     """The scripts: bring-up with a full key, then everything through the restricted one."""
     data = {**DATA, "image": {**DATA["image"], "integration_time_usec": 10000}}
@@ -480,6 +505,7 @@ def test_a_whole_night(tmp_path: Path) -> None:
             assert not list(node_dir.rglob("*.pffd"))
             assert not (node_dir / "only_daq.log").exists()  # nothing was refused
             script("config.py", "--shutdown")
+        check_flight(private.data_dir, private.site.quabos, script("status.py", "--log", "100000"))
 
 
 def test_flight_recorder_has_every_step(place: Place, tmp_path: Path) -> None:
