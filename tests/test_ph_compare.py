@@ -196,7 +196,7 @@ def test_the_picture_by_hand(tmp_path: Path) -> None:
     def tool(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "tools.ph_picture", *words],
-            cwd=REPO, capture_output=True, text=True, timeout=60,
+            cwd=REPO, capture_output=True, text=True, timeout=110,
         )  # fmt: skip
 
     output = tmp_path / "look.png"

@@ -410,7 +410,7 @@ def _plots(folder: Path) -> None:
         (folder / f"scan_SN0{number}.json").unlink()
     done = subprocess.run(
         [sys.executable, "-m", "tools.threshold_plots", str(folder)],
-        cwd=REPO, capture_output=True, text=True, timeout=90,
+        cwd=REPO, capture_output=True, text=True, timeout=110,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     plots = sorted(folder.glob("*.png"))
@@ -518,7 +518,7 @@ def dark_run(folder: Path, pixels: Callable[[int], list[int]]) -> Path:
 def hot_pixels(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "tools.hot_pixels", *words],
-        cwd=REPO, capture_output=True, text=True, timeout=60,
+        cwd=REPO, capture_output=True, text=True, timeout=110,
     )  # fmt: skip
 
 
