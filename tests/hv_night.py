@@ -60,7 +60,7 @@ class HvNight:
         write_boards(self.config_dir / "quabos", MODULES)
         self.site = load_site(self.config_dir)
         self.stack = ExitStack()
-        self._begin_s = 0.0
+        self.begin_s = 0.0
         self.daemons: dict[str, RunningDaemon] = {}
         self.control = self.stack.enter_context(sim.client())
         self.store = self.stack.enter_context(Store(port=redis.port))
@@ -183,7 +183,7 @@ class HvNight:
 
     def begin(self) -> None:
         """The cause is now: `time_off` counts from here."""
-        self._begin_s = time.monotonic()
+        self.begin_s = time.monotonic()
 
     def time_off(self, ips: Iterable[str], limit_s: float, what: str) -> float:
         """Wait until these boards are below 1 V; how long after the last `begin`, s."""
@@ -193,7 +193,7 @@ class HvNight:
             return max(volt for ip, volt in self.volts().items() if ip in wanted) < 1.0
 
         wait_for(off, f"HV off: {what}", limit_s)
-        return time.monotonic() - self._begin_s
+        return time.monotonic() - self.begin_s
 
 
 @contextmanager

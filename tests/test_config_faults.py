@@ -80,6 +80,10 @@ WRONG: list[tuple[str, Place, Any, str, str]] = [
     ("obs", (*MODULE, "command_echo"), "yes", "", "true when its boards echo"),
     ("obs", ("command_source_port",), 1024, "", "0 = any, 60000"),
     ("obs", ("ssh_key",), "id_rsa", "", "not an absolute path"),
+    ("obs", ("power_credentials",), "power.json", "", "not an absolute path"),
+    ("obs", ("power_switch_api",), "soap", "", '"auto", "rest" or "classic"'),
+    ("obs", ("alarm_hook",), "/usr/bin/tell", "", "command and arguments"),
+    ("obs", ("alarm_hook",), [], "an empty list", "command and arguments"),
     ("daq", ("head_node_ip_addr",), "head node", "", "nor a host name"),
     ("daq", ("head_node_data_dir",), "data", "", "not an absolute path"),
     ("daq", ("head_node_data_dir",), "/", "", "too wide"),
@@ -111,6 +115,15 @@ WRONG: list[tuple[str, Place, Any, str, str]] = [
     ("data", ("stim_params", "mask"), [True] * 3, "a list of 3", "four booleans"),
     ("data", ("image",), [], "an empty list", "integration_time_usec"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("hook", "index", "remedy"),
+    [(["tell"], 0, "an absolute path"), (["/usr/bin/tell", 5], 1, "an argument of the command")],
+)
+def test_a_wrong_word_of_the_alarm_hook(hook: list[Any], index: int, remedy: str) -> None:
+    (fault,) = faults(obs=changed(OBS, {("alarm_hook",): hook}))
+    assert fault.path == f"$.alarm_hook[{index}]" and remedy in fault.remedy
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,17 @@ def test_analysis_accepts_the_copies_of_real_sites(
     assert "PASSWORD" not in (tmp_path / "run" / "obs_config.json").read_text()
 
 
+def test_analysis_accepts_the_fields_about_safety(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    obs = OBS | {
+        "power_credentials": "/etc/power.json",
+        "power_switch_api": "rest",
+        "alarm_hook": ["/usr/bin/tell"],
+    }
+    _assert_accepted(load_site(write_site(tmp_path, obs)), tmp_path / "run", caplog)
+
+
 def _assert_accepted(site: Site, run: Path, caplog: pytest.LogCaptureFixture) -> None:
     """pypff skips with a logged warning what it does not accept."""
     run.mkdir()
@@ -259,6 +270,9 @@ def test_fields_arrive(tmp_path: Path) -> None:
         "reboot_timeout_s": 30,
         "power_on_timeout_s": 90,
         "shutter_open_value": 1,
+        "power_credentials": "~/power.json",
+        "power_switch_api": "rest",
+        "alarm_hook": ["~/bin/tell", "--to", "~/ops"],
     }
     obs = changed(
         {**OBS, **own},
@@ -278,10 +292,12 @@ def test_fields_arrive(tmp_path: Path) -> None:
     )  # fmt: skip
     site = load_site(write_site(tmp_path, obs, daq, data))
     for name, value in own.items():
-        if not name.startswith("ssh"):
+        if not name.startswith(("ssh", "power_credentials", "alarm")):
             assert getattr(site.obs, name) == value
     assert site.obs.ssh_key == str(Path.home() / ".ssh/site")
     assert site.obs.ssh_known_hosts == "/etc/site_hosts"
+    assert site.obs.power_credentials == str(Path.home() / "power.json")
+    assert site.obs.alarm_hook == (str(Path.home() / "bin/tell"), "--to", "~/ops")
     first, second = site.obs.modules
     assert (first.id, first.label) == (1, "module 1 (West, M1)")
     assert (first.command_echo, second.command_echo) == (True, False)

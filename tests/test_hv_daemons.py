@@ -167,8 +167,23 @@ def test_a_board_that_does_not_obey_loses_its_power(night: HvNight) -> None:
 
 
 def test_the_guard_alone_keeps_everything_off(night: HvNight) -> None:
+    """And finds out before it needs the power switch that it could not use it."""
+    credentials = night.data_dir / "power.json"
+    credentials.write_text('{"wps": {"user": "admin", "password": "1234"}}')
+    night.switch.rest = night.switch.digest = True
+    night.write_site(
+        power_credentials=str(credentials),
+        wps={"url": f"http://{night.switch.address}", "quabo_socket": OUTLET},
+    )
     night.start("capture_hk")
     guard = night.start("temperature_guard", "--patience_s", "2")
+    beat = guard.wait_for(lambda beat: bool(beat.details["power"]), "the alarm")
+    assert "lets others at it; type: chmod 600" in beat.details["power"]["wps"]
+    (alarm,) = wait_for(
+        lambda: [a for a in standing_alarms(night.data_dir) if a.kind == "power_switch"], "it"
+    )
+    assert alarm.state is AlarmState.RAISED and alarm.subject == "wps"
+    credentials.chmod(0o600)
     guard.wait_for(lambda b: b.state == "ok" and not b.details["unproven"], "all off and proven")
     by_hand = night.ips[4]
     send_codes(
@@ -189,22 +204,6 @@ def test_the_guard_alone_keeps_everything_off(night: HvNight) -> None:
     wait_for(lambda: OUTLET not in night.switch.outlets_on, "the outlet to be off", 15)
     trip = read_trips(night.data_dir)[0]
     assert trip.reason.startswith(f"{victim}: HV off ") and "no HVMON has shown it" in trip.reason
-
-
-def test_power_switches_are_missed_before_they_are_needed(night: HvNight) -> None:
-    night.switch.fault = "silent"
-    night.switch.rest = True
-    credentials = night.data_dir / "power.json"
-    credentials.write_text('{"wps": {"user": "admin", "password": "1234"}}')
-    night.write_site(power_credentials=str(credentials))
-    night.start("capture_hk")
-    guard = night.start("temperature_guard")
-    beat = guard.wait_for(lambda beat: bool(beat.details["power"]), "the alarm")
-    assert "lets others at it; type: chmod 600" in beat.details["power"]["wps"]
-    (alarm,) = wait_for(
-        lambda: [a for a in standing_alarms(night.data_dir) if a.kind == "power_switch"], "it"
-    )
-    assert alarm.state is AlarmState.RAISED and alarm.subject == "wps"
 
 
 # --- the parts between ---
