@@ -651,8 +651,12 @@ def test_nsecs_leaves_the_run_of_somebody_else_alone(obs: Obs) -> None:
 
 
 def recording(obs: Obs) -> bool:
+    """Whether the last run records and its start, if it goes on, only waits."""
     path = obs.head_dir / obs.runs()[-1] / "run.json"
-    return path.exists() and json.loads(path.read_text())["recording_unix"] is not None
+    if not path.exists() or json.loads(path.read_text())["recording_unix"] is None:
+        return False
+    with run_state.ControlLock(obs.head_dir) as lock:
+        return lock.take("test")
 
 
 def test_ctrl_c_stops_the_run_of_nsecs(obs: Obs) -> None:
