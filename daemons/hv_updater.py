@@ -19,6 +19,8 @@ from panoseti.load_configs import load_site
 from panoseti.store import Store
 
 INTERVAL_S = 1.0
+# For a fixed command port that others use: the guard must see us alive meanwhile.
+PORT_PATIENCE_S = 1.0
 EXAMPLES = """  daemons/hv_updater.py --config_dir . --verbose
 
 Its end (SIGTERM, Ctrl-C) switches the high voltage of every board off."""
@@ -39,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flight = FlightRecorder(data_dir, NAME)
 
     def link(priority: bool) -> BoardLink:
-        return open_link(site, flight, priority)
+        return open_link(site, flight, priority, PORT_PATIENCE_S)
 
     with (
         daemon.Daemon(NAME, data_dir, args.interval_s, args.verbose) as running,

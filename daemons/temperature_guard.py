@@ -20,6 +20,8 @@ from panoseti.safety import NAME, PATIENCE_S, STUCK_S, Guard, GuardedModule, gua
 from panoseti.store import Store
 
 INTERVAL_S = 1.0
+# For a fixed command port that others use; then any other port is taken.
+PORT_PATIENCE_S = 1.0
 EXAMPLES = """  daemons/temperature_guard.py --config_dir . --verbose
 
 A module that was tripped stays off until config.py --ack_hv."""
@@ -55,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     outlets = Outlets(site.obs, flight=flight)
 
     def link(priority: bool) -> BoardLink:
-        return open_link(site, flight, priority)
+        return open_link(site, flight, priority, PORT_PATIENCE_S)
 
     def modules() -> tuple[GuardedModule, ...]:
         stop_run.look()

@@ -217,9 +217,12 @@ def own_address_towards(ip: str) -> str:
 
 
 def open_link(
-    site: Site, flight: FlightRecorder | None = None, priority: bool = False
+    site: Site,
+    flight: FlightRecorder | None = None,
+    priority: bool = False,
+    patience_s: float | None = None,
 ) -> BoardLink:
-    """The link as the configs of a site want it."""
+    """The link as the configs of a site want it; patience_s: for a fixed port, None = usual."""
     port = site.obs.command_source_port
     return BoardLink(
         source_port=port,
@@ -227,6 +230,7 @@ def open_link(
         lock_path=site.head_data_dir / LOCK_NAME if port else None,
         flight=flight,
         priority=priority,
+        patience_s=patience_s,
     )
 
 

@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 NAME = "hv_updater"
 FOLLOW_S = 5.0
+# So long may a look last, with Redis and silent boards to wait for.
+STALE_S = 4.0
 # How many of its intervals the end waits for HVMON to show that all is off: four packets.
 PROOF_INTERVALS = 12
 LATCHED_ALARM, SUPPLY_ALARM = "hv_latched", "hv_supply"
@@ -123,15 +125,23 @@ class _Kept:
 class HvUpdater:
     """Keeps the HV of all boards: `look` and `act`, about once a second.
 
-    follow_s: a set point that is on follows the temperature no faster.
+    follow_s: a set point that is on follows the temperature no faster; clock: the monotonic one.
     """
 
-    def __init__(self, actions: HvActions, max_age_s: float, follow_s: float = FOLLOW_S) -> None:
+    def __init__(
+        self,
+        actions: HvActions,
+        max_age_s: float,
+        follow_s: float = FOLLOW_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.closed = ""
         self.ending = False
         self._actions = actions
         self._max_age_s = max_age_s
         self._follow_s = follow_s
+        self._clock = clock
+        self._looked_s = 0.0
         self._kept: dict[str, _Kept] = {}
         self._unsaved: dict[tuple[int, str], Trip] = {}
 
@@ -153,6 +163,7 @@ class HvUpdater:
 
     def look(self, now_unix: float, now_s: float) -> None:
         """Judge every board; nothing is sent."""
+        self._looked_s = now_s
         lost = ""
         records: dict[str, Record] = {}
         trips: tuple[Trip, ...] = ()
@@ -200,7 +211,7 @@ class HvUpdater:
             if codes is not None:
                 (off if codes == HV_OFF else on)[ip] = codes
         for wanted in (off, on):
-            problems = self._actions.send(wanted) if wanted else {}
+            problems = self._send(wanted)
             for ip, codes in wanted.items():
                 hv = self._kept[ip].hv
                 had = hv.problem
@@ -215,6 +226,18 @@ class HvUpdater:
         self._actions.alarms.hold_only(
             SUPPLY_ALARM, {ip: k.hv.reason for ip, k in self._kept.items() if k.hv.paused}
         )
+
+    def _send(self, wanted: Mapping[str, Codes]) -> Mapping[str, str | None]:
+        """Send a batch; nothing but "off" when what it rests on was seen too long ago.
+
+        That is so when this program was stopped in between, and the guard has acted meanwhile.
+        """
+        if not wanted:
+            return {}
+        off = all(codes == HV_OFF for codes in wanted.values())
+        if not off and self._clock() - self._looked_s > STALE_S:
+            return dict.fromkeys(wanted, "looked at too long ago: not sent")
+        return self._actions.send(wanted)
 
     def _log_change(self, ip: str, hv: BoardHv, before: Stage) -> None:
         if hv.stage is before:
@@ -278,6 +301,14 @@ def update_loop(
     boards: those that are present now, asked before every round; while it raises ObsError the
     last known ones are kept.  Nobody follows the temperature after the end: hence the off.
     """
+    try:
+        _keep(daemon, updater, boards)
+    finally:  # also after a bug: there may be a way down yet
+        updater.ending = True
+        _end(daemon, updater)
+
+
+def _keep(daemon: Daemon, updater: HvUpdater, boards: Callable[[], tuple[HvBoard, ...]]) -> None:
     problem = ""
     while not daemon.stop.is_set():
         begin_s = time.monotonic()
@@ -290,8 +321,6 @@ def update_loop(
             problem = str(error)
         _round(daemon, updater, problem)
         daemon.stop.wait(begin_s + daemon.interval_s - time.monotonic())
-    updater.ending = True
-    _end(daemon, updater)
 
 
 def _round(daemon: Daemon, updater: HvUpdater, problem: str) -> None:

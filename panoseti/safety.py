@@ -361,6 +361,7 @@ def guard_loop(
             if not problem:
                 logger.error("%s; the modules known so far are kept", error)
             problem = str(error)
+        guard.actions.alarms.hold("boards", "", problem)
         guard.look(time.time(), begin_s)
         _beat(daemon, guard.state(), problem, {})
         guard.act(time.time(), time.monotonic())

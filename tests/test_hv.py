@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 
 import pytest
 
+from panoseti import hv
 from panoseti.addresses import redis_key
 from panoseti.errors import ObsError
 from panoseti.hk_trust import Blind, Doubt, OverLimit, Reading, Safe
-from panoseti.hv import HvActions, HvBoard, HvUpdater, judge
+from panoseti.hv import HvActions, HvBoard, HvUpdater, judge, update_loop
 from panoseti.hv_ramp import HV_OFF, Codes, Hold, Off, Stage, Target, set_point_v, step_codes
 from panoseti.hv_trips import Trip
 from panoseti.store import Record
@@ -69,11 +70,11 @@ class Site:
         self.no_hk: set[int] = set()
         self.last: dict[int, Record] = {}
         self.batches: list[dict[str, Codes]] = []
-        self.now = 0.0
+        self.now = self.delay_s = 0.0
         actions = HvActions(
             self.records, self.read_trips, self.latch, self.interlock, self.send, self.alarms
         )
-        self.updater = HvUpdater(actions, MAX_AGE_S)
+        self.updater = HvUpdater(actions, MAX_AGE_S, clock=lambda: self.now + self.delay_s)
         self.updater.set_boards(boards)
 
     def records(self, keys: Iterable[str]) -> dict[str, Record]:
@@ -207,6 +208,18 @@ def test_a_trip_switches_its_module_or_board_alone_off(site: Site, board: str) -
     assert site.stage(OTHER) is Stage.ON
 
 
+def test_a_program_that_was_stopped_in_between_sends_nothing_but_off(site: Site) -> None:
+    site.on()
+    site.temps = {1016: 26.0, 4: 70.0}
+    site.delay_s = 60.0
+    batches = site.seconds(7)
+    assert batches and all(set(batch.values()) == {HV_OFF} for batch in batches)
+    assert site.updater.boards[BOARD.ip].problem == "looked at too long ago: not sent"
+    site.delay_s = 0.0
+    site.seconds(6)
+    assert site.codes[BOARD.ip] > AT_25
+
+
 def test_a_board_that_is_no_longer_present_is_switched_off_then_forgotten(site: Site) -> None:
     site.on()
     site.mute.add(BOARD.ip)
@@ -254,3 +267,67 @@ def test_the_log_tells_changes_not_rounds(site: Site, caplog: pytest.LogCaptureF
         "127.0.3.248: HV falling: temperature_guard has died",
         "127.0.3.248: HV off, HVMON shows it: temperature_guard has died",
     ]
+
+
+class OneEvening:
+    """A daemon, and the time, as the loop sees them; asked to end after 40 s with HV on."""
+
+    name, interval_s = "hv_updater", 1.0
+
+    def __init__(self, site: Site) -> None:
+        self.stop = self
+        self.site = site
+        self.beats: list[str] = []
+
+    def is_set(self) -> bool:
+        return self.site.now >= 40
+
+    def wait(self, timeout_s: float) -> bool:
+        self.site.now += 1
+        return self.is_set()
+
+    def beat(self, state: str, **details: object) -> None:
+        self.beats.append(state)
+
+    def time(self) -> float:
+        return NOW + self.site.now
+
+    def monotonic(self) -> float:
+        return self.site.now
+
+    def sleep(self, seconds: float) -> None:
+        self.wait(1.0)
+
+
+@pytest.mark.parametrize("bug", [False, True])
+def test_the_end_is_off_and_proven_whether_asked_for_or_not(
+    monkeypatch: pytest.MonkeyPatch, bug: bool
+) -> None:
+    site = Site(BOARD)
+    evening = OneEvening(site)
+    monkeypatch.setattr(hv, "time", evening)
+
+    def boards() -> tuple[HvBoard, ...]:
+        if site.now >= 39:
+            assert site.codes[BOARD.ip] == AT_25, "HV is on before the end"
+            if bug:
+                raise KeyError("a bug")
+        return (BOARD,)
+
+    if bug:
+        with pytest.raises(KeyError, match="a bug"):
+            update_loop(evening, site.updater, boards)  # type: ignore[arg-type]
+    else:
+        update_loop(evening, site.updater, boards)  # type: ignore[arg-type]
+    assert site.codes[BOARD.ip] == HV_OFF and site.stage() is Stage.OFF
+    assert site.reason() == "hv_updater ends" and evening.beats[-1] == "ending"
+
+
+def test_an_end_that_cannot_be_proven_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site(BOARD).on()
+    evening = OneEvening(site)
+    monkeypatch.setattr(hv, "time", evening)
+    site.mute.add(BOARD.ip)
+    with pytest.raises(ObsError, match="HV off is not proven: 127.0.3.248: HVMON shows 54"):
+        update_loop(evening, site.updater, lambda: (BOARD,))  # type: ignore[arg-type]
+    assert site.now < 60
