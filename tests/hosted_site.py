@@ -21,6 +21,8 @@ from typing import Any
 
 from panoseti.run_state import RUN_LINK
 from simulator.client import SimulatorClient
+from simulator.make_boards import write_boards
+from simulator.private_observatory import MODULES
 from simulator.private_services import PrivateRedis, SimulatorService
 from simulator.site_writer import SimulatedSite
 from tests.helpers import REPO
@@ -201,6 +203,8 @@ def hosted_site(
             obs_fields={**ROOM, **(obs_fields or {})},
         )
         command_dir = described.write(folder / "site")
+        if not set(described.modules) <= set(MODULES):
+            write_boards(command_dir / "quabos", described.modules)
         write_daq_config(command_dir, world, plans, world[HEAD].ip, head_data_dir)
         site = HostedSite(
             world, tuple(plans), command_dir, folder / "simulator", head_data_dir, described.quabos
