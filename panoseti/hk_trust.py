@@ -34,6 +34,8 @@ JUMP_C = 10.0
 
 CHIPS = 4
 HVMON = tuple(f"HVMON{chip}" for chip in range(CHIPS))
+# What of a record is looked at.
+FIELDS = (TIME_FIELD, "BOARDLOC", "TEMP1", "TEMP2", *HVMON, "StartUp")
 
 Volts = tuple[float, float, float, float]
 

@@ -29,7 +29,7 @@ from panoseti.board_files import (
 from panoseti.board_link import BoardLink, Send
 from panoseti.errors import ConfigError, ObsError
 from panoseti.flight import FlightRecorder
-from panoseti.hk_trust import Blind
+from panoseti.hk_trust import FIELDS, Blind
 from panoseti.hv import HV_OFF, Codes, HvActions, HvBoard, judge
 from panoseti.hv import NAME as UPDATER
 from panoseti.hv_ramp import Off
@@ -38,7 +38,13 @@ from panoseti.interlock import Interlock
 from panoseti.launch import log_dir
 from panoseti.load_configs import Site
 from panoseti.power_switch import open_switch
-from panoseti.rehearsal import BOARDLOC, REHEARSAL_KEY, Rehearsal, RehearsalActions
+from panoseti.rehearsal import (
+    BOARDLOC,
+    REHEARSAL_KEY,
+    REHEARSAL_TIME,
+    Rehearsal,
+    RehearsalActions,
+)
 from panoseti.run_state import run_name_path
 from panoseti.safety import NAME as GUARD
 from panoseti.safety import GuardActions, GuardedModule
@@ -173,7 +179,7 @@ def updater_actions(
     )
     guard = Partner(GUARD, data_dir)
     return HvActions(
-        records=store.get_records,
+        records=partial(store.get_records, fields=FIELDS),
         trips=partial(read_trips, data_dir),
         latch=partial(add_trips, data_dir),
         closed=Interlock(guard.look, Rehearsal(rehearsal), alarms.hold).why_off,
@@ -316,7 +322,7 @@ def guard_actions(
         return send_codes(open_link, site.obs.echo_by_ip, codes, SHORT_TIMEOUT_S, SHORT_TRIES)
 
     return GuardActions(
-        records=store.get_records,
+        records=partial(store.get_records, fields=(*FIELDS, REHEARSAL_TIME)),
         trips=partial(read_trips, data_dir),
         save=partial(add_trips, data_dir),
         updater=Partner(UPDATER, data_dir).look,

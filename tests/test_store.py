@@ -58,6 +58,17 @@ def test_an_absent_record_is_empty(store: Store) -> None:
     store.delete("QUABO_4")
 
 
+def test_some_fields_of_records(server: PrivateRedis, store: Store) -> None:
+    store.put_records([("QUABO_4", {"BOARDLOC": 4, "TEMP1": 20.5, "TEMP2": ""}), ("WPS", {"A": 1})])
+    with redis.Redis(port=server.port) as plain:
+        plain.set("QUABO_5", "no hash")
+    keys = ["QUABO_4", "QUABO_6", "WPS"]
+    wanted = store.get_records(keys, fields=["TEMP1", "TEMP2", "HVMON0"])
+    assert wanted == {"QUABO_4": {"TEMP1": "20.5", "TEMP2": ""}}
+    with pytest.raises(StoreError, match="refused"):
+        store.get_records(["QUABO_5"], fields=["TEMP1"])
+
+
 def test_records_are_all_hashes_and_only_hashes(server: PrivateRedis, store: Store) -> None:
     with redis.Redis(port=server.port) as plain:
         plain.set("not_a_record", "1")
