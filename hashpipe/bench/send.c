@@ -166,15 +166,15 @@ static void prepare(struct sender *sender, unsigned n, unsigned board, uint64_t 
 	}
 }
 
-/* Sends packets `sent` to `sent + n`. */
-static void send_some(struct sender *sender, uint64_t sent, unsigned n)
+/* Sends packets `sent` to `sent + n`; how many it did, fewer when it is to end. */
+static unsigned send_some(struct sender *sender, uint64_t sent, unsigned n)
 {
 	unsigned done = 0;
 
 	for (unsigned k = 0; k < n; k++)
 		prepare(sender, k, (unsigned)((sent + k) % sender->boards),
 			(sent + k) / sender->boards);
-	while (done < n) {
+	while (done < n && !load_ended) {
 		int m = sendmmsg(sender->fd, sender->message + done, n - done, 0);
 
 		if (m > 0)
@@ -182,6 +182,7 @@ static void send_some(struct sender *sender, uint64_t sent, unsigned n)
 		else if (errno != EINTR && errno != EAGAIN && errno != ENOBUFS)
 			fail("sending");
 	}
+	return done;
 }
 
 /* How many packets are due now; sleeps until some are. */
@@ -216,8 +217,7 @@ static void run(struct sender *sender)
 		while (sent < wanted && !load_ended) {
 			unsigned n = wanted - sent < BATCH ? (unsigned)(wanted - sent) : BATCH;
 
-			send_some(sender, sent, n);
-			sent += n;
+			sent += send_some(sender, sent, n);
 			atomic_store_explicit(sender->sent, sent, memory_order_relaxed);
 		}
 	}
