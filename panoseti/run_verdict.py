@@ -26,8 +26,9 @@ def judge(
     begun = any(step.get("phase") == "start" for step in document["steps"])
     if begun and document.get("recording_unix") is None:
         return Verdict.FAILED, [*missing, "the start failed, or was broken off"]
-    silent = [ip for ip in expected if not _packets(summary, ip)]
     partial = list(missing)
+    # Without the account of any pipeline it is not known which boards took part.
+    silent = [ip for ip in expected if summary.quabos and not _packets(summary, ip)]
     if silent:
         partial.append(f"no data of {joined(silent, ', ')}")
     lossy = [
@@ -43,6 +44,8 @@ def judge(
     ):
         if count:
             lossy.append(f"{count} {what}")
+    if expected and not summary.quabos:
+        lossy.append("no pipeline left an account of its packets")
     lossy += summary.problems
     if partial:
         return Verdict.PARTIAL, [*partial, *lossy]

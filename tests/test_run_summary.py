@@ -1,0 +1,221 @@
+"""What a run holds, the verdict on it, and how long the disks last."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from panoseti import pff, run_summary
+from panoseti.disk_room import Volume, duration_text, refuse_or_warn, size_text
+from panoseti.errors import RefusedError
+from panoseti.names import data_file_name
+from panoseti.pff import BoardHeader, Frame
+from panoseti.run_record import Verdict
+from panoseti.run_summary import ProductRow, QuaboSums, RunSummary, summarize
+from panoseti.run_verdict import judge
+from tests.site_files import DATA, write_site
+
+START_S = 1721882050
+HOUR_S = 3600.0
+
+
+def frame(number: int, product: str = "img16", boards: Sequence[int] = (0, 1, 2, 3)) -> bytes:
+    """Frame of 1 ms number `number`; PH frames are of one board."""
+    second, ms = divmod(number, 1000)
+    unix_s = START_S + second
+    header = BoardHeader(number, (unix_s + 37) % 1024, ms * 1_000_000, unix_s, ms * 1000)
+    facts = pff.PRODUCTS[product]
+    pixels = (number % 100,) * facts.side**2
+    return pff.build_frame(
+        product, Frame(tuple(header if q in boards else None for q in range(4)), pixels)
+    )
+
+
+def write_file(
+    folder: Path, module: int, frames: Sequence[bytes], product: str = "img16", seqno: int = 0
+) -> Path:
+    path = folder / data_file_name(START_S + seqno, product, module, seqno)
+    path.write_bytes(b"".join(frames))
+    return path
+
+
+def account(products: Mapping[tuple[int, str], int], lost: int = 0, **fields: Any) -> str:
+    totals = dict.fromkeys(("received", "recorded", "rejected", "lost", "kernel_drops",
+                            "unwritten"), 0)  # fmt: skip
+    return json.dumps(
+        {
+            "state": "ended",
+            "totals": totals,
+            "products": [
+                {"module": module, "product": product, "frames": frames, "partial": 1}
+                for (module, product), frames in products.items()
+            ],
+            "quabos": [
+                {"module": module, "quabo": quabo, "mode": 2, "recorded": 9, "lost": lost}
+                for module in {module for module, _ in products}
+                for quabo in range(4)
+            ],
+            "errors": [],
+            **fields,
+        }
+    )
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """Module 1: ms 0..9 without 5, one frame partial, in two files; module 254: pulse heights."""
+    folder = tmp_path / "obs_Test.start_2024-07-25T04:34:06Z.runtype_test.pffd"
+    write_site(folder, data={**DATA, "image": {**DATA["image"], "integration_time_usec": 1000}})
+    numbers = [number for number in range(10) if number != 5]
+    frames = [frame(n, boards=(0, 1, 2) if n == 7 else (0, 1, 2, 3)) for n in numbers]
+    write_file(folder, 1, frames[:4])
+    write_file(folder, 1, frames[4:], seqno=1)
+    write_file(folder, 254, [frame(3, "ph256", (2,)), frame(8, "ph256", (0,))], "ph256")
+    write_file(folder, 254, [])
+    hk = ['{"QUABO_4": {"Computer_UTC": "1"}}', '{"QUABO_1016": {}}', '{"WRSWITCH": {}}',
+          '{"QUABO_4": {}}']  # fmt: skip
+    (folder / "hk.pff").write_text("".join(f"{line}\n\n" for line in hk))
+    products = {(1, "img16"): 9, (254, "ph256"): 2}
+    (folder / "hp_status_10.0.0.1.json").write_text(account(products))
+    return folder
+
+
+@pytest.mark.parametrize("check_all", [True, False])
+def test_frames_are_counted_and_the_missing_one_is_seen(run_dir: Path, check_all: bool) -> None:
+    summary = summarize(run_dir, 10**9 if check_all else 0)
+    assert summary.checked_all is check_all and summary.problems == ()
+    image, ph = summary.rows
+    size = 9 * pff.PRODUCTS["img16"].frame_bytes
+    assert image == ProductRow(1, "img16", 10, 9, 1, 1, size, 2)
+    assert (ph.module, ph.product, ph.expected, ph.recorded, ph.lost) == (254, "ph256", None, 2, 0)
+    assert summary.hk_records == {1: 2, 254: 1}
+    assert summary.quabos[1, 3] == QuaboSums(recorded=9, lost=0)
+    assert summary.table()[0] == [1, "img16", 10, 9, 1, 1, 2]
+    assert len(summary.table()[0]) == len(run_summary.COLUMNS)
+    assert json.loads(json.dumps(summary.document()))["run"] == run_dir.name
+    first = run_summary.first_file(run_dir, pff.IMAGE_PRODUCTS)
+    assert first is not None and first.endswith("module_1.seqno_0.pff")
+    assert run_summary.first_file(run_dir, ("ph1024",)) is None
+
+
+def test_what_is_wrong_is_told(run_dir: Path) -> None:
+    path = sorted(run_dir.glob("*module_1.seqno_1.pff"))[0]
+    content = bytearray(path.read_bytes())
+    content[30] = ord("x")
+    path.write_bytes(content + b"torn")
+    (run_dir / "hp_status_10.0.0.2.json").write_text("{")
+    products = {(1, "img16"): 8, (254, "ph256"): 2, (7, "img8"): 3}
+    text = account(products, state="running", errors=["disk full"])
+    (run_dir / "hp_status_10.0.0.1.json").write_text(text)
+    (run_dir / "data_config.json").write_text("{")
+    problems = "\n".join(summarize(run_dir).problems)
+    for part in (
+        "data_config.json", "hp_status_10.0.0.2.json: no account", "did not end by itself",
+        "disk full", "4 bytes after the last whole frame", "1 of 5 frames damaged",
+        "9 img16 frames in the files, 8 in the", "module 7: no img8 file for 3",
+    ):  # fmt: skip
+        assert part in problems, problems
+
+
+# --- the verdict ---
+
+EXPECTED = ("192.168.0.4", "192.168.0.5")
+
+
+def document(**fields: Any) -> dict[str, Any]:
+    return {
+        "expected": {"quabos": list(EXPECTED), "nodes": {}, "absent": []},
+        "steps": [{"phase": "start"}],
+        "recording_unix": 1.0,
+        **fields,
+    }
+
+
+def summary_of(**fields: Any) -> RunSummary:
+    values: dict[str, Any] = {
+        "run": "r",
+        "rows": (ProductRow(1, "img16", 10, 10, 0, 3, 1, 1),),
+        "hk_records": {},
+        "quabos": {(1, 0): QuaboSums(5, 0), (1, 1): QuaboSums(5, 0)},
+        "rejected": 4,
+        "kernel_drops": 0,
+        "unwritten": 0,
+        "problems": (),
+        "checked_all": True,
+    }
+    return RunSummary(**{**values, **fields})
+
+
+LOST = ProductRow(1, "img16", 10, 9, 1, 0, 1, 1)
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...], Verdict, str]] = {
+    "good": ({}, {}, (), Verdict.GOOD, ""),
+    "a frame lost": ({}, {"rows": (LOST,)}, (), Verdict.LOSSY, "1 of 10 img16 frames lost"),
+    "a packet lost": (
+        {}, {"quabos": {(1, 0): QuaboSums(5, 2), (1, 1): QuaboSums(5)}}, (), Verdict.LOSSY,
+        "2 packets lost on the way"),
+    "the kernel dropped": (
+        {}, {"kernel_drops": 3}, (), Verdict.LOSSY, "3 packets dropped by the kernel"),
+    "not written": ({}, {"unwritten": 3}, (), Verdict.LOSSY, "3 packets not written"),
+    "a damaged file": ({}, {"problems": ("x: torn",)}, (), Verdict.LOSSY, "x: torn"),
+    "no account": ({}, {"quabos": {}}, (), Verdict.LOSSY, "no pipeline left an account"),
+    "a silent board": (
+        {}, {"quabos": {(1, 0): QuaboSums(5)}}, (), Verdict.PARTIAL, "no data of 192.168.0.5"),
+    "a dead node": ({}, {}, ("daq2: dead",), Verdict.PARTIAL, "daq2: dead"),
+    "nothing": ({}, {"rows": ()}, (), Verdict.FAILED, "no frame was recorded"),
+    "a failed start": (
+        {"recording_unix": None}, {}, (), Verdict.FAILED, "the start failed, or was broken off"),
+    "housekeeping alone": (
+        {"expected": {"quabos": [], "nodes": {}, "absent": []}},
+        {"rows": (), "quabos": {}}, (), Verdict.GOOD, ""),
+    "a lost record": (
+        {"recording_unix": None, "steps": [{"phase": "stop"}]}, {}, (), Verdict.GOOD, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_verdicts(case: str) -> None:
+    fields, found, missing, verdict, reason = CASES[case]
+    judged, reasons = judge(document(**fields), summary_of(**found), missing)
+    assert judged is verdict
+    assert any(reason in text for text in reasons) if reason else reasons == []
+
+
+# --- room on the disks ---
+
+
+def test_disks_that_are_too_small_are_refused_others_warned_of() -> None:
+    volumes = [
+        Volume("a", 1_000_000_000, 1_000_000),
+        Volume("b", 50_000_000_000, 1_000_000),
+        Volume("idle", 0, 0.0),
+    ]
+    assert refuse_or_warn(volumes, 100, 200, None) == []
+    (warning,) = refuse_or_warn(volumes, 100, 4 * HOUR_S, None)
+    assert warning == "a: 17 min of recording left (1 GB free, 1 MB/s)"
+    with pytest.raises(RefusedError, match=r"a: 17 min .*; the minimum is 60 min"):
+        refuse_or_warn(volumes, HOUR_S, HOUR_S, None)
+    with pytest.raises(RefusedError, match="the run needs 50 min"):
+        refuse_or_warn(volumes, 100, 100, 3000)
+    assert refuse_or_warn(volumes, 100, 100, 900) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "120 min"), (7200, "2.0 h"),
+     (float("inf"), "any time")],
+)  # fmt: skip
+def test_durations_in_words(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2_000_000, "2 MB"), (3.21e9, "3.21 GB"),
+     (4e15, "4000 TB")],
+)  # fmt: skip
+def test_sizes_in_words(size: float, text: str) -> None:
+    assert size_text(size) == text
