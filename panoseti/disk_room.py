@@ -65,6 +65,6 @@ def size_text(size_bytes: float) -> str:
     """Bytes as people say them, in powers of 1000."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if size_bytes < 1000 or unit == "TB":
-            return f"{size_bytes:.0f} {unit}" if unit in ("B", "TB") else f"{size_bytes:.3g} {unit}"
+            return f"{size_bytes:.{4 if unit == 'TB' else 3}g} {unit}"
         size_bytes /= 1000
     raise AssertionError  # the last unit always returns

@@ -215,7 +215,7 @@ def test_durations_in_words(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(
     ("size", "text"),
     [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2_000_000, "2 MB"), (3.21e9, "3.21 GB"),
-     (4e15, "4000 TB")],
+     (1.5e12, "1.5 TB"), (4e15, "4000 TB")],
 )  # fmt: skip
 def test_sizes_in_words(size: float, text: str) -> None:
     assert size_text(size) == text
