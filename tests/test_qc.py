@@ -432,7 +432,7 @@ def test_configs_of_the_command_directory_are_used_when_they_are_there(
     assert outgoing(done.stdout)[0].startswith("0801")
     assert f"uid: {board(sim, ip)['uid']}" in done.stdout
     what = [(line.program, line.what) for line in read_flight(data_dir)]
-    assert what == [("qc.py", "command"), ("qc.py", "send")]
+    assert what == [("qc.py", "command"), ("qc.py", "send"), ("qc.py", "tftp_get")]
     (command_dir / "daq_config.json").write_text("{")
     done = qc("R", cwd=command_dir, ip=ip)
     assert done.returncode == 0, done.stderr
