@@ -13,6 +13,7 @@ import os
 import pwd
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional
 
@@ -66,6 +67,17 @@ class Pipeline(NamedTuple):
         except (StateError, OSError):
             return None
         return state.owner if state is not None and state.run == self.run else None
+
+    def whose(self) -> str:
+        """Who started it, on which computer, and since when, for people; "" where it is unknown."""
+        try:
+            state = read_run_state(self.folder) if self.folder is not None else None
+        except (StateError, OSError):
+            return ""
+        if state is None or state.run != self.run:
+            return ""
+        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(state.started_unix))
+        return f"{state.started_by or state.owner} since {since}"
 
     def document(self) -> Document:
         """For the JSON document."""

@@ -171,10 +171,10 @@ def _check_idle(order: Order) -> Optional[str]:
     """Refuse while anything records; the run whose stale state is replaced, if any."""
     refuse_if_over(order.run)
     for pipeline in find_pipelines():
-        owner = pipeline.owner()
-        whose = f", of {owner}" if owner else ""
+        whose = pipeline.whose()
+        of = f", of {whose}" if whose else ""
         raise RefusedError(
-            f"{pipeline} is recording{whose}; somebody else may be using the observatory:"
+            f"{pipeline} is recording{of}; somebody else may be using the observatory:"
             " check, then stop.py"
         )
     state = read_run_state(Path())
@@ -219,9 +219,9 @@ def _check_alone(identity: Identity) -> None:
     for other in find_pipelines():
         first = (other.identity.start_ticks, other.pid) < (identity.start_ticks, identity.pid)
         if other.identity != identity and first:
-            owner = other.owner()
-            whose = f" of {owner}" if owner else ""
-            raise RefusedError(f"{other}{whose} was started at the same moment and came first")
+            whose = other.whose()
+            of = f" of {whose}" if whose else ""
+            raise RefusedError(f"{other}{of} was started at the same moment and came first")
 
 
 def _make_directories(order: Order, attempt: Attempt) -> None:

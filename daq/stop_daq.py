@@ -134,8 +134,8 @@ class Stop:
             other = pipeline.owner()
             if owner and other and other != owner:
                 raise RefusedError(
-                    f"{pipeline} belongs to {_shown_owner(pipeline)}: somebody else is using the"
-                    " observatory; ask them, or use --force"
+                    f"{pipeline} belongs to {pipeline.whose() or 'somebody'}: somebody else is"
+                    " using the observatory; ask them, or use --force"
                 )
             if run and pipeline.run and pipeline.run != run:
                 raise RefusedError(f"{pipeline} records, not {run}; nothing was stopped")
@@ -174,7 +174,7 @@ def main(argv: Sequence[str]) -> Document:
     notes += more
     stop = Stop(args)
     stop.check(state, ())
-    if args.over is not None:
+    if args.over is not None and not _is_anothers(state, args):
         try:
             mark_over(args.over)
         except OSError as error:
@@ -224,13 +224,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _shown_owner(pipeline: Pipeline) -> str:
-    """Who started it, for people."""
-    try:
-        state = read_run_state(pipeline.folder) if pipeline.folder is not None else None
-    except StateError:
-        state = None
-    return (state.started_by or state.owner) if state is not None else "somebody"
+def _is_anothers(state: Optional[RunState], args: argparse.Namespace) -> bool:
+    """Whether the run of this name here is another head node's, begun in the same second."""
+    named = state is not None and state.run == args.over
+    return named and bool(args.owner) and state is not None and state.owner != args.owner
 
 
 def _read_state() -> Tuple[Optional[RunState], List[str]]:

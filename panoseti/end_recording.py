@@ -19,7 +19,7 @@ from panoseti.data_flow import stop_data_flow
 from panoseti.errors import ConfigError, ObsError, RefusedError
 from panoseti.flight import FlightRecorder, owner
 from panoseti.load_configs import Site, load_site
-from panoseti.node_types import Stopped
+from panoseti.node_types import NodeStatus, Stopped
 from panoseti.remote import Shell
 from panoseti.run_record import RunRecord
 from panoseti.run_state import Holder
@@ -56,6 +56,7 @@ class Ending:
     lines: list[Line] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     ended_runs: set[str] = field(default_factory=set)
+    _others_runs: dict[DaqNode, str] = field(default_factory=dict)
 
     def run(self, holder: Holder | None) -> bool:
         """All of it; whether nothing records any more.
@@ -64,6 +65,8 @@ class Ending:
         """
         self._end_watcher()
         with NodeShells(self.nodes(), self.site.obs, self.flight) as shells:
+            if not self.force and not self._is_our_recording():
+                self._others_runs = _others_runs(shells)
             self._boards()
             ended = self._pipelines(shells, lambda shell: self._end_pipeline(shell, holder))
         ended = self._here() and ended
@@ -130,6 +133,10 @@ class Ending:
             found.update({quabo.ip: quabo for quabo in boards})
         return list(found.values())
 
+    def _is_our_recording(self) -> bool:
+        """Whether the run is one whose start succeeded: then boards and nodes are ours."""
+        return self.record is not None and self.record.document["recording_unix"] is not None
+
     # --- the acts ---
 
     def _recorded(self, what: str, body: Callable[[], str], subject: str = "") -> None:
@@ -141,7 +148,13 @@ class Ending:
             act.text = body()
 
     def _boards(self) -> None:
-        boards = self.boards()
+        boards = []
+        for quabo in self.boards():
+            other = self._others_run_of(quabo)
+            if other is None:
+                boards.append(quabo)
+            else:
+                self.lines.append(Line(f"quabo {quabo.ip}", STOP_FLOW, other, False))
         told: set[str] = set()
 
         def act() -> str:
@@ -162,6 +175,13 @@ class Ending:
                 for quabo in boards
                 if quabo.ip not in told
             ]
+
+    def _others_run_of(self, quabo: Quabo) -> str | None:
+        """Why a board is left alone: it sends to a node that records for another head node."""
+        for node, why in self._others_runs.items():
+            if quabo.module_id in node.module_ids:
+                return f"left alone: {why}"
+        return None
 
     def _pipelines(self, shells: NodeShells, end: Callable[[Shell], Stopped | None]) -> bool:
         """End recording on all nodes at once; whether it is over on every one."""
@@ -195,7 +215,9 @@ class Ending:
                     shell, owner=holder.token, drain_s=DRAIN_S, over=run
                 )
         if not self.force:
-            _check_not_anothers(shell)
+            why = _others_run(shell.node, daq_nodes.status(shell))
+            if why is not None:
+                raise RefusedError(why)
         return daq_nodes.stop_recording(shell, force=True, drain_s=DRAIN_S, over=run)
 
     def _end_watcher(self) -> None:
@@ -209,7 +231,8 @@ class Ending:
         """Programs on the head node itself: HK recorders, and pipelines that no node has ended."""
         recorders = activities.hk_recorders(self.site.head_data_dir)
         results = activities.end(recorders, self.flight)
-        results += activities.end(activities.pipelines(), self.flight, DRAIN_S)
+        if not any(self.site.is_on_head_node(node) for node in self._others_runs):
+            results += activities.end(activities.pipelines(), self.flight, DRAIN_S)
         for activity, how in results:
             self.lines.append(Line(str(activity), END, how, how != "still runs"))
         if not recorders:
@@ -217,15 +240,25 @@ class Ending:
         return all(how != "still runs" for _, how in results)
 
 
-def _check_not_anothers(shell: Shell) -> None:
-    """Refuse to stop on this node what a start on another head node began."""
-    found = daq_nodes.status(shell)
+def _others_runs(shells: NodeShells) -> dict[DaqNode, str]:
+    """The nodes that record for another head node at this moment, and what."""
+    found = {}
+    for node, outcome in shells.each(daq_nodes.status).items():
+        why = None if outcome.result is None else _others_run(node, outcome.result)
+        if why is not None:
+            found[node] = why
+    return found
+
+
+def _others_run(node: DaqNode, found: NodeStatus) -> str | None:
+    """What a node records that a start on another head node began; None = nothing such."""
     host = _host_of(found.started_by or "")
-    if found.running and host and host != _host_of(owner()):
-        raise RefusedError(
-            f"{shell.node.ip_addr}: records {found.run} of {found.started_by}, another head node:"
-            " somebody else is using the observatory; stop it there, or with --force here"
-        )
+    if not found.running or not host or host == _host_of(owner()):
+        return None
+    return (
+        f"{node.ip_addr}: records {found.run} of {found.whose}, another head node: somebody else"
+        " is using the observatory; stop it there, or with --force here"
+    )
 
 
 def _host_of(who: str) -> str:

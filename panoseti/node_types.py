@@ -5,6 +5,7 @@ A document that is not what it should be raises ValueError with the field.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -159,6 +160,14 @@ class NodeStatus:
     time_unix: float
     clock_offset_s: float
     document: Document = field(repr=False)
+
+    @property
+    def whose(self) -> str:
+        """Who started its run, on which computer, and since when; "" where that is unknown."""
+        if not self.started_by or self.started_unix is None:
+            return self.started_by or ""
+        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started_unix))
+        return f"{self.started_by} since {since}"
 
 
 @dataclass(frozen=True)

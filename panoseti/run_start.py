@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +33,7 @@ from panoseti.readiness import load_settings
 from panoseti.remote import Shell
 from panoseti.run_record import RunRecord, new_document
 from panoseti.run_state import ControlLock, Holder, new_holder
+from panoseti.site import DaqNode
 from panoseti.software import sw_info
 from panoseti.start_checks import Checked, StartOptions, check_head_and_run, check_rest
 from panoseti.state_files import fsync_folder, write_state
@@ -41,6 +42,9 @@ from panoseti.words import joined
 SW_INFO = "sw_info.json"
 PROGRAM = "start.py"
 LOGS = ("hp_stdout_", "hp_log_")
+# How long a start waits for another one, of the same moment, to give its nodes back.
+SHARED_OUT_S = 30.0
+POLL_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,9 @@ class _Start:
                 left = [] if first else self._take_back(error)
             if first or isinstance(error, KeyboardInterrupt):
                 raise
-            raise StartFailedError(self._failed_text(error, left)) from error
+            refused = isinstance(error, RefusedError) and not left and not self.data_kept
+            kind = RefusedError if refused else StartFailedError
+            raise kind(self._failed_text(error, left)) from error
         return self._succeeded(self._record)
 
     def _acts(self, record: RunRecord) -> None:
@@ -259,9 +265,10 @@ class _Start:
 
         def begin(shell: Shell) -> str:
             with record.act("start", "record", shell.node.ip_addr) as act:
+                started = daq_nodes.start_recording(shell, self._order(shell))
+                # Only now: of two runs begun in one second the directory may be the other's.
                 if not self._site.is_on_head_node(shell.node):
                     self._copy_to_node(shell, copies)
-                started = daq_nodes.start_recording(shell, self._order(shell))
                 act.text = f"pid {started.pid}, ready after {started.ready_s:.1f} s"
             return act.text
 
@@ -269,7 +276,28 @@ class _Start:
             outcomes = self._shells.each(
                 begin, done=lambda one: progress.advance(f"{one.node.ip_addr} {one.result or ''}")
             )
+        end_s = time.monotonic() + SHARED_OUT_S
+        while refused := self._shared_out(outcomes):
+            if time.monotonic() > end_s or not self._comes_first(refused):
+                break
+            time.sleep(POLL_S)
+            outcomes |= self._shells.each(begin, refused)
         _raise_problems(outcomes.values())
+
+    @staticmethod
+    def _shared_out(outcomes: Mapping[DaqNode, NodeOutcome[str]]) -> list[DaqNode]:
+        """The nodes that refused while others record for us: two starts at the same moment."""
+        refused = [n for n, o in outcomes.items() if isinstance(o.problem, RefusedError)]
+        ours = [node for node, outcome in outcomes.items() if outcome.ok]
+        return refused if ours and len(ours) + len(refused) == len(outcomes) else []
+
+    def _comes_first(self, refused: Sequence[DaqNode]) -> bool:
+        """Of starts that got some nodes each, the one of the lowest token waits for the others
+        to give theirs back, which all others do.
+        """
+        statuses = self._shells.each(daq_nodes.status, refused).values()
+        others = [o.result.owner for o in statuses if o.result is not None and o.result.running]
+        return all(other is not None and self.holder.token <= other for other in others)
 
     def _order(self, shell: Shell) -> Order:
         data = self._site.data
@@ -362,7 +390,11 @@ class _Start:
         """Stop all nodes; what recorded nothing leaves no files behind."""
 
         def stop(shell: Shell) -> bool:
-            daq_nodes.stop_recording(shell, self._run, self.holder.token, over=self._run)
+            try:
+                daq_nodes.stop_recording(shell, self._run, self.holder.token, over=self._run)
+            except RefusedError:
+                if daq_nodes.status(shell).run == self._run:
+                    return False  # of another head node, begun in the same second
             found = daq_nodes.list_files(shell, self._run)
             if any(file.bytes for file in found.files if file.name.endswith(".pff")):
                 return True
@@ -421,6 +453,8 @@ def _raise_silent(outcomes: Mapping[str, Outcome]) -> None:
 
 
 def _raise_problems(outcomes: Iterable[NodeOutcome[Any]]) -> None:
-    problems = [str(outcome.problem) for outcome in outcomes if outcome.problem is not None]
+    problems = [outcome.problem for outcome in outcomes if outcome.problem is not None]
     if problems:
-        raise ObsError(joined(problems))
+        refused = all(isinstance(problem, RefusedError) for problem in problems)
+        text = joined([str(problem) for problem in problems])
+        raise RefusedError(text) if refused else ObsError(text)

@@ -120,7 +120,7 @@ def _check_activities_here(site: Site) -> None:
 def _check_activities_there(outcomes: Mapping[DaqNode, NodeOutcome[NodeStatus]]) -> None:
     active = [
         f"{node.ip_addr}: {process}"
-        + (f" of {outcome.result.started_by}" if outcome.result.started_by else "")
+        + (f" of {outcome.result.whose}" if outcome.result.whose else "")
         for node, outcome in outcomes.items()
         if outcome.result is not None
         for process in outcome.result.processes

@@ -229,7 +229,7 @@ def test_second_start_is_refused(node: NodeDir, tmp_path: Path) -> None:
         assert second.code == 3
         assert f"hashpipe (pid {first.document['pid']}, " in second.error
         assert f"run {RUN}" in second.error
-        assert "of token1" in second.error
+        assert "of obs@head[1] since 20" in second.error
         assert OTHER_RUN not in other.names()
     assert elsewhere.names() == set()
     assert node.status()["run"] == RUN
@@ -502,6 +502,19 @@ def test_stop_only_what_is_meant(tmp_path: Path) -> None:
     pid = node.start().document["pid"]
     assert node.stop("--run", OTHER_RUN, "--owner", "token2", "--force").code == 0
     assert not is_alive(pid)
+
+
+def test_a_run_of_the_same_second_is_not_ended_by_another_head_node(tmp_path: Path) -> None:
+    """Two head nodes may give their runs the same name; what one is over of is the other's."""
+    node = faulty(tmp_path, node_dir.ENDS_AT_SIGINT)
+    pid = node.start().document["pid"]
+    refused = node.stop("--run", RUN, "--owner", "token2", "--over", RUN)
+    assert refused.code == 3 and "belongs to obs@head[1] since" in refused.error
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not is_alive(pid), "the pipeline to be gone")
+    assert node.start().code == 0, "goes on after a crash, as it may"
+    assert node.stop("--run", RUN, "--owner", "token1", "--over", RUN).code == 0
+    assert "is over on this node" in node.start().error
 
 
 # --- state files that do not tell the truth ---
