@@ -26,8 +26,6 @@ from panoseti.run_summary import RunSummary, first_file, summarize
 from panoseti.run_verdict import judge
 from panoseti.site import DaqNode
 
-# Every frame of more data than this would take too long to look at here.
-CHECK_ALL_BYTES = 60_000_000
 SHOW_S, LINES_S, POLL_S = 0.5, 5.0, 0.1
 PERCENT = 100
 
@@ -178,7 +176,7 @@ def _how_far(meter: Meter, seconds: float) -> tuple[int, str]:
 def _judge(record: RunRecord, done: Finished, trouble: Sequence[str]) -> None:
     """The verdict, from what is here."""
     try:
-        done.summary = summarize(done.run_dir, CHECK_ALL_BYTES)
+        done.summary = summarize(done.run_dir)
     except OSError as error:
         done.problems.append(f"{error.filename}: {error.strerror}")
         return

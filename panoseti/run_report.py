@@ -131,6 +131,8 @@ def show_finished(done: Finished, console: Console) -> None:
         console.table(run_summary.COLUMNS, done.summary.table())
     console.out()
     console.out(f"run directory: {done.run_dir}")
+    if done.verdict is not None and done.summary is not None and not done.summary.checked_all:
+        console.out(f"a sample was checked: {done.summary.looked_at}")
     if done.verdict is not None:
         reasons = f": {'; '.join(done.reasons[:NOTES_SHOWN])}" if done.reasons else ""
         console.out(f"verdict: {done.verdict}{reasons}")

@@ -1,31 +1,34 @@
-"""What a run holds: per module the frames that were to be expected, recorded, lost and partial.
+"""What a run holds: per module the frames that were to be expected, recorded, lost and partial, per
+board its packets, silences and housekeeping.
 
-Two witnesses are heard: the data files themselves, and the account that each pipeline left beside
-them (`hp_status_<ip>.json`).  Where they disagree, that is a problem of its own.
+Three witnesses are heard: the data files themselves, the account that each pipeline left beside
+them (`hp_status_<ip>.json`), and the watcher's log.  Where they disagree, that is a problem of its
+own.
 """
 
 from __future__ import annotations
 
-import json
-import mmap
-import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from panoseti import pff
+from panoseti import file_checks, pff
 from panoseti.addresses import redis_key
 from panoseti.errors import ConfigError
+from panoseti.file_checks import ProductCheck, data_files
+from panoseti.hk_coverage import Coverage, coverage
 from panoseti.load_configs import Site, load_site
-from panoseti.names import HK_FILE, DataFile, parse_data_file
+from panoseti.run_account import Account, QuaboSums, read_account
+from panoseti.run_record import read_record
+from panoseti.run_state import StateError
+from panoseti.watch_facts import Kind
+from panoseti.watch_log import Span, read_entries, spans
 
-_STATUS = re.compile(r"hp_status_.+\.json")
-_HK_KEY = re.compile(rb'\{"([^"]+)":')
-# Beyond this a look at every frame takes too long to wait for; the ends of the files must do.
-CHECK_ALL_BYTES = 500_000_000
 COLUMNS = ("module", "product", "expected", "recorded", "lost", "partial", "HK records")
+OUTAGES = (Kind.PIPELINE, Kind.HUNG)
+__all__ = ["COLUMNS", "ProductRow", "QuaboSums", "RunSummary", "data_files", "first_file",
+           "summarize"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class ProductRow:
 
     expected: frames between first and last, None where that cannot be told (pulse heights);
     lost: expected frames that are missing, for pulse heights packets by their numbers; partial:
-    frames with a board missing; size_bytes, files: of what is not empty.
+    frames with a board missing; size_bytes, files: of what is not empty; looked_at: frames that
+    were looked at for the verdict.
     """
 
     module: int
@@ -45,22 +49,17 @@ class ProductRow:
     partial: int
     size_bytes: int
     files: int
-
-
-@dataclass(frozen=True)
-class QuaboSums:
-    """Packets of one board: recorded, and lost on the way by the gaps in their numbers."""
-
-    recorded: int = 0
-    lost: int = 0
+    looked_at: int
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """rows: by module and product; hk_records: by module; quabos: by module and index.
+    """rows: by module and product; quabos: by module and index; hk: by board address; silent: when
+    a board sent no images, by address; outages: when a pipeline did not work, by node; drops,
+    restarts: by node, where there were any.
 
-    problems: in words, none = all well; checked_all: whether every frame was looked at, not only
-    the ends of the files.
+    problems: in words, none = all well; checked_all: whether every frame was looked at, and all of
+    the housekeeping.
     """
 
     run: str
@@ -72,6 +71,17 @@ class RunSummary:
     unwritten: int
     problems: tuple[str, ...]
     checked_all: bool
+    hk: Mapping[str, Coverage] = field(default_factory=dict)
+    silent: Mapping[str, Sequence[Span]] = field(default_factory=dict)
+    outages: Mapping[str, Sequence[Span]] = field(default_factory=dict)
+    drops: Mapping[str, int] = field(default_factory=dict)
+    restarts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def looked_at(self) -> str:
+        """How many frames were looked at, in words."""
+        looked_at = sum(row.looked_at for row in self.rows)
+        return f"{looked_at} of {sum(row.recorded for row in self.rows)} frames"
 
     def table(self) -> list[list[object]]:
         """Rows under COLUMNS; the HK records stand in the first row of a module."""
@@ -98,18 +108,32 @@ class RunSummary:
                 for (module, quabo), sums in sorted(self.quabos.items())
             ],
             "hk_records": {str(module): count for module, count in self.hk_records.items()},
+            "hk": {ip: asdict(one) for ip, one in self.hk.items()},
+            "silent": _spans_document(self.silent),
+            "outages": _spans_document(self.outages),
+            "restarts": dict(self.restarts),
             "rejected": self.rejected,
             "kernel_drops": self.kernel_drops,
+            "kernel_drops_by_node": dict(self.drops),
             "unwritten": self.unwritten,
             "problems": list(self.problems),
             "checked_all": self.checked_all,
         }
 
 
-def summarize(directory: Path, check_all_bytes: int = CHECK_ALL_BYTES) -> RunSummary:
+def _spans_document(found: Mapping[str, Sequence[Span]]) -> dict[str, Any]:
+    return {name: [asdict(span) for span in group] for name, group in found.items()}
+
+
+def summarize(
+    directory: Path,
+    frames_checked: int = file_checks.FRAMES_CHECKED,
+    ended_unix: float | None = None,
+) -> RunSummary:
     """Look through a collected run.
 
-    check_all_bytes: with more data than this, only the ends of each file are read.
+    frames_checked: with many more frames than this, not every one is looked at; ended_unix: when
+    it ended, where run.json does not say so yet.
     """
     problems: list[str] = []
     try:
@@ -117,40 +141,45 @@ def summarize(directory: Path, check_all_bytes: int = CHECK_ALL_BYTES) -> RunSum
     except ConfigError as error:
         site = None
         problems.append(f"frozen configs: {error.faults[0]}")
-    files = data_files(directory)
-    checked_all = sum(path.stat().st_size for path, _ in files) <= check_all_bytes
-    account = Account.read(directory, problems)
-    groups: dict[tuple[int, str], list[tuple[Path, DataFile]]] = {}
-    for path, file in files:
-        groups.setdefault((file.module, file.product), []).append((path, file))
-    rows = [
-        _row(module, product, group, account, site, checked_all, problems)
-        for (module, product), group in sorted(groups.items())
-    ]
+    begin, end = _begin_and_end(directory)
+    end = ended_unix if end is None else end
+    account = read_account(directory)
+    problems += account.problems
+    checks = file_checks.check_files(directory, begin, end, frames_checked)
+    rows = tuple(_row(check, account, site, problems) for check in checks)
+    there = {(check.module, check.product) for check in checks}
     for (module, product), frames in sorted(account.frames.items()):
-        if frames and (module, product) not in groups:
+        if frames and (module, product) not in there:
             problems.append(f"module {module}: no {product} file for {frames} recorded frames")
+    hk, hk_whole = _housekeeping(directory, site, begin, end)
+    entries = read_entries(directory)
+    last = end if end is not None else max((entry.unix for entry in entries), default=0.0)
     return RunSummary(
         run=directory.name,
-        rows=tuple(rows),
-        hk_records=_hk_records(directory, site),
+        rows=rows,
+        hk_records=_hk_records(site, hk),
         quabos=account.quabos,
         rejected=account.totals["rejected"],
         kernel_drops=account.totals["kernel_drops"],
         unwritten=account.totals["unwritten"],
         problems=tuple(problems),
-        checked_all=checked_all,
+        checked_all=hk_whole and all(check.checked_all for check in checks),
+        hk=hk,
+        silent=spans(entries, (Kind.BOARD,), True, last),
+        outages=spans(entries, OUTAGES, False, last),
+        drops={node: count for node, count in account.drops.items() if count},
+        restarts={node: count for node, count in account.restarts.items() if count},
     )
 
 
-def data_files(directory: Path) -> list[tuple[Path, DataFile]]:
-    """The data files of a run directory that are not empty, by module, product and number."""
-    found = []
-    for path in directory.iterdir():
-        file = parse_data_file(path.name)
-        if file is not None and path.is_file() and path.stat().st_size:
-            found.append((path, file))
-    return sorted(found, key=lambda pair: (pair[1].module, pair[1].product, pair[1].seqno))
+def _begin_and_end(directory: Path) -> tuple[float | None, float | None]:
+    """When the first board may have begun, and when recording had ended, by run.json."""
+    try:
+        document = read_record(directory).document
+        begin, end = document["started_unix"], document["ended_unix"]
+    except (OSError, StateError, KeyError):
+        return None, None
+    return (None if begin is None else float(begin)), (None if end is None else float(end))
 
 
 def first_file(directory: Path, products: Sequence[str]) -> str | None:
@@ -160,136 +189,57 @@ def first_file(directory: Path, products: Sequence[str]) -> str | None:
     return min(files)[-1] if files else None
 
 
-class Account:
-    """The sums of what the pipelines of a run counted."""
-
-    def __init__(self) -> None:
-        self.frames: Counter[tuple[int, str]] = Counter()
-        self.partial: Counter[tuple[int, str]] = Counter()
-        self.lost_packets: Counter[tuple[int, int]] = Counter()
-        self.quabos: dict[tuple[int, int], QuaboSums] = {}
-        self.totals: Counter[str] = Counter()
-        self.found = 0
-
-    @classmethod
-    def read(cls, directory: Path, problems: list[str]) -> Account:
-        """From the status files of a run directory; unusable ones are problems."""
-        account = cls()
-        for path in sorted(directory.iterdir()):
-            if not _STATUS.fullmatch(path.name):
-                continue
-            try:
-                status = json.loads(path.read_bytes())
-                account._add(status)
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                problems.append(f"{path.name}: no account of a pipeline ({error})")
-                continue
-            if status.get("state") not in ("ended", None):
-                problems.append(
-                    f"{path.name}: the pipeline did not end by itself (its last state:"
-                    f" {status['state']}); the account is behind the files"
-                )
-            problems += [f"{path.name}: {text}" for text in status.get("errors", ())]
-        return account
-
-    def _add(self, status: Mapping[str, Any]) -> None:
-        for entry in status["products"]:
-            key = int(entry["module"]), str(entry["product"])
-            self.frames[key] += int(entry["frames"])
-            self.partial[key] += int(entry["partial"])
-        for entry in status["quabos"]:
-            module, quabo = int(entry["module"]), int(entry["quabo"])
-            recorded, lost = int(entry["recorded"]), int(entry["lost"])
-            self.lost_packets[module, int(entry["mode"])] += lost
-            before = self.quabos.get((module, quabo), QuaboSums())
-            self.quabos[module, quabo] = QuaboSums(before.recorded + recorded, before.lost + lost)
-        for name in ("received", "recorded", "rejected", "lost", "kernel_drops", "unwritten"):
-            self.totals[name] += int(status["totals"][name])
-        self.found += 1
-
-
 def _row(
-    module: int,
-    product: str,
-    files: Sequence[tuple[Path, DataFile]],
-    account: Account,
-    site: Site | None,
-    check_all: bool,
-    problems: list[str],
+    check: ProductCheck, account: Account, site: Site | None, problems: list[str]
 ) -> ProductRow:
-    recorded = partial = size_bytes = 0
-    times_ns: list[int] = []
-    for path, _ in files:
-        checks = list(_looked_at(path, product, check_all))
-        for check in checks:
-            times_ns += [ns for ns in (check.first_unix_ns, check.last_unix_ns) if ns is not None]
-            partial += check.partial_frames
-            problems += [f"{path.name}: {text}" for text in check.problems]
-        size = path.stat().st_size
-        size_bytes += size
-        recorded += size // pff.PRODUCTS[product].frame_bytes
-        if not check_all and size % pff.PRODUCTS[product].frame_bytes:
-            problems.append(f"{path.name}: not a whole number of frames")
-    key = module, product
-    counted = account.frames[key]
-    if account.found and counted != recorded:
+    module, product = check.module, check.product
+    problems += check.problems
+    counted = account.frames[module, product]
+    # What a killed pipeline had written after its last account is in the files alone.
+    agrees = check.frames == counted or (check.frames > counted and module in account.behind)
+    if account.found and not agrees:
         problems.append(
-            f"module {module}: {recorded} {product} frames in the files, {counted} in the"
+            f"module {module}: {check.frames} {product} frames in the files, {counted} in the"
             " pipeline's account"
         )
-    expected = _expected(product, times_ns, site)
-    if expected is not None:
-        lost = max(0, expected - recorded)
-    else:
-        lost = account.lost_packets[module, 1]
+    expected = _expected(check, site)
+    lost = account.lost_ph[module] if expected is None else max(0, expected - check.frames)
     return ProductRow(
         module=module,
         product=product,
         expected=expected,
-        recorded=recorded,
+        recorded=check.frames,
         lost=lost,
-        partial=partial if check_all else account.partial[key],
-        size_bytes=size_bytes,
-        files=len(files),
+        partial=check.partial if check.checked_all else account.partial[module, product],
+        size_bytes=check.size_bytes,
+        files=check.files,
+        looked_at=check.looked_at,
     )
 
 
-def _looked_at(path: Path, product: str, check_all: bool) -> Iterator[pff.FileCheck]:
-    """What is found in the file, or in its first and last whole frame."""
-    frame_bytes = pff.PRODUCTS[product].frame_bytes
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if check_all:
-            yield pff.check_file(product, data)
-            return
-        whole = len(data) - len(data) % frame_bytes
-        for start in {0, whole - frame_bytes} if whole else ():
-            yield pff.check_file(product, data[start : start + frame_bytes])
-
-
-def _expected(product: str, times_ns: Sequence[int], site: Site | None) -> int | None:
-    if product not in pff.IMAGE_PRODUCTS or not times_ns or site is None:
+def _expected(check: ProductCheck, site: Site | None) -> int | None:
+    if check.product not in pff.IMAGE_PRODUCTS or site is None or site.data.image is None:
         return None
-    if site.data.image is None:
+    if check.first_unix_ns is None or check.last_unix_ns is None:
         return None
-    span_us = (max(times_ns) - min(times_ns)) / 1000
+    span_us = (check.last_unix_ns - check.first_unix_ns) / 1000
     return round(span_us / site.data.image.integration_time_us) + 1
 
 
-def _hk_records(directory: Path, site: Site | None) -> dict[int, int]:
+def _housekeeping(
+    directory: Path, site: Site | None, begin: float | None, end: float | None
+) -> tuple[dict[str, Coverage], bool]:
+    """By board address."""
+    if site is None:
+        return {}, True
+    keys = {redis_key(quabo.boardloc): quabo.ip for quabo in site.obs.quabos}
+    return coverage(directory, keys, begin, end, site.obs.hk_max_age_s)
+
+
+def _hk_records(site: Site | None, hk: Mapping[str, Coverage]) -> dict[int, int]:
     """Number of HK records of the boards of each module."""
     modules = () if site is None else site.obs.modules
-    of_key = {
-        redis_key(quabo.boardloc).encode(): quabo.module_id
+    return {
+        module.id: sum(hk[quabo.ip].records for quabo in module.quabos if quabo.ip in hk)
         for module in modules
-        for quabo in module.quabos
     }
-    counts = {module.id: 0 for module in modules}
-    try:
-        with (directory / HK_FILE).open("rb") as file:
-            for line in file:
-                match = _HK_KEY.match(line)
-                if match and match[1] in of_key:
-                    counts[of_key[match[1]]] += 1
-    except FileNotFoundError:
-        pass
-    return counts

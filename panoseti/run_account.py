@@ -1,0 +1,103 @@
+"""What the pipelines of a run counted: the accounts they left beside the files, added up.
+
+A pipeline leaves `hp_status_<node>.json`; one that was started again within the run keeps that of
+the one before as `hp_status_<node>.part_<n>.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_STATUS = re.compile(r"hp_status_(?P<node>.+?)(?:\.part_(?P<part>[0-9]+))?\.json")
+PH_MODE = 1
+
+
+@dataclass(frozen=True)
+class QuaboSums:
+    """Packets of one board: received, recorded, lost on the way by the gaps in their numbers, and
+    not written because of a failing disk.
+    """
+
+    received: int = 0
+    recorded: int = 0
+    lost: int = 0
+    unwritten: int = 0
+
+
+@dataclass
+class Account:
+    """The sums of all pipelines of a run.
+
+    frames, partial: by module and product; lost_ph: packets, by module; quabos: by module and
+    index; drops: packets dropped by the kernel, by node; restarts: by node; behind: modules whose
+    account is behind the files, since a pipeline of theirs was killed; problems: in words.
+    """
+
+    frames: Counter[tuple[int, str]] = field(default_factory=Counter)
+    partial: Counter[tuple[int, str]] = field(default_factory=Counter)
+    lost_ph: Counter[int] = field(default_factory=Counter)
+    quabos: dict[tuple[int, int], QuaboSums] = field(default_factory=dict)
+    drops: Counter[str] = field(default_factory=Counter)
+    restarts: Counter[str] = field(default_factory=Counter)
+    totals: Counter[str] = field(default_factory=Counter)
+    behind: set[int] = field(default_factory=set)
+    problems: list[str] = field(default_factory=list)
+    found: int = 0
+
+
+def read_account(directory: Path) -> Account:
+    """From the status files of a run directory; unusable ones are problems."""
+    account = Account()
+    for path in sorted(directory.iterdir()):
+        match = _STATUS.fullmatch(path.name)
+        if match is None:
+            continue
+        restarted = match["part"] is not None
+        account.restarts[match["node"]] += restarted
+        try:
+            status = json.loads(path.read_bytes())
+            _add(account, match["node"], status)
+            ended = status.get("state") in ("ended", None)
+            if not ended:
+                account.behind |= {int(entry["module"]) for entry in status["products"]}
+            errors = [str(text) for text in status.get("errors", ())]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            account.problems.append(f"{path.name}: no account of a pipeline ({error})")
+            continue
+        if not ended and not restarted:
+            account.problems.append(
+                f"{path.name}: the pipeline did not end by itself (its last state:"
+                f" {status['state']}); the account is behind the files"
+            )
+        account.problems += [f"{path.name}: {text}" for text in errors]
+    return account
+
+
+def _add(account: Account, node: str, status: Mapping[str, Any]) -> None:
+    for entry in status["products"]:
+        key = int(entry["module"]), str(entry["product"])
+        account.frames[key] += int(entry["frames"])
+        account.partial[key] += int(entry["partial"])
+    for entry in status["quabos"]:
+        module, quabo = int(entry["module"]), int(entry["quabo"])
+        names = ("received", "recorded", "lost", "unwritten")
+        received, recorded, lost, unwritten = (int(entry[name]) for name in names)
+        if int(entry["mode"]) == PH_MODE:
+            account.lost_ph[module] += lost
+        old = account.quabos.get((module, quabo), QuaboSums())
+        account.quabos[module, quabo] = QuaboSums(
+            old.received + received,
+            old.recorded + recorded,
+            old.lost + lost,
+            old.unwritten + unwritten,
+        )
+    for name in ("received", "recorded", "rejected", "lost", "kernel_drops", "unwritten"):
+        account.totals[name] += int(status["totals"][name])
+    account.drops[node] += int(status["totals"]["kernel_drops"])
+    account.found += 1
