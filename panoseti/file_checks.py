@@ -115,7 +115,7 @@ def _check_file(found: ProductCheck, name: str, data: mmap.mmap, share: float) -
     found.size_bytes += len(data)
     found.frames += frames
     if torn:
-        found.problems.append(f"{name}: not a whole number of frames ({torn} bytes too many)")
+        found.problems.append(f"{name}: {torn} bytes after the last whole frame")
     for begin, end in _blocks(frames, share):
         block = data[begin * frame_bytes : end * frame_bytes]
         check = pff.check_file(found.product, block)

@@ -49,7 +49,7 @@ class ProductRow:
     partial: int
     size_bytes: int
     files: int
-    looked_at: int
+    looked_at: int = 0
 
 
 @dataclass(frozen=True)

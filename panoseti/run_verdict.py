@@ -42,7 +42,8 @@ def judge(
     run_s = _seconds(document)
     left_out: Mapping[str, str] = document["expected"].get("missing") or {}
     partial = [*missing, *(f"started without {name}: {why}" for name, why in left_out.items())]
-    nothing_of = [ip for ip in expected if not _sums(summary, ip).recorded]
+    # Without the account of any pipeline it is not known which boards took part.
+    nothing_of = [ip for ip in expected if summary.quabos and not _sums(summary, ip).recorded]
     if nothing_of:
         partial.append(f"no data of {joined(nothing_of, ', ')}")
     lossy = _losses(expected, summary)
@@ -57,6 +58,8 @@ def judge(
         text = f"{ip}: silent for {_how_long(group)}"
         (partial if _is_long(group, run_s) else lossy).append(text)
     lossy += _housekeeping(document, expected, summary, run_s)
+    if expected and not summary.quabos:
+        lossy.append("no pipeline left an account of its packets")
     lossy += summary.problems
     if partial:
         return Verdict.PARTIAL, [*partial, *lossy]

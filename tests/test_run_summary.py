@@ -55,10 +55,18 @@ def account(products: Mapping[tuple[int, str], int], lost: int = 0, **fields: An
                 for (module, product), frames in products.items()
             ],
             "quabos": [
-                {"module": module, "quabo": quabo, "mode": 2, "recorded": 9, "lost": lost}
+                {
+                    "module": module,
+                    "quabo": quabo,
+                    "mode": 2,
+                    "received": 9,
+                    "recorded": 9,
+                    "lost": lost,
+                    "unwritten": 0,
+                }
                 for module in {module for module, _ in products}
                 for quabo in range(4)
-            ],
+            ],  # fmt: skip
             "errors": [],
             **fields,
         }
@@ -76,9 +84,9 @@ def run_dir(tmp_path: Path) -> Path:
     write_file(folder, 1, frames[4:], seqno=1)
     write_file(folder, 254, [frame(3, "ph256", (2,)), frame(8, "ph256", (0,))], "ph256")
     write_file(folder, 254, [])
-    hk = ['{"QUABO_4": {"Computer_UTC": "1"}}', '{"QUABO_1016": {}}', '{"WRSWITCH": {}}',
-          '{"QUABO_4": {}}']  # fmt: skip
-    (folder / "hk.pff").write_text("".join(f"{line}\n\n" for line in hk))
+    hk = [("QUABO_4", 1), ("QUABO_1016", 2), ("WRSWITCH", 3), ("QUABO_4", 4)]
+    lines = [json.dumps({key: {"Computer_UTC": str(START_S + at)}}) for key, at in hk]
+    (folder / "hk.pff").write_text("".join(f"{line}\n\n" for line in lines))
     products = {(1, "img16"): 9, (254, "ph256"): 2}
     (folder / "hp_status_10.0.0.1.json").write_text(account(products))
     return folder
@@ -90,10 +98,11 @@ def test_frames_are_counted_and_the_missing_one_is_seen(run_dir: Path, check_all
     assert summary.checked_all is check_all and summary.problems == ()
     image, ph = summary.rows
     size = 9 * pff.PRODUCTS["img16"].frame_bytes
-    assert image == ProductRow(1, "img16", 10, 9, 1, 1, size, 2)
+    looked_at = 9 if check_all else 4  # the first and the last of each file
+    assert image == ProductRow(1, "img16", 10, 9, 1, 1, size, 2, looked_at)
     assert (ph.module, ph.product, ph.expected, ph.recorded, ph.lost) == (254, "ph256", None, 2, 0)
     assert summary.hk_records == {1: 2, 254: 1}
-    assert summary.quabos[1, 3] == QuaboSums(recorded=9, lost=0)
+    assert summary.quabos[1, 3] == QuaboSums(received=9, recorded=9, lost=0)
     assert summary.table()[0] == [1, "img16", 10, 9, 1, 1, 2]
     assert len(summary.table()[0]) == len(run_summary.COLUMNS)
     assert json.loads(json.dumps(summary.document()))["run"] == run_dir.name
@@ -108,7 +117,7 @@ def test_what_is_wrong_is_told(run_dir: Path) -> None:
     content[30] = ord("x")
     path.write_bytes(content + b"torn")
     (run_dir / "hp_status_10.0.0.2.json").write_text("{")
-    products = {(1, "img16"): 8, (254, "ph256"): 2, (7, "img8"): 3}
+    products = {(1, "img16"): 10, (254, "ph256"): 2, (7, "img8"): 3}
     text = account(products, state="running", errors=["disk full"])
     (run_dir / "hp_status_10.0.0.1.json").write_text(text)
     (run_dir / "data_config.json").write_text("{")
@@ -116,9 +125,33 @@ def test_what_is_wrong_is_told(run_dir: Path) -> None:
     for part in (
         "data_config.json", "hp_status_10.0.0.2.json: no account", "did not end by itself",
         "disk full", "4 bytes after the last whole frame", "1 of 5 frames damaged",
-        "9 img16 frames in the files, 8 in the", "module 7: no img8 file for 3",
+        "9 img16 frames in the files, 10 in the", "module 7: no img8 file for 3",
     ):  # fmt: skip
         assert part in problems, problems
+
+
+def test_a_killed_pipeline_has_written_more_than_it_told(run_dir: Path) -> None:
+    products = {(1, "img16"): 6, (254, "ph256"): 2}
+    status = run_dir / "hp_status_10.0.0.1.json"
+    status.write_text(account(products))
+    assert any("9 img16 frames in the files, 6" in text for text in summarize(run_dir).problems)
+    part = run_dir / "hp_status_10.0.0.1.part_1.json"
+    part.write_text(account({(1, "img16"): 4, (254, "ph256"): 1}, state="running"))
+    status.write_text(account({(1, "img16"): 3, (254, "ph256"): 1}))
+    summary = summarize(run_dir)
+    assert summary.problems == () and summary.restarts == {"10.0.0.1": 1}
+
+
+def test_frames_outside_the_run_and_out_of_order(run_dir: Path) -> None:
+    first, second = sorted(run_dir.glob("*dp_img16*.module_1.*"))
+    first_content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(first_content)
+    run = {"version": 1, "steps": [], "started_unix": START_S + 60, "ended_unix": START_S + 90}
+    (run_dir / "run.json").write_text(json.dumps(run))
+    problems = "\n".join(summarize(run_dir).problems)
+    assert "frame 0 is earlier than what comes before it" in problems
+    assert "module 1: img16 frames of 60 s before the run began" in problems
 
 
 # --- the verdict ---
@@ -140,7 +173,7 @@ def summary_of(**fields: Any) -> RunSummary:
         "run": "r",
         "rows": (ProductRow(1, "img16", 10, 10, 0, 3, 1, 1),),
         "hk_records": {},
-        "quabos": {(1, 0): QuaboSums(5, 0), (1, 1): QuaboSums(5, 0)},
+        "quabos": {(1, 0): QuaboSums(5, 5), (1, 1): QuaboSums(5, 5)},
         "rejected": 4,
         "kernel_drops": 0,
         "unwritten": 0,
@@ -155,15 +188,16 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...], Verdict,
     "good": ({}, {}, (), Verdict.GOOD, ""),
     "a frame lost": ({}, {"rows": (LOST,)}, (), Verdict.LOSSY, "1 of 10 img16 frames lost"),
     "a packet lost": (
-        {}, {"quabos": {(1, 0): QuaboSums(5, 2), (1, 1): QuaboSums(5)}}, (), Verdict.LOSSY,
+        {}, {"quabos": {(1, 0): QuaboSums(5, 5, 2), (1, 1): QuaboSums(5, 5)}}, (), Verdict.LOSSY,
         "2 packets lost on the way"),
     "the kernel dropped": (
-        {}, {"kernel_drops": 3}, (), Verdict.LOSSY, "3 packets dropped by the kernel"),
+        {}, {"kernel_drops": 3, "drops": {"daq1": 3}}, (), Verdict.LOSSY,
+        "daq1: 3 packets dropped by the kernel"),
     "not written": ({}, {"unwritten": 3}, (), Verdict.LOSSY, "3 packets not written"),
     "a damaged file": ({}, {"problems": ("x: torn",)}, (), Verdict.LOSSY, "x: torn"),
     "no account": ({}, {"quabos": {}}, (), Verdict.LOSSY, "no pipeline left an account"),
     "a silent board": (
-        {}, {"quabos": {(1, 0): QuaboSums(5)}}, (), Verdict.PARTIAL, "no data of 192.168.0.5"),
+        {}, {"quabos": {(1, 0): QuaboSums(5, 5)}}, (), Verdict.PARTIAL, "no data of 192.168.0.5"),
     "a dead node": ({}, {}, ("daq2: dead",), Verdict.PARTIAL, "daq2: dead"),
     "nothing": ({}, {"rows": ()}, (), Verdict.FAILED, "no frame was recorded"),
     "a failed start": (
