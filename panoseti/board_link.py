@@ -29,6 +29,7 @@ from panoseti.errors import ObsError, RefusedError
 from panoseti.flight import FlightRecorder
 from panoseti.load_configs import Site
 from panoseti.port_lock import turn, who_holds_udp
+from panoseti.site import CommandPacing
 
 __all__ = [
     "BoardLink", "Outcome", "Pause", "Reply", "Send", "Step", "open_link", "outgoing",
@@ -36,8 +37,8 @@ __all__ = [
 
 LOCK_NAME = "command_port.lock"
 # All boards there can be; the packet rate alone keeps switches and buffers from overflowing.
-BOARDS_AT_ONCE = 1024
-PACKETS_PER_MS = 4.0
+BOARDS_AT_ONCE = CommandPacing.boards_at_once
+PACKETS_PER_MS = CommandPacing.packets_per_ms
 BURST_PACKETS = 8
 RECEIVE_BUFFER_BYTES = 4 << 20
 LARGEST_DATAGRAM = 2048
@@ -223,7 +224,7 @@ def open_link(
     patience_s: float | None = None,
 ) -> BoardLink:
     """The link as the configs of a site want it; patience_s: for a fixed port, None = usual."""
-    port = site.obs.command_source_port
+    port, pacing = site.obs.command_source_port, site.obs.command_pacing
     return BoardLink(
         source_port=port,
         head_ip=site.address_of(site.daq.head_node_ip_addr) if port else None,
@@ -231,6 +232,8 @@ def open_link(
         flight=flight,
         priority=priority,
         patience_s=patience_s,
+        boards_at_once=pacing.boards_at_once,
+        packets_per_ms=pacing.packets_per_ms,
     )
 
 

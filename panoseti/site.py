@@ -33,7 +33,8 @@ class Module:
     ip_addr: base address (= quabo 0); id: 0..255; name: label, "" when it has none;
     mobo_serialno: label on the motherboard; dome: name of its dome; wps: key of the power switch
     that feeds it; command_echo: whether its boards echo commands; azimuth_deg, elevation_deg,
-    position_angle_deg: pointing, None when not given; quabos: four, index 0 first.
+    position_angle_deg: pointing, None when not given; quabos: four, index 0 first;
+    absent_quabos: indices of those known to be missing.
     """
 
     ip_addr: str
@@ -48,6 +49,7 @@ class Module:
     elevation_deg: float | None
     position_angle_deg: float | None
     quabos: tuple[Quabo, Quabo, Quabo, Quabo]
+    absent_quabos: tuple[int, ...] = ()
 
     @property
     def label(self) -> str:
@@ -130,6 +132,14 @@ class RunPolicy:
 
 
 @dataclass(frozen=True)
+class CommandPacing:
+    """Limits of the traffic to boards: how many are worked on at once, packets in each ms."""
+
+    boards_at_once: int = 1024
+    packets_per_ms: float = 4.0
+
+
+@dataclass(frozen=True)
 class ObsConfig:
     """obs_config.json.
 
@@ -140,7 +150,8 @@ class ObsConfig:
     is refused with an older baseline; reboot_timeout_s, power_on_timeout_s: how long a board may
     be silent; recording_min_h, recording_warn_h: a run is refused, or warned of, when a disk lasts
     less than that at the rate of the data config; shutter_open_value: what opens the shutter in
-    command 0x08 (0 or 1); firmware: the images that boards should run; power_credentials: file
+    command 0x08 (0 or 1); shutter_status_open: SHUTTER_STATUS of an open one; command_pacing:
+    limits of the traffic; firmware: the images that boards should run; power_credentials: file
     with users and passwords of the power switches, power_switch_api: "auto", "rest" or "classic";
     alarm_hook: command that alarms are given to, () = none; run_policy: what may fail in a run.
     detector_overvoltage_v is None when the file has none.
@@ -167,6 +178,8 @@ class ObsConfig:
     recording_min_h: float = 0.1
     recording_warn_h: float = 4.0
     shutter_open_value: int = 0
+    shutter_status_open: int = 1
+    command_pacing: CommandPacing = CommandPacing()
     firmware: FirmwareFiles = FirmwareFiles()
     power_credentials: str | None = None
     power_switch_api: str = "auto"
@@ -188,6 +201,13 @@ class ObsConfig:
         """A run is ended when a disk lasts less than this."""
         given = self.run_policy.min_hours_left
         return self.recording_min_h / 2 if given is None else given
+
+    @property
+    def known_absent(self) -> frozenset[str]:
+        """Addresses of the boards that the config itself says are missing."""
+        return frozenset(
+            module.quabos[index].ip for module in self.modules for index in module.absent_quabos
+        )
 
     @property
     def echo_by_ip(self) -> dict[str, bool]:

@@ -16,6 +16,7 @@ from panoseti.firmware_images import BUILDS
 from panoseti.json_document import Document, Place, json_path
 from panoseti.site import (
     ANY_ADDRESS,
+    CommandPacing,
     DaqConfig,
     DaqNode,
     DataConfig,
@@ -46,6 +47,7 @@ OWN_OBS_FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "recording_min_h": float,
     "recording_warn_h": float,
     "shutter_open_value": int,
+    "shutter_status_open": int,
     "power_switch_api": str,
 }
 
@@ -99,6 +101,7 @@ def _module(raw: dict[str, Any], dome: str, echo: bool) -> Module:
         elevation_deg=raw.get("elevation"),
         position_angle_deg=raw.get("position_angle"),
         quabos=(quabos[0], quabos[1], quabos[2], quabos[3]),
+        absent_quabos=tuple(sorted(int(index) for index in raw.get("absent_quabos", ()))),
     )
 
 
@@ -139,6 +142,12 @@ def build_obs(document: Document, person: Person) -> ObsConfig:
         )
     if "run_policy" in raw:
         own["run_policy"] = _run_policy(raw["run_policy"])
+    if "command_pacing" in raw:
+        given, usual = raw["command_pacing"], CommandPacing()
+        own["command_pacing"] = CommandPacing(
+            int(given.get("boards_at_once", usual.boards_at_once)),
+            float(given.get("packets_per_ms", usual.packets_per_ms)),
+        )
     for name in ("wr_ip_addr", "gps_port", "command_echo"):
         if name in raw:
             own[name] = raw[name]

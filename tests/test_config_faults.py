@@ -25,6 +25,13 @@ Changes = dict[Place, Any]
 KINDS = {"obs": OBS, "daq": DAQ, "data": DATA}
 FULL = {
     **KINDS,
+    "obs": changed(
+        OBS,
+        {
+            ("command_pacing",): {"boards_at_once": 64, "packets_per_ms": 1},
+            ("domes", 0, "modules", 0, "absent_quabos"): [1],
+        },
+    ),
     "data": {
         **DATA,
         "flash_params": {"rate": 1, "level": 2, "width": 3},
@@ -339,6 +346,10 @@ NUMBERS: list[tuple[str, Place, float, float, bool]] = [
     ("obs", ("reboot_timeout_s",), 5e-324, 3600, False),
     ("obs", ("power_on_timeout_s",), 5e-324, 3600, False),
     ("obs", ("shutter_open_value",), 0, 1, True),
+    ("obs", ("shutter_status_open",), 0, 1, True),
+    ("obs", ("command_pacing", "boards_at_once"), 1, 1024, True),
+    ("obs", ("command_pacing", "packets_per_ms"), 0.01, 100, False),
+    ("obs", (*MODULE, "absent_quabos", 0), 0, 3, True),
     ("obs", ("detector_overvoltage",), 2, 3, True),
     ("daq", (*NODE, "ssh_port"), 1, 65535, True),
     ("daq", (*NODE, "ready_deadline_s"), 1, 600, False),

@@ -19,6 +19,7 @@ from panoseti.errors import ConfigError
 from panoseti.json_document import SCHEMAS
 from panoseti.load_configs import Site, frozen_copies, load_site
 from panoseti.site import (
+    CommandPacing,
     DaqNode,
     FlashParams,
     ImageConfig,
@@ -270,6 +271,7 @@ def test_fields_arrive(tmp_path: Path) -> None:
         "reboot_timeout_s": 30,
         "power_on_timeout_s": 90,
         "shutter_open_value": 1,
+        "shutter_status_open": 0,
         "power_credentials": "~/power.json",
         "power_switch_api": "rest",
         "alarm_hook": ["~/bin/tell", "--to", "~/ops"],
@@ -278,7 +280,9 @@ def test_fields_arrive(tmp_path: Path) -> None:
         {**OBS, **own},
         {("domes", 0, "modules", 0, "command_echo"): True,
          ("domes", 0, "modules", 0, "azimuth"): 10,
-         ("domes", 0, "modules", 0, "name"): "West"},
+         ("domes", 0, "modules", 0, "name"): "West",
+         ("domes", 0, "modules", 0, "absent_quabos"): [3, 1],
+         ("command_pacing",): {"boards_at_once": 32}},
     )  # fmt: skip
     node = {"ssh_port": 2222, "hashpipe_dir": "/opt/hashpipe/", "ready_deadline_s": 12,
             "bindhost": "enp3s0", "data_dir": "/mnt/a b/"}  # fmt: skip
@@ -303,6 +307,8 @@ def test_fields_arrive(tmp_path: Path) -> None:
     assert (first.command_echo, second.command_echo) == (True, False)
     assert (first.azimuth_deg, second.azimuth_deg) == (10, None)
     assert first.quabos[3] == Quabo("192.168.0.7", 3, 7, 1)
+    assert site.obs.known_absent == {"192.168.0.5", "192.168.0.7"}
+    assert site.obs.command_pacing == CommandPacing(32, CommandPacing().packets_per_ms)
     assert site.obs.power_switch(first) == site.obs.power_switches[0]
     assert site.obs.power_switch(second) is None
     assert site.daq.nodes[0] == DaqNode(
