@@ -38,6 +38,7 @@ class BoardSettings:
 
     def __init__(self, site: Site) -> None:
         self._site = site
+        self._inputs: dict[tuple[Step, str], Inputs] = {}
 
     @cached_property
     def db(self) -> BoardDb:
@@ -59,6 +60,12 @@ class BoardSettings:
 
     def inputs(self, step: Step, uid: str) -> Inputs:
         """What a step would be done with now, for the board of that UID."""
+        key = (step, uid)
+        if key not in self._inputs:  # asked for again and again, of up to 1024 boards
+            self._inputs[key] = self._work_out(step, uid)
+        return self._inputs[key]
+
+    def _work_out(self, step: Step, uid: str) -> Inputs:
         match step:
             case Step.HK_DEST:
                 return {DAQ_CONFIG: {"head_node_ip_addr": self.head_ip()}}
@@ -67,7 +74,7 @@ class BoardSettings:
             case Step.MAROC:
                 return self._maroc_inputs(uid)
             case Step.PH_BASELINE:
-                return {"MAROC": {"settings": content_digest(self._maroc_inputs(uid))}}
+                return {"MAROC": {"settings": content_digest(self.inputs(Step.MAROC, uid))}}
             case Step.SHUTTER:
                 return self.shutter_inputs(OPEN)
             case _:
@@ -75,6 +82,10 @@ class BoardSettings:
 
     def head_ip(self) -> str:
         """Where boards send housekeeping to."""
+        return self._head_ip
+
+    @cached_property
+    def _head_ip(self) -> str:
         return self._site.destination_of(self._site.daq.head_node_ip_addr)
 
     def shutter_inputs(self, state: str) -> Inputs:

@@ -141,11 +141,21 @@ class Console:
         print(json.dumps(document, indent=2, default=str))
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """Rows under headings; numbers stand to the right."""
+        """Rows under headings; numbers stand to the right.
+
+        A table that is wider than the terminal is folded.
+        """
+        lines = _table_lines(columns, rows)
+        if not self._out.is_terminal or max(map(len, lines)) <= self._out.width:
+            # Not drawn by the library, which takes seconds for a thousand boards.
+            bold = self._out.is_terminal and not self._out.no_color
+            head = f"\x1b[1m{lines[0]}\x1b[0m" if bold else lines[0]
+            self._out.file.write("\n".join([head, *lines[1:], ""]))
+            return
         table = rich.table.Table(box=None, pad_edge=False, header_style="bold")
         for index, column in enumerate(columns):
-            numbers = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
-            table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+            right = _are_numbers(index, rows)
+            table.add_column(column, justify="right" if right else "left", overflow="fold")
         for row in rows:
             table.add_row(*(rich.markup.escape(_cell(value)) for value in row))
         with self._out.capture() as drawn:
@@ -178,6 +188,24 @@ class Console:
                 bar.update(task, advance=1, **said)
 
             yield Progress(advance)
+
+
+def _table_lines(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """A table as plain text: headings, then the rows."""
+    cells = [list(columns), *([_cell(value) for value in row] for row in rows)]
+    widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
+    numbers = [_are_numbers(index, rows) for index in range(len(columns))]
+    return [
+        "  ".join(
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(line, widths, numbers, strict=True)
+        ).rstrip()
+        for line in cells
+    ]
+
+
+def _are_numbers(index: int, rows: Sequence[Sequence[object]]) -> bool:
+    return bool(rows) and all(isinstance(row[index], int | float) for row in rows)
 
 
 def _cell(value: object) -> str:

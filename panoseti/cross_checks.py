@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from panoseti.addresses import is_loopback
 from panoseti.errors import Fault
 from panoseti.site import DaqNode, DataConfig, Module
 
@@ -235,11 +236,13 @@ def destination_is_reachable(
 
     where: file and JSON path of the host.
     """
-    outside = [ip for ip in boards if not ipaddress.IPv4Address(ip).is_loopback]
-    if not outside or not ipaddress.IPv4Address(address).is_loopback:
+    if not is_loopback(address):
+        return []
+    outside = next((ip for ip in boards if not is_loopback(ip)), None)
+    if outside is None:
         return []
     remedy = (
-        f"means {address} on this computer, where {outside[0]} cannot send;"
+        f"means {address} on this computer, where {outside} cannot send;"
         " write the address of the interface towards the boards"
     )
     return [Fault(*where, host, remedy)]

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 VERSION = 1
@@ -98,10 +99,15 @@ class Entry:
     inputs: Inputs = field(default_factory=dict)
     facts: Mapping[str, Value] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Digest of all inputs."""
         return content_digest(self.inputs)
+
+    @cached_property
+    def text(self) -> str:
+        """The entry as JSON on one line; worked out once, though the ledger is saved often."""
+        return json.dumps(_entry_document(self))
 
 
 class Ledger:
@@ -321,6 +327,28 @@ def document(ledger: Ledger) -> dict[str, Any]:
         },
         "others": {name: _entry_document(entry) for name, entry in ledger.others.items()},
     }
+
+
+def document_text(ledger: Ledger) -> str:
+    """`document` as text, an entry on each line."""
+    boards = [
+        (ip, _members([(step.value, steps[step].text) for step in Step if step in steps], 2))
+        for ip, steps in ledger.boards.items()
+        if steps
+    ]
+    others = [(name, entry.text) for name, entry in ledger.others.items()]
+    parts = [
+        ("version", str(VERSION)),
+        ("boards", _members(boards, 1)),
+        ("others", _members(others, 1)),
+    ]
+    return _members(parts, 0) + "\n"
+
+
+def _members(members: Iterable[tuple[str, str]], depth: int) -> str:
+    """A JSON object from names and the texts of their values, each on its line."""
+    lines = ",\n".join(f"{' ' * (depth + 1)}{json.dumps(name)}: {text}" for name, text in members)
+    return f"{{\n{lines}\n{' ' * depth}}}" if lines else "{}"
 
 
 def _entry_document(entry: Entry) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from panoseti.errors import ObsError, RefusedError
 from panoseti.flight import owner
 from panoseti.launch import log_dir
-from panoseti.ledger import VERSION, Ledger, LedgerFormatError, document, from_document
-from panoseti.state_files import StateError, read_json, write_json
+from panoseti.ledger import VERSION, Ledger, LedgerFormatError, document_text, from_document
+from panoseti.state_files import StateError, read_json, write_state
 
 LEDGER_FILE = "bringup.json"
 LOCK_FILE = "bringup.lock"
@@ -52,7 +52,7 @@ class LedgerFile:
             return
         path = self.data_dir / LEDGER_FILE
         try:
-            write_json(path, document(self.ledger))
+            write_state(path, document_text(self.ledger).encode())
         except OSError as error:
             raise ObsError(f"{path}: cannot be written: {error.strerror}") from error
 

@@ -114,6 +114,11 @@ def wiring(version: str) -> tuple[tuple[int, int], ...]:
 
 
 @lru_cache(maxsize=1024)
+def _registers(setup: commands.MarocSetup) -> response.Registers:
+    return maroc.registers(setup)
+
+
+@lru_cache(maxsize=1024)
 def views(boardloc: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """What a board sees: count rates of the sky, and photoelectrons of a flash; packet order."""
     module, quabo = boardloc >> 2, boardloc & 3
@@ -161,7 +166,7 @@ class Board:
         """Registers as they are when the CPU starts."""
         self.supply = monitor.HvSupply(self.times.scale)
         self.chips: tuple[bytes, ...] = (b"\xa5" * MAROC_CHIP_BYTES,) * response.CHIPS
-        self.registers: response.Registers | None = None
+        self._maroc: commands.MarocSetup | None = None
         self.acquisition: commands.Acquisition | None = None
         self.channel_mask: tuple[int, ...] = (0,) * 9
         self.goe_mask = 0
@@ -294,6 +299,11 @@ class Board:
                 return [Reply(hk, to_hk=True)] if hk else []
         return []
 
+    @property
+    def registers(self) -> response.Registers | None:
+        """What the chips were loaded with, None = nothing yet; worked out when it matters."""
+        return None if self._maroc is None else _registers(self._maroc)
+
     def _load_maroc(self, command: commands.MarocSetup, data: bytes) -> bytes:
         """Shift a load in; what comes out is the load before, spare bits undefined."""
         shifted_out = bytearray(data)
@@ -301,7 +311,7 @@ class Board:
             place = MAROC_FIRST_BYTE + MAROC_CHIP_SPACING * chip
             shifted_out[place : place + MAROC_CHIP_BYTES] = old[:-1] + bytes((old[-1] | 0xE0,))
         self.chips = tuple(command.chips)
-        self.registers = maroc.registers(command)
+        self._maroc = command
         return bytes(shifted_out)
 
     def _acquire(self, command: commands.Acquisition, now_s: float) -> None:
@@ -490,7 +500,7 @@ class Board:
             "phase": self.phase.value,
             "firmware": {"version": self.firmware.version, "time": self.firmware.time},
             "faults": self.faults.active,
-            "maroc": [chip.hex() for chip in self.chips] if self.registers is not None else None,
+            "maroc": None if self._maroc is None else [chip.hex() for chip in self.chips],
             "channel_mask": list(self.channel_mask),
             "goe_mask": self.goe_mask,
             "acquisition": None if acquisition is None else dict(vars(acquisition)),
