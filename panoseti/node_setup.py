@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from panoseti import daq_nodes, node_init
 from panoseti.board_work import Work
 from panoseti.daq_nodes import NodeShells
-from panoseti.disk_room import Volume, duration_text, size_text
 from panoseti.errors import ObsError
 from panoseti.ledger import Inputs, Value, content_digest
 from panoseti.load_configs import DAQ_CONFIG, Site
-from panoseti.node_types import NodeStatus
-from panoseti.settings import HK_BYTES_S, data_rate_bytes_s
+from panoseti.recording_room import Room, rooms
 from panoseti.site import DaqNode, Module
 
 NODES = "daq_nodes"
@@ -99,61 +95,24 @@ class NodeSetup:
         work.console.note(f"DAQ nodes: {which}, {time.time() - self._begin_unix:.1f} s")
 
 
-@dataclass(frozen=True)
-class Room:
-    """Free space somewhere: modules recorded there (none: the head node's own part)."""
-
-    where: str
-    modules: tuple[int, ...]
-    free_bytes: int
-    rate_bytes_s: float
-
-    @property
-    def left(self) -> str:
-        """How long it lasts, in words."""
-        return duration_text(Volume(self.where, self.free_bytes, self.rate_bytes_s).time_left_s)
-
-    @property
-    def free(self) -> str:
-        """Free space in words."""
-        return size_text(self.free_bytes)
-
-
 def disk_room(work: Work) -> list[Room]:
     """Room on the head node and on every volume of the DAQ nodes of the modules at work."""
-    site = work.site
-    module_rate = data_rate_bytes_s(site.data)
-    hk_rate = HK_BYTES_S * len(site.obs.modules)
-    found = []
-    try:
-        free = shutil.disk_usage(site.head_data_dir).free
-        found.append(Room(f"head node:{site.head_data_dir}", (), free, hk_rate))
-    except OSError as error:
-        work.fault("head node", "disk space", f"{site.head_data_dir}: {error.strerror}")
-    nodes = nodes_of(site, work.modules)
-    with NodeShells(nodes, site.obs, work.flight) as shells:
+    nodes = nodes_of(work.site, work.modules)
+    with NodeShells(nodes, work.site.obs, work.flight) as shells:
         outcomes = shells.each(daq_nodes.status)
+    statuses = {}
     for node, outcome in outcomes.items():
         if outcome.result is None:
             work.fault(ledger_name(node), "disk space", _words(node, outcome.problem))
-            continue
-        found += _volumes(site, node, outcome.result, module_rate)
-    return found
+        else:
+            statuses[node] = outcome.result
+    try:
+        return rooms(work.site, statuses)
+    except OSError as error:
+        work.fault("head node", "disk space", f"{work.site.head_data_dir}: {error.strerror}")
+        return []
 
 
 def _words(node: DaqNode, problem: ObsError | None) -> str:
     """A problem without the address it begins with."""
     return str(problem).removeprefix(f"{node.ip_addr}: ")
-
-
-def _volumes(site: Site, node: DaqNode, status: NodeStatus, module_rate: float) -> list[Room]:
-    used = [module.id for module in site.modules_of(node)]
-    placed = {module for volume in status.volumes for module in volume.modules}
-    rooms = []
-    for volume in status.volumes:
-        own = [module for module in volume.modules if module in used]
-        if volume.default:
-            own += [module for module in used if module not in placed]
-        where = f"{node.ip_addr}:{volume.path}"
-        rooms.append(Room(where, tuple(own), volume.free_bytes, module_rate * len(own)))
-    return rooms

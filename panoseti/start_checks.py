@@ -6,12 +6,10 @@ In this order: head node, run in progress, activities here and on the nodes, wha
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from panoseti import activities, daq_nodes, disk_room, settings
+from panoseti import activities, daq_nodes, disk_room, recording_room
 from panoseti.daq_nodes import NodeOutcome, NodeShells
 from panoseti.disk_room import HOUR_S, Volume
 from panoseti.errors import RefusedError
@@ -92,7 +90,8 @@ def check_rest(site: Site, options: StartOptions, shells: NodeShells) -> Checked
         raise RefusedError(f"not ready: {'; '.join(lacks)}")
     boards = tuple(present_boards(site))
     statuses = _check_nodes(outcomes) if options.data else {}
-    volumes = _volumes(site, statuses)
+    used = [room for room in recording_room.rooms(site, statuses) if room.rate_bytes_s > 0]
+    volumes = [room.volume for room in used]
     warnings = [str(problem) for status in statuses.values() for problem in status.problems]
     warnings += disk_room.refuse_or_warn(
         volumes,
@@ -102,7 +101,8 @@ def check_rest(site: Site, options: StartOptions, shells: NodeShells) -> Checked
     )
     if hv:
         warnings += warnings_before_run(site)
-    absent = [quabo.ip for quabo in site.obs.quabos if quabo not in boards]
+    told = site.obs.known_absent
+    absent = [q.ip for q in site.obs.quabos if q not in boards and q.ip not in told]
     if absent and options.data:
         warnings.append(f"{joined(absent, ', ')} absent since the last scan: not recorded")
     return Checked(boards, tuple(statuses), tuple(warnings), tuple(volumes))
@@ -158,34 +158,3 @@ def _check_nodes(
     if problems:
         raise RefusedError("; ".join(problems))
     return statuses
-
-
-def _volumes(site: Site, statuses: Mapping[DaqNode, NodeStatus]) -> list[Volume]:
-    """The disks that data go to, with what a run writes to each."""
-    module_rate = settings.data_rate_bytes_s(site.data)
-    head_rate = settings.HK_BYTES_S * len(site.obs.modules)
-    found = []
-    for node, status in statuses.items():
-        used = [module.id for module in site.modules_of(node)]
-        placed = {module for volume in status.volumes for module in volume.modules}
-        local = site.is_on_head_node(node)
-        for volume in status.volumes:
-            own = [module for module in used if module in volume.modules]
-            if volume.default:
-                own += [module for module in used if module not in placed]
-            if local and _same_disk(volume.path, str(site.head_data_dir)):
-                head_rate += module_rate * len(own)
-            elif own:
-                names = ", ".join(map(str, own))
-                where = f"{node.ip_addr}:{volume.path} (module {names})"
-                found.append(Volume(where, volume.free_bytes, module_rate * len(own)))
-                head_rate += module_rate * len(own)  # it is collected
-    free = shutil.disk_usage(site.head_data_dir).free
-    return [Volume(f"head node:{site.head_data_dir}", free, head_rate), *found]
-
-
-def _same_disk(one: str, other: str) -> bool:
-    try:
-        return os.stat(one).st_dev == os.stat(other).st_dev
-    except OSError:
-        return False
