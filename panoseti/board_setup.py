@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from panoseti import commands, hv_service, maroc, packets, ph_baselines, settings
+from panoseti import commands, hv_service, maroc, packets, ph_baselines, settings, verified
 from panoseti.board_link import BoardLink, Pause, Send, open_link
 from panoseti.board_link import Step as LinkStep
-from panoseti.board_settings import CLOSED, OPEN
+from panoseti.board_settings import CLOSED, OPEN, BoardSettings
 from panoseti.board_work import Result, Results, Work, of_outcome
 from panoseti.commands import ChannelMask, GoeMask
 from panoseti.errors import ConfigError, ObsError
@@ -65,12 +65,12 @@ def load_maroc(work: Work, boards: Sequence[Quabo]) -> list[Quabo]:
         faults: dict[str, Result] = {}
         for quabo in able:
             try:
-                wanted, priming = work.settings.registers(quabo.ip, work.uids[quabo.ip])
+                wanted, steps = maroc_plan(work.settings, quabo.ip, work.uids[quabo.ip])
             except ConfigError as error:
                 faults[quabo.ip] = Result("; ".join(str(fault) for fault in error.faults))
                 continue
             registers[quabo.ip] = wanted
-            plans[quabo.ip] = [*_priming(work, priming), Send(maroc.setup(wanted))]
+            plans[quabo.ip] = steps
         return {**_run(work, plans, through), **faults}
 
     good = work.carry_out(Step.MAROC, boards, action)
@@ -79,10 +79,14 @@ def load_maroc(work: Work, boards: Sequence[Quabo]) -> list[Quabo]:
     return good
 
 
-def _priming(work: Work, priming: Registers | None) -> list[LinkStep]:
-    if priming is None:
-        return []
-    head_ip = work.settings.head_ip()
+def maroc_plan(settings_now: BoardSettings, ip: str, uid: str) -> tuple[Registers, list[LinkStep]]:
+    """The MAROC registers of a board, and what brings them there; ConfigError as usual."""
+    wanted, priming = settings_now.registers(ip, uid)
+    steps = [] if priming is None else _priming(settings_now.head_ip(), priming)
+    return wanted, [*steps, Send(maroc.setup(wanted))]
+
+
+def _priming(head_ip: str, priming: Registers) -> list[LinkStep]:
     return [
         Send(maroc.setup(priming)),
         Send(commands.DataDestination(head_ip, head_ip)),
@@ -140,12 +144,14 @@ def move_shutters(work: Work, boards: Sequence[Quabo], state: str) -> list[Quabo
     """Open or close the shutters that these boards (quabo 1 of their modules) drive."""
     opening = work.site.obs.shutter_open_value
     plan = [Send(commands.Shutter(opening if state == OPEN else 1 - opening))]
-    return work.carry_out(
-        Step.SHUTTER,
-        boards,
-        partial(_tell, work, lambda quabo: plan),
-        work.settings.shutter_inputs(state),
-    )
+
+    def action(able: Sequence[Quabo], through: Callable[[str], None]) -> Results:
+        results = _run(work, {quabo.ip: plan for quabo in able}, through)
+        told = [ip for ip, result in results.items() if not result.problem]
+        seen = verified.see_shutters(work, told, state, time.time())
+        return {**results, **{ip: Result(text) for ip, text in seen.wrong.items()}}
+
+    return work.carry_out(Step.SHUTTER, boards, action, work.settings.shutter_inputs(state))
 
 
 def shutter_state(work: Work, quabo: Quabo) -> str:

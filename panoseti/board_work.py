@@ -50,6 +50,9 @@ class Result:
     unconfirmed: Sequence[str] = ()
 
 
+UNCONFIRMED = "unconfirmed"
+"""Name of the fact that a step was done, but cannot be confirmed by the board."""
+
 Results = Mapping[str, Result]
 Action = Callable[[Sequence[Quabo], Callable[[str], None]], Results]
 """Does a step to boards, calls back with a board's address when it is through with it."""
@@ -71,9 +74,9 @@ def result_of(answer: object) -> Result:
 class Work:
     """Work on some boards of a site, with the ledger in hand.
 
-    boards: those that were asked for, in the order of the config; uids: flash UID by address, ""
-    = absent (None: as quabo_uids.json has it); problems: all that went wrong, in order; failed:
-    boards that later steps leave out.
+    boards: those that were asked for, in the order of the config, without those that it says are
+    absent; uids: flash UID by address, "" = absent (None: as quabo_uids.json has it); problems:
+    all that went wrong, in order; failed: boards that later steps leave out.
     """
 
     def __init__(
@@ -86,7 +89,9 @@ class Work:
         uids: Mapping[str, str] | None = None,
     ) -> None:
         self.site = site
-        self.boards = tuple(boards)
+        asked, gone = tuple(boards), site.obs.known_absent
+        self.boards = tuple(quabo for quabo in asked if quabo.ip not in gone)
+        self.known_absent = tuple(quabo for quabo in asked if quabo.ip in gone)
         self.book = book
         self.console = console
         self.flight = flight
@@ -94,6 +99,9 @@ class Work:
         if uids is None:
             uids = known_uids(site.head_data_dir / QUABO_UIDS, site.obs)
         self.uids = dict(uids)
+        self.news_of_absent = any(self.uids.get(q.ip) != "" for q in self.known_absent)
+        for quabo in self.known_absent:
+            self.absent(quabo)
         self.echo = site.obs.echo_by_ip
         self.problems: list[Problem] = []
         self.failed: set[str] = set()
@@ -178,7 +186,9 @@ class Work:
         good = [quabo for quabo in able if not results[quabo.ip].problem]
         now_unix = time.time()
         for quabo in good:
-            facts = results[quabo.ip].facts
+            facts = dict(results[quabo.ip].facts)
+            if results[quabo.ip].unconfirmed:
+                facts[UNCONFIRMED] = ", ".join(results[quabo.ip].unconfirmed)
             self.ledger.finish(quabo.ip, step, now_unix, wanted[quabo.ip], facts)
         self.book.save()
         for quabo in able:

@@ -148,16 +148,21 @@ def ping(work: Work, boards: Sequence[Quabo]) -> set[str]:
     return {ip for ip, answered in answers.items() if answered}
 
 
+def ask_uids(
+    work: Work, ips: Sequence[str], through: Callable[[str], None] | None = None
+) -> dict[str, str | ObsError]:
+    """The UIDs that boards say, or why not."""
+    port = work.site.obs.tftp_port
+    return board_tftp.on_boards(
+        ips, lambda ip: board_tftp.get_uid(ip, port, flight=work.flight), through
+    )
+
+
 def read_uids(work: Work, boards: Sequence[Quabo]) -> list[Quabo]:
     """Ask boards that answer ping for their UIDs and keep them in quabo_uids.json."""
-    port = work.site.obs.tftp_port
 
     def action(able: Sequence[Quabo], through: Callable[[str], None]) -> Results:
-        found = board_tftp.on_boards(
-            [quabo.ip for quabo in able],
-            lambda ip: board_tftp.get_uid(ip, port, flight=work.flight),
-            through,
-        )
+        found = ask_uids(work, [quabo.ip for quabo in able], through)
         results = {}
         for ip, answer in found.items():
             uid = "" if isinstance(answer, ObsError) else answer

@@ -8,10 +8,11 @@ behind our back.  `dry_run` goes the same way, but only says what would be done,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from panoseti import boot, session, session_setup
+from panoseti import boot, session, session_setup, verified
+from panoseti.board_link import Send
 from panoseti.board_settings import CLOSED, OPEN
 from panoseti.board_setup import (
     calibrate_ph,
@@ -23,15 +24,18 @@ from panoseti.board_setup import (
     shutter_drivers,
 )
 from panoseti.board_work import Work, addresses
+from panoseti.commands import HkDestination, HkInterval
 from panoseti.errors import ConfigError, ObsError
-from panoseti.hk_watch import HkWatch, PortWatch, open_watch
-from panoseti.ledger import Step
+from panoseti.hk_watch import Boot, Firmware, HkWatch, PortWatch, open_watch, wait_heard
+from panoseti.ledger import UNDONE_BY_REBOOT, Step
 from panoseti.session import CAPTURE_HK, HV_UPDATER, SESSION_DAEMONS, TEMPERATURE_GUARD
 from panoseti.site import Quabo
 
 POWER, PING = "power", "ping"
 # Where nobody listened, a board that is well shows an HK packet within so long.
 LISTEN_S = 7.0
+LISTENER, STARTED = "housekeeping listener", "started_unix"
+"""Entry of the ledger, and its fact: the capture_hk that has listened since then."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class BringUp:
         self._redo = frozenset(redo)
         self._dry_run = dry_run
         self._suspicions: dict[str, str] = {}
+        self._strangers: dict[str, str] = {}
         self._present: list[Quabo] = []
 
     def run(self) -> None:
@@ -66,6 +71,7 @@ class BringUp:
         self._power()
         self._present = self._look_for_boards()
         self._look_back()
+        self._compare_uids()
         self._boards(Step.UID, boot.read_uids)
         self._boards(Step.REBOOT, boot.reboot)
         self._boards(Step.HK_DEST, set_hk_destination)
@@ -101,7 +107,7 @@ class BringUp:
         """The boards that answer; one that does not is a fault, and left alone."""
         work = self.work
         answering = boot.ping(work, work.boards)
-        changed = False
+        changed = work.news_of_absent and not self._dry_run
         for quabo in work.boards:
             if quabo.ip in answering:
                 continue
@@ -119,24 +125,36 @@ class BringUp:
             work.save_uids()
         return [quabo for quabo in work.boards if quabo.ip in answering]
 
+    def _compare_uids(self) -> None:
+        """A board that was exchanged says another UID."""
+        work = self.work
+        known = {q.ip: work.ledger.uid_of(q.ip) for q in self._present}
+        asked = boot.ask_uids(work, [ip for ip, uid in known.items() if uid])
+        for ip, uid in asked.items():
+            if isinstance(uid, str) and uid != known[ip]:
+                self._strangers[ip] = f"another board: UID {known[ip]} -> {uid}"
+
     def _look_back(self) -> None:
         """Boots that nobody asked for, and boards that have fallen silent."""
         work = self.work
+        self._forget_unwatched()
         known = [q for q in self._present if work.ledger.done(q.ip, Step.REBOOT)]
         if not known:
             return
         try:
             with open_watch(work.site, known) as watch:
-                if isinstance(watch, PortWatch):
-                    self._listen(watch, known)
-                    self._suspect(watch, known, time.time() - LISTEN_S)
+                if not self._dry_run:
+                    self._suspect(known, self._ask_for_housekeeping(watch, known))
+                elif isinstance(watch, PortWatch):
+                    self._suspect(known, wait_heard(watch, _ips(known), time.time(), LISTEN_S))
                 elif self._capture_is_settled():
-                    self._suspect(watch, known, time.time() - work.site.obs.hk_max_age_s)
+                    since_unix = time.time() - work.site.obs.hk_max_age_s
+                    self._suspect(known, wait_heard(watch, _ips(known), since_unix, 0.0))
         except ObsError as error:
             work.console.warn(f"whether boards rebooted by themselves cannot be seen: {error}")
             return
         for quabo in known:
-            found = watch.boots.get(quabo.ip)
+            found = watch.boots.get(quabo.ip) or self._other_firmware(quabo, watch)
             if found is None:
                 continue
             facts = {"fwver": found.firmware.version, "fwtime": found.firmware.built}
@@ -145,28 +163,63 @@ class BringUp:
                 self._suspicions.pop(quabo.ip, None)
         work.book.save()
 
-    def _listen(self, watch: HkWatch, boards: Sequence[Quabo]) -> None:
-        deadline = time.monotonic() + LISTEN_S
-        while any(quabo.ip not in watch.heard for quabo in boards):
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                return
-            watch.look(left_s)
+    def _forget_unwatched(self) -> None:
+        """While nobody listened a board may have rebooted: what that undoes is done again."""
+        work = self.work
+        entry = work.ledger.others.get(LISTENER)
+        if entry is not None and entry.facts.get(STARTED) == self._capturing_since():
+            return
+        doubtful = [
+            ip
+            for ip, steps in work.ledger.boards.items()
+            if Step.REBOOT in steps and any(step in steps for step in UNDONE_BY_REBOOT)
+        ]
+        for ip in doubtful:
+            work.ledger.forget(ip, UNDONE_BY_REBOOT)
+        work.ledger.others.pop(LISTENER, None)
+        if doubtful:
+            work.console.note(
+                f"capture_hk did not run all the time: whether {addresses(doubtful)} rebooted is"
+                " not known, and settings are loaded again"
+            )
+            work.book.save()
+
+    def _capturing_since(self) -> float | None:
+        """When the capture_hk that runs was started, Unix time in s; None when none works."""
+        found = session.state(CAPTURE_HK, self.work.site.head_data_dir)
+        return found.beat.started_unix if found.works and found.beat is not None else None
+
+    def _ask_for_housekeeping(self, watch: HkWatch, boards: Sequence[Quabo]) -> set[str]:
+        """Have boards send a packet at once; those that do not.
+
+        After a power cut the golden firmware runs, which sends none.
+        """
+        since_unix = time.time()
+        watch.look(0)
+        plan = [Send(HkDestination(self.work.settings.head_ip())), Send(HkInterval(1))]
+        with self.work.link() as link:
+            link.run(dict.fromkeys(_ips(boards), plan), self.work.echo)
+        return wait_heard(watch, _ips(boards), since_unix, LISTEN_S)
+
+    def _other_firmware(self, quabo: Quabo, watch: HkWatch) -> Boot | None:
+        """A boot that nobody heard: what runs is not what ran after the last one."""
+        running, heard_unix = watch.firmware.get(quabo.ip), watch.heard.get(quabo.ip, 0.0)
+        reboot = self.work.ledger.done(quabo.ip, Step.REBOOT)
+        if running is None or reboot is None or heard_unix <= (reboot.done_unix or 0.0):
+            return None
+        booted = Firmware(str(reboot.facts.get("fwver")), str(reboot.facts.get("fwtime")))
+        return None if running == booted else Boot(heard_unix, running)
 
     def _capture_is_settled(self) -> bool:
         """Whether capture_hk has listened long enough for a silence to mean something."""
-        found = session.state(CAPTURE_HK, self.work.site.head_data_dir)
-        if not found.works or found.beat is None:
-            return False
-        return time.time() - found.beat.started_unix > self.work.site.obs.hk_max_age_s
+        since_unix = self._capturing_since()
+        return since_unix is not None and time.time() - since_unix > self.work.site.obs.hk_max_age_s
 
-    def _suspect(self, watch: HkWatch, boards: Sequence[Quabo], since_unix: float) -> None:
-        """After a power cut the golden firmware runs, which sends no housekeeping."""
+    def _suspect(self, boards: Sequence[Quabo], silent: Collection[str]) -> None:
+        """Boards that should send housekeeping, and do not."""
         for quabo in boards:
-            told_unix = self.work.ledger.done_unix(quabo.ip, Step.HK_DEST)
-            if told_unix is None or told_unix > since_unix:
-                continue
-            if watch.heard.get(quabo.ip, 0.0) < since_unix:
+            told = self.work.ledger.done_unix(quabo.ip, Step.REBOOT)
+            if quabo.ip in silent and told is not None:
                 self._suspicions[quabo.ip] = "answers ping but sends no housekeeping any more"
 
     # --- steps ---
@@ -192,6 +245,8 @@ class BringUp:
                 reasons[quabo.ip] = "asked for by --redo"
             elif step is Step.REBOOT and quabo.ip in self._suspicions:
                 reasons[quabo.ip] = self._suspicions[quabo.ip]
+            elif step is Step.UID and quabo.ip in self._strangers:
+                reasons[quabo.ip] = self._strangers[quabo.ip]
             elif reason := self._why(quabo, step, now_unix):
                 reasons[quabo.ip] = reason
         return reasons
@@ -226,13 +281,24 @@ class BringUp:
         reasons = {name: session_setup.why_start(work, name) for name in SESSION_DAEMONS}
         items = [Due("start", name, reason) for name, reason in reasons.items() if reason]
         if not self.plan(items):
+            self._note_listener()
             return
         boards = [quabo for quabo in self._present if quabo.ip not in work.failed]
         well = True
         if reasons[CAPTURE_HK] or reasons[TEMPERATURE_GUARD]:
             well = session_setup.start_housekeeping(work, boards)
+        self._note_listener()
         if well and reasons[HV_UPDATER]:
             session_setup.start_hv(work)
+
+    def _note_listener(self) -> None:
+        """From now on a boot of any board is noted."""
+        since_unix, work = self._capturing_since(), self.work
+        known = work.ledger.others.get(LISTENER)
+        if since_unix is None or (known and known.facts.get(STARTED) == since_unix):
+            return
+        work.ledger.finish_other(LISTENER, time.time(), {}, {STARTED: since_unix})
+        work.book.save()
 
     def _high_voltage(self) -> None:
         """Boards that came to a running updater get their high voltage in its next round."""
@@ -241,6 +307,10 @@ class BringUp:
         session_setup.confirm_hv(
             self.work, [quabo for quabo in self._present if quabo.ip not in self.work.failed]
         )
+
+
+def _ips(boards: Iterable[Quabo]) -> list[str]:
+    return [quabo.ip for quabo in boards]
 
 
 def _by_reason(items: Sequence[Due]) -> Mapping[str, list[Due]]:
@@ -260,9 +330,10 @@ def high_voltage_off(work: Work) -> None:
     cannot confirm, and need not; later steps leave it out.
     """
     session_setup.end_daemons(work, [HV_UPDATER])
+    told_unix = time.time()
     problems = hv_off(work.site, work.site.obs.quabos, work.flight)
     # Before the first scan nobody knows which boards are absent.
-    scanned = bool(work.uids)
+    scanned = any(quabo.ip in work.uids for quabo in work.boards)
     silent = {
         ip: problem
         for ip, problem in problems.items()
@@ -276,6 +347,9 @@ def high_voltage_off(work: Work) -> None:
         if ip not in without_power:
             work.board_fault(ip, "HV off", f"{problem}; if in doubt cut the module's power")
     told = [ip for ip, problem in problems.items() if problem is None]
+    seen = verified.see_hv_off(work, told, told_unix)
+    for ip, text in seen.wrong.items():
+        work.board_fault(ip, "HV off", text)
     confirmed = sum(work.echo[ip] for ip in told)
     words = [f"confirmed by {confirmed} boards"]
     if confirmed < len(told):
@@ -283,6 +357,7 @@ def high_voltage_off(work: Work) -> None:
     if without_power:
         words.append(f"{len(without_power)} are without power")
     work.console.note(f"HV off: {', '.join(words)}; hv_updater does not run")
+    verified.tell(work, [seen])
 
 
 def shut_down(work: Work) -> None:

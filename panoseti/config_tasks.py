@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from panoseti import boot, overview, ph_baselines, session_setup
+from panoseti import boot, overview, ph_baselines, session_setup, verified
 from panoseti.board_files import PH_BASELINE, QUABO_UIDS, known_uids, read_ph_baseline
 from panoseti.board_settings import CLOSED, OPEN
 from panoseti.board_setup import (
@@ -22,14 +22,14 @@ from panoseti.board_setup import (
 from panoseti.board_work import Work, addresses
 from panoseti.bring_up import BringUp, Due, high_voltage_off, shut_down
 from panoseti.console import Console
-from panoseti.errors import EXIT_FAILED, EXIT_OK, ConfigError, ObsError, RefusedError
+from panoseti.errors import EXIT_FAILED, EXIT_OK, ConfigError, Fault, ObsError, RefusedError
 from panoseti.firmware_images import built_text
 from panoseti.firmware_load import load_firmware
 from panoseti.flight import FlightRecorder
 from panoseti.hk_watch import Firmware
 from panoseti.ledger import Ledger
 from panoseti.ledger_file import LedgerFile, held_ledger, read_ledger
-from panoseti.load_configs import Site
+from panoseti.load_configs import OBS_CONFIG, Site
 from panoseti.node_setup import (
     NODES,
     NodeSetup,
@@ -99,6 +99,7 @@ def run(site: Site, request: Request, console: Console, flight: FlightRecorder) 
     document: dict[str, Any] = {}
     problems = []
     boards = select(site.obs, request.choices)
+    _some_are_there(site, boards)
     if HV_OFF in tasks and not request.dry_run:  # before anything that could be in its way
         work = _work_for_hv_off(site, boards, console, flight)
         high_voltage_off(work)
@@ -128,6 +129,14 @@ def chosen_tasks(request: Request) -> list[Task]:
 def needs_data(request: Request) -> bool:
     """Whether data_config.json is to be read."""
     return any(task.needs_data for task in chosen_tasks(request))
+
+
+def _some_are_there(site: Site, boards: Sequence[Quabo]) -> None:
+    """ConfigError when obs_config.json says that all these boards are absent."""
+    if all(quabo.ip in site.obs.known_absent for quabo in boards):
+        where = addresses([quabo.ip for quabo in boards])
+        remedy = "absent, as this file says; take what is back out of absent_quabos"
+        raise ConfigError([Fault(OBS_CONFIG, "$.domes", where, remedy)])
 
 
 def _refuse(site: Site, tasks: Sequence[Task], dry_run: bool) -> None:
@@ -244,6 +253,7 @@ def _hv_on(job: Job) -> None:
     if session_setup.start_hv(job.work):
         session_setup.confirm_hv(job.work, job.boards())
         job.console.note("HV: kept at its set point by hv_updater, as the temperature asks for")
+        verified.tell(job.work, [verified.see_hv(job.work, job.boards())])
 
 
 def _masks(job: Job) -> None:
@@ -339,6 +349,7 @@ def _bring_up(job: Job) -> None:
         if not bring_up.due:
             job.console.out("nothing is missing or stale")
         return
+    _verify(job)
     _show(job)
     if work.problems:
         count = len(work.problems)
@@ -347,6 +358,13 @@ def _bring_up(job: Job) -> None:
         job.console.out(f"ready: {len(work.boards)} boards")
     else:
         job.console.out(f"ready: {len(work.boards)} boards, nothing was to be done")
+
+
+def _verify(job: Job) -> None:
+    """What the boards show of what was done to them."""
+    checks = verified.look_at(job.work, [q for q in job.boards() if job.work.ledger.uid_of(q.ip)])
+    job.document["verified"] = {check.what: check.as_json() for check in checks}
+    verified.tell(job.work, checks)
 
 
 def _due_nodes(bring_up: BringUp) -> NodeSetup | None:

@@ -11,7 +11,7 @@ here.  A context manager either way:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
@@ -21,11 +21,14 @@ from panoseti.addresses import redis_key
 from panoseti.hk_socket import HkSocket, listen_addresses
 from panoseti.housekeeping import judge_datagram
 from panoseti.load_configs import Site
-from panoseti.packets import HkPacket
+from panoseti.packets import HkPacket, hk_record
 from panoseti.site import Quabo
 from panoseti.store import TIME_FIELD, Store
 
 POLL_S = 0.1
+HVMON = tuple(f"HVMON{chip}" for chip in range(4))
+HVIMON = tuple(f"HVIMON{chip}" for chip in range(4))
+FIELDS = (TIME_FIELD, "FWVER", "FWTIME", *HVMON, *HVIMON, "SHUTTER_STATUS")
 
 
 @dataclass(frozen=True)
@@ -44,15 +47,42 @@ class Boot:
     firmware: Firmware
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What an HK packet shows: Unix time of its arrival, magnitudes of the bias of the four
+    detectors in V, the currents of their supplies in A, SHUTTER_STATUS.
+    """
+
+    utc_s: float
+    hv_v: tuple[float, ...]
+    hv_a: tuple[float, ...]
+    shutter_status: int
+
+
+def shown_in(record: Mapping[str, object]) -> Shown | None:
+    """What a record shows; None when it lacks something."""
+    try:
+        return Shown(
+            utc_s=float(str(record[TIME_FIELD])),
+            hv_v=tuple(abs(float(str(record[name]))) for name in HVMON),
+            hv_a=tuple(float(str(record[name])) for name in HVIMON),
+            shutter_status=int(str(record["SHUTTER_STATUS"])),
+        )
+    except (KeyError, ValueError):
+        return None
+
+
 class HkWatch(Protocol):
     """What has been seen so far, by board address.
 
-    boots: the latest boot packet; heard: Unix time of the latest HK packet of any kind.
+    boots: the latest boot packet; heard: Unix time of the latest HK packet of any kind; shown,
+    firmware: what that one says.
     """
 
     boots: dict[str, Boot]
     heard: dict[str, float]
     firmware: dict[str, Firmware]
+    shown: dict[str, Shown]
 
     def __enter__(self) -> HkWatch: ...
     def __exit__(
@@ -72,6 +102,7 @@ class PortWatch:
         self.boots: dict[str, Boot] = {}
         self.heard: dict[str, float] = {}
         self.firmware: dict[str, Firmware] = {}
+        self.shown: dict[str, Shown] = {}
         self._by_boardloc = {quabo.boardloc: quabo.ip for quabo in boards}
         self._known = frozenset(self._by_boardloc)
         self._socket = HkSocket(listen_addresses(head_ip))
@@ -96,6 +127,9 @@ class PortWatch:
             ip = self._by_boardloc[packet.boardloc]
             firmware = Firmware(packet.fwver, f"0x{packet.fwtime:08x}")
             self.heard[ip], self.firmware[ip] = datagram.utc_s, firmware
+            shown = shown_in({TIME_FIELD: datagram.utc_s, **hk_record(packet)})
+            if shown is not None:
+                self.shown[ip] = shown
             if packet.boot:
                 self.boots[ip] = Boot(datagram.utc_s, firmware)
 
@@ -107,6 +141,7 @@ class StoreWatch:
         self.boots: dict[str, Boot] = {}
         self.heard: dict[str, float] = {}
         self.firmware: dict[str, Firmware] = {}
+        self.shown: dict[str, Shown] = {}
         self._store = store
         self._boards = tuple(boards)
 
@@ -126,7 +161,8 @@ class StoreWatch:
         """Read notes and records, after a pause in which they may change."""
         time.sleep(min(timeout_s, POLL_S))
         notes = self._store.boot_notes([quabo.boardloc for quabo in self._boards])
-        records = self._store.get_records([redis_key(quabo.boardloc) for quabo in self._boards])
+        keys = [redis_key(quabo.boardloc) for quabo in self._boards]
+        records = self._store.get_fields(keys, FIELDS)
         for quabo in self._boards:
             if (note := notes.get(quabo.boardloc)) is not None:
                 firmware = Firmware(note.firmware_version, note.firmware_time)
@@ -137,6 +173,9 @@ class StoreWatch:
             except (KeyError, ValueError):
                 continue
             self.firmware[quabo.ip] = Firmware(record.get("FWVER", ""), record.get("FWTIME", ""))
+            shown = shown_in(record)
+            if shown is not None:
+                self.shown[quabo.ip] = shown
 
 
 def open_watch(site: Site, boards: Iterable[Quabo] | None = None) -> HkWatch:
@@ -168,4 +207,26 @@ def wait_heard(
         left_s = deadline - time.monotonic()
         if not missing or left_s <= 0:
             return missing
+        watch.look(min(left_s, 0.5))
+
+
+def wait_shown(
+    watch: HkWatch,
+    ips: Iterable[str],
+    since_unix: float,
+    timeout_s: float,
+    wanted: Callable[[Shown], bool],
+) -> dict[str, Shown | None]:
+    """Wait until a packet of each board that came after a Unix time shows what is wanted.
+
+    The boards of which none did, with what they show instead; None = nothing has come.
+    """
+    missing = list(ips)
+    deadline = time.monotonic() + timeout_s
+    while True:
+        fresh = {ip: shown for ip, shown in watch.shown.items() if shown.utc_s >= since_unix}
+        missing = [ip for ip in missing if ip not in fresh or not wanted(fresh[ip])]
+        left_s = deadline - time.monotonic()
+        if not missing or left_s <= 0:
+            return {ip: fresh.get(ip) for ip in missing}
         watch.look(min(left_s, 0.5))

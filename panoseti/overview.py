@@ -10,6 +10,7 @@ from typing import Any
 from panoseti.addresses import redis_key
 from panoseti.board_work import Work
 from panoseti.errors import ConfigError, ObsError
+from panoseti.hk_watch import HVMON
 from panoseti.ledger import Step
 from panoseti.packets import signed_detector_c
 from panoseti.site import Quabo
@@ -21,11 +22,15 @@ COLUMNS = (
 )  # fmt: skip
 
 
+FIELDS = (TIME_FIELD, "FWVER", "TEMP1", "TEMP2", *HVMON)
+
+
 @dataclass(frozen=True)
 class BoardRow:
     """One board; None = not known.  hv_v: magnitudes of the four detectors' bias.
 
-    state: "ready", "absent", "never scanned", or the first step that is missing or stale.
+    state: "ready", "absent", "absent, as obs_config.json says", "never scanned", or the first step
+    that is missing or stale.
     """
 
     dome: str
@@ -49,14 +54,17 @@ def board_rows(work: Work) -> list[BoardRow]:
     """A row for each board at work; records only where Redis can be reached."""
     records = _records(work)
     names = {module.id: (module.dome, module.label) for module in work.site.obs.modules}
-    return [_row(work, quabo, names[quabo.module_id], records) for quabo in work.boards]
+    chosen = {*work.boards, *work.known_absent}
+    shown = [quabo for quabo in work.site.obs.quabos if quabo in chosen]
+    return [_row(work, quabo, names[quabo.module_id], records) for quabo in shown]
 
 
 def _records(work: Work) -> dict[str, Record]:
     obs = work.site.obs
     try:
         with Store(obs.redis_host, obs.redis_port) as store:
-            return store.get_records([redis_key(quabo.boardloc) for quabo in work.boards])
+            keys = [redis_key(quabo.boardloc) for quabo in work.boards]
+            return store.get_fields(keys, FIELDS)
     except ObsError as error:
         work.console.detail(str(error))
         return {}
@@ -70,7 +78,7 @@ def _row(
     record = records.get(redis_key(quabo.boardloc), {})
     received = _number(record, TIME_FIELD)
     temp1 = _number(record, "TEMP1")
-    volts = [_number(record, f"HVMON{chip}") for chip in range(4)]
+    volts = [_number(record, name) for name in HVMON]
     return BoardRow(
         dome=names[0],
         module=names[1],
@@ -91,6 +99,8 @@ def _row(
 
 
 def _state(work: Work, quabo: Quabo) -> str:
+    if quabo in work.known_absent:
+        return "absent, as obs_config.json says"
     uid = work.uids.get(quabo.ip)
     if uid is None:
         return "never scanned"

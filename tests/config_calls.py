@@ -1,0 +1,93 @@
+"""config.py as operators call it, and what the boards must hold after it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from panoseti import maroc, settings
+from panoseti.board_files import read_ph_baseline, read_quabo_uids
+from panoseti.board_settings import BoardSettings
+from panoseti.commands import MarocSetup
+from panoseti.load_configs import load_site
+from simulator.private_observatory import DATA, PrivateObservatory
+
+
+@dataclass
+class Answer:
+    """What a call of config.py said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.out)
+        return document
+
+
+def config(observatory: PrivateObservatory, *words: str, timeout_s: float = 100.0) -> Answer:
+    """Run config.py in the command directory."""
+    done = subprocess.run(
+        observatory.command("config.py", *words),
+        cwd=observatory.command_dir,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
+    return Answer(done.returncode, done.stdout, done.stderr)
+
+
+def steps_done(answer: Answer) -> set[str]:
+    """The steps of a bring-up with --json that had something to do."""
+    return {item["step"] for item in answer.json["plan"]}
+
+
+def write_data(observatory: PrivateObservatory, **changes: Any) -> None:
+    text = json.dumps({**DATA, **changes})
+    (observatory.command_dir / "data_config.json").write_text(text)
+
+
+def boards(observatory: PrivateObservatory) -> dict[str, dict[str, Any]]:
+    with observatory.client() as client:
+        found: dict[str, dict[str, Any]] = client.state()["boards"]
+        return found
+
+
+def check_registers(observatory: PrivateObservatory, absent: tuple[str, ...] = ()) -> None:
+    """The boards hold what the configs ask for, and the files say so."""
+    site = load_site(observatory.command_dir)
+    data_dir = site.head_data_dir
+    uids = read_quabo_uids(data_dir / "quabo_uids.json", site.obs)
+    baselines = read_ph_baseline(data_dir / "quabo_ph_baseline.json")
+    wanted = BoardSettings(site)
+    channel_mask, goe_mask = wanted.masks()
+    for ip, board in boards(observatory).items():
+        if ip in absent:
+            assert uids.by_ip[ip] == ""
+            continue
+        assert uids.by_ip[ip] == board["uid"]
+        assert board["phase"] == "silver"
+        assert board["hk_destination"] == observatory.site.head
+        assert board["channel_mask"] == list(channel_mask.words)
+        assert board["goe_mask"] == goe_mask.value
+        registers, _ = wanted.registers(ip, board["uid"])
+        chips = [bytes.fromhex(chip) for chip in board["maroc"]]
+        held = MarocSetup((chips[0], chips[1], chips[2], chips[3]))
+        assert maroc.differing_tags(maroc.setup(registers), held) == ()
+        assert board["acquisition"]["mode"] == settings.stop_acquisition().mode
+        assert tuple(board["baseline"]) == baselines.coefs[board["uid"]]
+        assert board["shutter_open"] == (board["boardloc"] & 3 == 1)
+        assert min(board["hv"]["volts"]) > 50
+        record = json.loads((data_dir / "quabo_config" / f"quabo_config_{ip}.json").read_text())
+        assert record["GAIN17"] == ",".join(map(str, registers["GAIN17"]))
+        assert record["CHANMASK_8"] == f"0x{channel_mask.words[8]:x}"
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
