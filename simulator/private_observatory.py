@@ -22,6 +22,7 @@ from panoseti.console import Interrupted
 from panoseti.errors import ObsError
 from simulator import leftovers
 from simulator.client import SimulatorClient
+from simulator.make_boards import write_boards
 from simulator.private_services import (
     OperatorKeys,
     PrivateRedis,
@@ -104,17 +105,19 @@ def private_observatory(
     simulator_options: Sequence[str] = (),
     obs_fields: Mapping[str, Any] | None = None,
     data_dir: Path | None = None,
+    prefix: str | None = None,
 ) -> Iterator[PrivateObservatory]:
     """Bring one up in a folder, boards as after power-on; raises ObsError when that fails.
 
     data: of data_config.json; obs_fields: more fields of obs_config.json; data_dir: default
-    `<folder>/data`.
+    `<folder>/data`; prefix: of the addresses, default a free one.  Modules that the shipped board
+    files do not describe get files of their own.
     """
     folder = folder.resolve()
     data_dir = data_dir or folder / "data"
     data_dir.mkdir(parents=True, exist_ok=True)
     keys = OperatorKeys.make(folder / "ssh")
-    prefix = free_prefix(modules)
+    prefix = prefix or free_prefix(modules)
     with ExitStack() as stack:
         stack.callback(_check_nobody_is_left, folder)
         redis = stack.enter_context(private_redis(folder / "redis"))
@@ -132,6 +135,8 @@ def private_observatory(
             obs_fields=obs_fields or {},
         )
         command_dir = site.write(folder / "site")
+        if not set(modules) <= set(MODULES):
+            write_boards(command_dir / "quabos", modules)
         state_dir = folder / "simulator"
         options = ["--time_scale", f"{time_scale:g}", "--power_on_destination", site.head]
         stack.enter_context(simulated_boards(command_dir, state_dir, *options, *simulator_options))
