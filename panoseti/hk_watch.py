@@ -162,7 +162,7 @@ class StoreWatch:
         time.sleep(min(timeout_s, POLL_S))
         notes = self._store.boot_notes([quabo.boardloc for quabo in self._boards])
         keys = [redis_key(quabo.boardloc) for quabo in self._boards]
-        records = self._store.get_fields(keys, FIELDS)
+        records = self._store.get_records(keys, FIELDS)
         for quabo in self._boards:
             if (note := notes.get(quabo.boardloc)) is not None:
                 firmware = Firmware(note.firmware_version, note.firmware_time)

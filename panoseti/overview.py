@@ -64,7 +64,7 @@ def _records(work: Work) -> dict[str, Record]:
     try:
         with Store(obs.redis_host, obs.redis_port) as store:
             keys = [redis_key(quabo.boardloc) for quabo in work.boards]
-            return store.get_fields(keys, FIELDS)
+            return store.get_records(keys, FIELDS)
     except ObsError as error:
         work.console.detail(str(error))
         return {}

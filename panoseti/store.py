@@ -17,7 +17,7 @@ command, then poll `boot_note(boardloc)` until `utc_s` is later than that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -135,22 +135,6 @@ class Store:
             rows = [zip(names, values, strict=True) for values in found]
             found = [{name: text for name, text in row if text is not None} for row in rows]
         return {key: record for key, record in zip(wanted, found, strict=True) if record}
-
-    def get_fields(self, keys: Iterable[str], fields: Sequence[str]) -> dict[str, Record]:
-        """As get_records, but of each record only these fields, as far as it has them.
-
-        Of many boards it takes a fraction of the time.
-        """
-        wanted = list(keys)
-        pipe = self._redis.pipeline(transaction=False)
-        for key in wanted:
-            pipe.hmget(key, fields)
-        found = self._guarded(pipe.execute)
-        records = {
-            key: {name: text for name, text in zip(fields, texts, strict=True) if text is not None}
-            for key, texts in zip(wanted, found, strict=True)
-        }
-        return {key: record for key, record in records.items() if record}
 
     def records(self) -> dict[str, Record]:
         """Every hash of the store, sorted by key, in a few round trips."""
