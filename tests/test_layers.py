@@ -59,7 +59,7 @@ SIMULATOR: dict[str, str] = {
     """,
     # A whole observatory around them, driven as an operator would.
     "services": """
-        leftovers night private_observatory private_services site_writer standing
+        bench_bringup leftovers night private_observatory private_services site_writer standing
     """,
 }
 
