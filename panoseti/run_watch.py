@@ -56,6 +56,7 @@ class RunWatch:
         return Judgement(
             tuple(findings),
             tuple(volumes),
+            silent=tuple(node for node, watch in self._nodes.items() if watch.silent),
             dead=tuple(node for node, watch in self._nodes.items() if watch.dead),
             hung=tuple(node for node, watch in self._nodes.items() if watch.hung),
             end_because="; ".join(map(str, low)),

@@ -1,0 +1,239 @@
+"""What is wrong with a run, judged from looks that are made up; and the watcher's own log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from panoseti.addresses import boardloc
+from panoseti.node_types import NodeStatus, node_status
+from panoseti.run_watch import RunWatch
+from panoseti.site import Quabo
+from panoseti.watch_facts import Judgement, Kind, Look, NodeLook, Watched
+from panoseti.watch_log import Entry, Span, What, read_entries, spans, write_entry
+
+NODE, TOKEN, BEGIN = "10.0.0.1", "token", 1_700_000_000.0
+IPS = ("192.168.0.4", "192.168.0.5", "192.168.0.8", "192.168.0.9")
+BOARDS = tuple(Quabo(ip, boardloc(ip) % 4, boardloc(ip), boardloc(ip) // 4) for ip in IPS)
+FREE, RATE = 10_000_000_000, 1_000_000
+
+
+def watched(**fields: Any) -> Watched:
+    values: dict[str, Any] = {"images": True, "rate_bytes_s": RATE, "hk": False, "min_left_s": 60.0}
+    return Watched(BOARDS, {NODE: (1, 2)}, TOKEN, **{**values, **fields})
+
+
+def status(
+    at_s: float,
+    last: Mapping[str, float] | None = None,
+    totals: Mapping[str, int] | None = None,
+    updated_s: float | None = None,
+    written: int = 0,
+    free: int = FREE,
+    pipeline: bool = True,
+    errors: Sequence[str] = (),
+    state: str = "running",
+    **fields: Any,
+) -> NodeStatus:
+    """An answer at some second; last: of the last packet of each board, usually just now."""
+    sums = dict.fromkeys(("received", "lost", "kernel_drops", "unwritten"), 0)
+    times = dict.fromkeys(IPS, at_s) if last is None else last
+    counts = dict.fromkeys(
+        ("received", "recorded", "lost", "duplicate", "late", "unwritten", "reordered", "resets"), 1
+    )
+    told = {
+        "pid": 7, "state": state, "run": "r", "start_time_unix": BEGIN, "socket_open": True,
+        "updated_unix": BEGIN + (at_s if updated_s is None else updated_s),
+        "totals": {**sums, **(totals or {})}, "rejected": [], "products": [], "errors": [*errors],
+        "quabos": [
+            {"module": board.module_id, "quabo": board.index, "mode": 2, **counts,
+             "last_packet_unix": BEGIN + times[board.ip]}
+            for board in BOARDS if board.ip in times
+        ],
+    }  # fmt: skip
+    document = {
+        "host": "h", "boot_id": "b", "running": True, "run": "r", "owner": TOKEN,
+        "started_by": "ann@head[1]", "started_unix": BEGIN, "pid": 7, "processes": [],
+        "pipeline": told if pipeline else None, "problems": [], "helpers": "",
+        "time_unix": BEGIN + at_s,
+        "files": [{"module": 1, "name": "x", "product": "img16", "seqno": 0, "bytes": written,
+                   "bytes_per_s": None}],
+        "volumes": [{"path": "/data", "modules": [], "default": True, "free_bytes": free,
+                     "total_bytes": FREE, "read_only": False}],
+        **fields,
+    }  # fmt: skip
+    return node_status(document, BEGIN + at_s, BEGIN + at_s)
+
+
+def look(
+    at_s: float, found: NodeStatus | None, answered_s: float | None = None, **fields: Any
+) -> Look:
+    answered = at_s if answered_s is None else answered_s
+    return Look(at_s, BEGIN + at_s, {NODE: NodeLook(found, answered, "")}, **fields)
+
+
+def kinds(judgement: Judgement) -> list[Kind]:
+    return [finding.kind for finding in judgement.findings]
+
+
+def test_all_is_well() -> None:
+    watch = RunWatch(watched())
+    for at in range(0, 60, 2):
+        judgement = watch.judge(look(at, status(at, written=at * RATE, free=FREE - at * RATE)))
+        assert judgement.findings == () and not judgement.dead and not judgement.end_because
+    (volume,) = judgement.volumes
+    assert volume.rate_bytes_s == pytest.approx(RATE)
+
+
+def test_a_node_that_does_not_answer() -> None:
+    watch, answer = RunWatch(watched()), status(0)
+    assert kinds(watch.judge(look(6, answer, 0))) == []
+    judgement = watch.judge(look(8, answer, 0))
+    assert kinds(judgement) == [Kind.NODE] and not judgement.dead and not judgement.silent
+    assert judgement.findings[0].boards == IPS
+    assert judgement.findings[0].since_unix == BEGIN
+    assert watch.judge(look(22, answer, 0)).silent == (NODE,)
+    assert kinds(watch.judge(look(24, status(24)))) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, "has died"),
+        ({"problems": ["run r is not over, but this node was rebooted: stop.py"]}, "rebooted"),
+        ({"state": "ended"}, "was ended by somebody"),
+        ({"state": "failed", "errors": ["no socket"]}, "has failed (no socket)"),
+    ],
+)
+def test_a_pipeline_that_is_gone(fields: dict[str, Any], words: str) -> None:
+    judgement = RunWatch(watched()).judge(look(2, status(2, running=False, **fields)))
+    assert kinds(judgement) == [Kind.PIPELINE] and judgement.dead == (NODE,)
+    assert words in judgement.findings[0].text
+
+
+def test_the_run_of_somebody_else_is_told_and_left_alone() -> None:
+    judgement = RunWatch(watched()).judge(look(2, status(2, owner="another")))
+    assert kinds(judgement) == [Kind.FOREIGN] and not judgement.dead and not judgement.hung
+    judgement = RunWatch(watched()).judge(look(2, status(2, owner="another", running=False)))
+    assert not judgement.dead
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_a_pipeline_that_hangs_is_ended_unless_its_files_grow(grows: bool) -> None:
+    watch = RunWatch(watched())
+    seen = {}
+    for at in range(0, 40, 2):
+        written = at * RATE if grows else 0
+        seen[at] = watch.judge(look(at, status(at, updated_s=0, written=written)))
+    assert kinds(seen[4]) == [] and kinds(seen[6]) == [Kind.HUNG]
+    assert not seen[18].hung and bool(seen[38].hung) is not grows
+
+
+SILENT = {
+    "one": (IPS[:1], [IPS[0]]),
+    "a module": (IPS[:2], ["module 1"]),
+    "all": (IPS, [NODE]),
+    "two of two modules": ((IPS[0], IPS[2]), [IPS[0], IPS[2]]),
+}
+
+
+@pytest.mark.parametrize("case", SILENT)
+@pytest.mark.parametrize("ever", [True, False])
+def test_boards_that_fall_silent_or_never_send(case: str, ever: bool) -> None:
+    silent, subjects = SILENT[case]
+    times = {ip: 10.0 if ip not in silent else 2.0 for ip in IPS if ever or ip not in silent}
+    judgement = RunWatch(watched()).judge(look(10, status(10, last=times)))
+    assert [finding.subject for finding in judgement.findings] == subjects
+    assert {finding.kind for finding in judgement.findings} == {Kind.BOARD}
+    assert {ip for finding in judgement.findings for ip in finding.boards} == set(silent)
+    assert judgement.findings[0].since_unix == BEGIN + (2 if ever else 0)
+    without_images = RunWatch(watched(images=False)).judge(look(10, status(10, last=times)))
+    assert without_images.findings == ()
+
+
+def test_drops_and_failed_writes_stand_for_a_while() -> None:
+    watch = RunWatch(watched())
+    assert kinds(watch.judge(look(0, status(0)))) == []
+    totals = {"kernel_drops": 5, "unwritten": 3}
+    assert kinds(watch.judge(look(2, status(2, totals=totals)))) == [Kind.DROPS, Kind.WRITES]
+    assert kinds(watch.judge(look(20, status(20, totals=totals)))) == [Kind.DROPS, Kind.WRITES]
+    assert kinds(watch.judge(look(40, status(40, totals=totals)))) == []
+
+
+@pytest.mark.parametrize(("lost", "told"), [(0, False), (4, False), (9, False), (100, True)])
+def test_losses_beyond_the_policy_are_told(lost: int, told: bool) -> None:
+    watch = RunWatch(watched(max_loss=0.001))
+    watch.judge(look(0, status(0)))
+    totals = {"received": 10_000, "lost": lost}
+    assert kinds(watch.judge(look(2, status(2, totals=totals)))) == [Kind.LOSS] * told
+
+
+def test_a_disk_that_fills_ends_the_run_in_time() -> None:
+    watch, ends = RunWatch(watched()), None
+    for at in range(0, 200, 2):
+        free = 200 * RATE - at * RATE
+        judgement = watch.judge(look(at, status(at, written=at * RATE, free=free)))
+        if judgement.end_because:
+            ends = free / RATE
+            break
+    assert ends is not None and 50 <= ends < 60
+    assert Kind.DISK in kinds(judgement) and NODE in judgement.end_because
+
+
+def test_the_head_nodes_disk_and_room_to_collect() -> None:
+    watch = RunWatch(watched(hk_rate_bytes_s=1000.0))
+    written = 5 * RATE
+    judgement = watch.judge(look(0, status(0, written=written), head_free_bytes=4 * RATE))
+    assert Kind.ROOM in kinds(judgement) and not judgement.end_because
+    here = RunWatch(watched(local=frozenset({NODE})))
+    judgement = here.judge(look(0, status(0, written=written), head_free_bytes=4 * RATE))
+    assert Kind.ROOM not in kinds(judgement)
+
+
+def test_housekeeping_and_daemons() -> None:
+    watch = RunWatch(watched(hk=True))
+    fresh = dict.fromkeys(IPS, BEGIN)
+    assert watch.judge(look(10, status(10), hk_unix=fresh)).findings == ()
+    late = watch.judge(
+        look(20, status(20), hk_unix={**fresh, IPS[1]: BEGIN + 19, IPS[2]: BEGIN + 19})
+    )
+    assert [finding.subject for finding in late.findings] == [IPS[0], IPS[3]]
+    assert kinds(watch.judge(look(30, status(30), hk_unix=None, hk_problem="gone"))) == [Kind.HK]
+    dead = RunWatch(watched()).judge(look(2, status(2), daemons={"hv_updater": "has died"}))
+    assert kinds(dead) == [Kind.DAEMON]
+
+
+# --- the log ---
+
+
+def entry(at: float, what: What, kind: str, subject: str, **fields: Any) -> Entry:
+    return Entry(at, what, kind, subject, "text", **fields)
+
+
+def test_log_is_read_back_and_torn_lines_are_left_out(tmp_path: Path) -> None:
+    written = [
+        entry(1, What.BEGIN, "watch", "r"),
+        entry(9, What.RAISED, "board_silent", "a", boards=("a",), since_unix=4),
+        entry(20, What.CLEARED, "board_silent", "a", boards=("a",)),
+    ]
+    for one in written:
+        write_entry(tmp_path, one)
+    with (tmp_path / "watcher.jsonl").open("a") as file:
+        file.write('{"version": 1, "un')
+    assert read_entries(tmp_path) == written
+    assert spans(written, ("board_silent",), True, 99) == {"a": [Span(4, 20)]}
+    assert read_entries(tmp_path / "absent") == []
+
+
+def test_spans_that_meet_are_one_and_open_ones_last() -> None:
+    log = [
+        entry(9, What.RAISED, "s", "a", boards=("a",), since_unix=4),
+        entry(20, What.CLEARED, "s", "a", boards=("a",)),
+        entry(20, What.RAISED, "s", "module 1", boards=("a", "b"), since_unix=15),
+    ]
+    found = spans(log, ("s",), True, 50)
+    assert found == {"a": [Span(4, 50, True)], "b": [Span(15, 50, True)]}
+    assert spans(log, ("other",), True, 50) == {}
