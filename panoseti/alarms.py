@@ -253,6 +253,7 @@ def call_hook(hook: Sequence[str], line: bytes, output: Path, timeout_s: float) 
     It and its children are killed when it takes too long.
     """
     try:
+        output.parent.mkdir(parents=True, exist_ok=True)
         with output.open("ab") as out:
             process = subprocess.Popen(
                 list(hook), stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from panoseti.hv_trips import TRIPS_FILE, acknowledge
-from tests.helpers import REPO
+from tests.helpers import REPO, wait_for
 from tests.hv_night import REAL, HvNight, Pace, hv_night
 from tests.hv_promises import PROMISED
 
@@ -87,9 +87,10 @@ def creeping(night: HvNight) -> tuple[Iterable[str], Cure]:
 
 def to_and_fro(night: HvNight) -> tuple[Iterable[str], Cure]:
     ip = night.ips[1]
-    for detector_c in (40.0, 25.0, 40.0):
+    for detector_c in (40.0, 25.0):
         night.control.set(ip, temp1_c=detector_c)
-        night.new_packet(ip)
+        wait_for(lambda c=detector_c: float(night.record(ip)["TEMP1"]) == c, "HK")  # type: ignore[misc]
+    night.control.set(ip, temp1_c=40.0)
     return [ip], lambda: cool(night, ip)
 
 

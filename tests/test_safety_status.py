@@ -62,7 +62,8 @@ def test_acknowledging_says_what_it_takes_away(
     acknowledge_hv(site, None, Console(), flight)
     acknowledge_hv(site, None, Console(), flight)
     assert "no trip stands" in capsys.readouterr().out
-    assert [line.what for line in read_flight(site.head_data_dir)] == ["acknowledged"] * 2
+    noted = [line.what for line in read_flight(site.head_data_dir)]
+    assert noted.count("acknowledged") == 2
     assert [(a.source, a.kind) for a in read_alarms(site.head_data_dir)] == [
         ("config.py", "acknowledged")
     ] * 2
