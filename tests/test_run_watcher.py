@@ -1,0 +1,191 @@
+"""The watcher of a run, whole: real pipeline, ssh and Redis; what fails is told and acted on.
+
+Times from fault to alarm are printed (pytest -rP).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from panoseti import activities, pff, run_state
+from panoseti.alarms import Alarm, AlarmState, read_alarms
+from panoseti.names import parse_data_file
+from panoseti.run_snapshot import read_snapshot
+from panoseti.run_state import read_holder
+from panoseti.watch_log import acts, read_entries
+from simulator.private_observatory import DATA, PrivateObservatory, private_observatory
+from tests.helpers import REPO, wait_for
+
+ALARM_WITHIN_S = 10.0
+PATIENCE_S = 60.0
+IMAGE = {**DATA["image"], "integration_time_usec": 10000}
+
+
+def typed(private: PrivateObservatory, name: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(REPO / name), *words], cwd=private.command_dir, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateObservatory]:
+    """The observatory after config.py."""
+    folder = tmp_path_factory.mktemp("watcher")
+    with private_observatory(folder, {**DATA, "image": IMAGE}) as private:
+        done = typed(private, "config.py")
+        assert done.returncode == 0, done.stderr
+        yield private
+
+
+@pytest.fixture
+def obs(built: PrivateObservatory) -> Iterator[PrivateObservatory]:
+    """The same, idle before and after each test."""
+    path = built.command_dir / "obs_config.json"
+    text = path.read_text()
+    yield built
+    path.write_text(text)
+    with built.client() as client:
+        client.fault("all", "none")
+    typed(built, "stop.py")
+    assert not activities.watchers(built.data_dir), "stop.py ends the watcher"
+
+
+def policy(obs: PrivateObservatory, **fields: Any) -> None:
+    path = obs.command_dir / "obs_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "run_policy": fields}))
+
+
+def start(obs: PrivateObservatory) -> Path:
+    """Start a run; its directory, as soon as it is watched."""
+    done = typed(obs, "start.py", "--json")
+    assert done.returncode == 0, done.stderr
+    run_dir = Path(json.loads(done.stdout)["run_dir"])
+    wait_for(lambda: read_entries(run_dir), "the watch to begin")
+    return run_dir
+
+
+def stopped(obs: PrivateObservatory) -> dict[str, Any]:
+    done = typed(obs, "stop.py", "--json")
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)["finished"]
+    return found
+
+
+def alarm(obs: PrivateObservatory, kind: str, since_unix: float) -> Alarm:
+    """The first alarm of a kind after a fault, which must come in time."""
+
+    def raised() -> list[Alarm]:
+        return [
+            one for one in read_alarms(obs.data_dir)
+            if one.kind == kind and one.time_unix > since_unix and one.state is AlarmState.RAISED
+        ]  # fmt: skip
+
+    found = wait_for(raised, f"the alarm {kind}", PATIENCE_S)[0]
+    took_s = found.time_unix - since_unix
+    print(f"{kind}: alarm after {took_s:.1f} s")
+    assert took_s < ALARM_WITHIN_S
+    return found
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.rglob("*.pff")
+            if parse_data_file(path.name)}  # fmt: skip
+
+
+def test_a_killed_pipeline_goes_on_in_the_next_files(obs: PrivateObservatory) -> None:
+    run_dir = start(obs)
+    (pipeline,) = activities.pipelines()
+    killed_unix = time.time()
+    os.kill(pipeline.pid, signal.SIGKILL)
+    before = {
+        name: data
+        for module in (1, 254)
+        for name, data in files_of(obs.data_dir / f"module_{module}" / run_dir.name).items()
+    }
+    found = alarm(obs, "pipeline_ended", killed_unix)
+    assert "has died" in found.text
+    wait_for(lambda: acts(read_entries(run_dir), "restarted"), "the restart", PATIENCE_S)
+    (second,) = activities.pipelines()
+    assert second.pid != pipeline.pid
+    snapshot = wait_for(
+        lambda: read_snapshot(obs.data_dir, run_dir.name, time.time()), "the snapshot"
+    )
+    assert snapshot is not None
+    assert all(node.status is not None for node in snapshot.nodes.values())
+    finished = stopped(obs)
+    assert finished["verdict"] in ("lossy", "partial")
+    assert any("restarted" in reason for reason in finished["reasons"]), finished["reasons"]
+    after = files_of(run_dir)
+    for name, data in before.items():
+        file = parse_data_file(name)
+        assert file is not None
+        size = pff.PRODUCTS[file.product].frame_bytes
+        assert after[name] == data[: len(data) - len(data) % size], "older files stay untouched"
+    numbers = [
+        (file.module, file.product, file.seqno) for file in map(parse_data_file, after) if file
+    ]
+    assert len(numbers) == len(set(numbers)), "no number is used twice"
+    assert max(number for _, product, number in numbers if product == "img16") >= 1
+
+
+def test_a_board_that_falls_silent(obs: PrivateObservatory) -> None:
+    run_dir = start(obs)
+    silent = obs.site.quabos[5]
+    begin = time.time()
+    with obs.client() as client:
+        client.fault(silent, "unreachable")
+    assert alarm(obs, "board_silent", begin).subject == silent
+    with obs.client() as client:
+        client.fault(silent, "none")
+    status = typed(obs, "status.py", "--json")
+    assert "run_watcher" in status.stdout
+    finished = stopped(obs)
+    assert any(silent in reason and "silent" in reason for reason in finished["reasons"])
+    assert silent in json.loads((run_dir / "run.json").read_text())["summary"]["silent"]
+
+
+def test_a_run_is_ended_before_its_disk_is_full(obs: PrivateObservatory) -> None:
+    policy(obs, min_hours_left=1000)
+    run_dir = start(obs)
+    wait_for(lambda: read_holder(obs.data_dir) is None, "the run to be ended", PATIENCE_S)
+    (ended,) = acts(read_entries(run_dir), "run_ended")
+    assert "before a disk is full" in ended.text
+    assert (run_dir / run_state.Marker.RUN_COMPLETE).exists()
+
+
+def test_a_timed_run_whose_start_is_gone_is_ended(obs: PrivateObservatory) -> None:
+    child = subprocess.Popen(
+        [str(REPO / "start.py"), "--nsecs", "8"], cwd=obs.command_dir,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+    def planned_end() -> float | None:
+        holder = read_holder(obs.data_dir)
+        path = obs.data_dir / holder.run / "run.json" if holder else None
+        if path is None or not path.exists():
+            return None
+        end: float | None = json.loads(path.read_text())["planned_end_unix"]
+        return end
+
+    try:
+        end_unix = wait_for(planned_end, "the run to record", PATIENCE_S)
+    finally:
+        child.kill()
+        child.wait()
+    wait_for(lambda: read_holder(obs.data_dir) is None, "the run to be ended", PATIENCE_S)
+    run_dir = (obs.data_dir / "run").resolve()
+    (ended,) = acts(read_entries(run_dir), "run_ended")
+    assert end_unix is not None
+    assert end_unix <= ended.unix < end_unix + ALARM_WITHIN_S and "is gone" in ended.text
+    print(f"planned end: ended after {ended.unix - end_unix:.1f} s")
+    assert (run_dir / run_state.Marker.RUN_COMPLETE).exists()
