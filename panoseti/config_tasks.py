@@ -8,7 +8,15 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from panoseti import boot, overview, ph_baselines, session_setup, verified
+from panoseti import (
+    boot,
+    calibration_report,
+    firmware,
+    overview,
+    ph_baselines,
+    session_setup,
+    verified,
+)
 from panoseti.board_files import PH_BASELINE, QUABO_UIDS, known_uids, read_ph_baseline
 from panoseti.board_settings import CLOSED, OPEN
 from panoseti.board_setup import (
@@ -39,8 +47,10 @@ from panoseti.node_setup import (
     why_set_up,
 )
 from panoseti.run_state import read_holder
+from panoseti.safety_status import acknowledge_hv
 from panoseti.selection import Choice, select
 from panoseti.site import Quabo
+from panoseti.threshold_measure import measure_thresholds
 
 SUMMARY_COLUMNS = ("board", "serial", "mean", "median", "stddev", "min", "max")
 
@@ -265,7 +275,49 @@ def _maroc(job: Job) -> None:
 
 
 def _calibrate(job: Job) -> None:
-    _show_summaries(job, calibrate_ph(job.work, job.boards()))
+    work = job.work
+    try:
+        earlier = ph_baselines.earlier_baselines(work.site.head_data_dir)
+    except ConfigError:
+        earlier = None  # calibrate_ph says so
+    summaries = calibrate_ph(work, job.boards())
+    _show_summaries(job, summaries)
+    now = ph_baselines.earlier_baselines(work.site.head_data_dir)
+    measured = {} if now is None else {work.uids[ip]: now.coefs[work.uids[ip]] for ip in summaries}
+    news = calibration_report.baseline_lines(work, earlier, measured)
+    job.document["ph_baseline_news"] = news
+    for line in news:
+        job.console.out(line)
+
+
+def _measure_thresholds(job: Job) -> None:
+    proposals = measure_thresholds(job.work, job.boards())
+    job.document["thresholds"] = [asdict(found) for found in proposals]
+    if job.console.json_output:
+        return
+    columns = calibration_report.THRESHOLD_COLUMNS
+    job.console.table(columns, calibration_report.threshold_rows(proposals))
+    for line in calibration_report.threshold_lines(proposals):
+        job.console.out(line)
+
+
+def _versions(job: Job) -> None:
+    found = firmware.versions(job.work, job.boards())
+    job.document["versions"] = [asdict(version) for version in found]
+    for version in found:
+        if version.odd:
+            job.work.board_fault(version.ip, "firmware", version.odd)
+    if not job.console.json_output:
+        rows = [(v.ip, v.serialno, v.build, v.release or "", v.odd) for v in found]
+        job.console.table(("board", "serial", "kind", "firmware", "odd"), rows)
+
+
+def _acknowledge(job: Job) -> None:
+    work = job.work
+    everything = len(work.boards) == len(work.site.obs.quabos)
+    modules = None if everything else [module.id for module in work.modules]
+    gone = acknowledge_hv(work.site, modules, work.console, work.flight)
+    job.document["acknowledged"] = [str(trip) for trip in gone]
 
 
 def _show_baselines(job: Job) -> None:
@@ -393,14 +445,17 @@ TASKS = (
     Task("ping", _ping, "ping the boards", False, True),
     Task("get_uids", _get_uids, "read UIDs"),
     Task("loads", _load_firmware, "load the silver firmware"),
+    Task("firmware_versions", _versions, "list firmware versions", False, True),
     Task("reboot", _reboot, "reboot boards"),
     Task("hk_dest", _hk_dest, "set the HK destination"),
     Task("redis_daemons", _daemons, "start capture_hk and temperature_guard", in_run=True),
+    Task("ack_hv", _acknowledge, "acknowledge trips of the high voltage", in_run=True),
     Task("hv_on", _hv_on, "start hv_updater, which switches HV on", in_run=True),
     Task("mask_config", _masks, "load trigger masks", needs_data=True),
     Task("maroc_config", _maroc, "load MAROC settings", needs_data=True),
     Task("calibrate_ph", _calibrate, "measure PH baselines", needs_data=True),
     Task("show_ph_baselines", _show_baselines, "show PH baselines", False, True, True),
+    Task("measure_thresholds", _measure_thresholds, "scan thresholds in the dark", needs_data=True),
     Task("shutter_open", _shutters(OPEN), "open shutters", in_run=True),
     Task("shutter_close", _shutters(CLOSED), "close shutters", in_run=True),
     Task("init_daq_nodes", _nodes, "put the software on DAQ nodes"),
