@@ -18,8 +18,9 @@ from panoseti.errors import ObsError
 from panoseti.firmware_images import Release
 from panoseti.hk_watch import Boot, Firmware, HkWatch, open_watch, wait_heard
 from panoseti.ledger import UID_NAME, Step, Value
-from panoseti.power_switch import PowerSwitch
-from panoseti.site import Module, Quabo
+from panoseti.power_switch import PowerSwitch, open_switch
+from panoseti.safety_status import why_no_power
+from panoseti.site import Module, ObsConfig, Quabo
 from panoseti.site import PowerSwitch as Outlet
 
 PING_TIMEOUT_S = 2.0
@@ -47,9 +48,9 @@ class Feed:
         """As an operator knows it."""
         return f"outlet {self.outlet.socket} of {self.outlet.name}"
 
-    def switch(self) -> PowerSwitch:
-        """The switch itself."""
-        return PowerSwitch(self.outlet.name, self.outlet.url)
+    def switch(self, obs: ObsConfig) -> PowerSwitch:
+        """The switch itself; CredentialsError when its login cannot be read."""
+        return open_switch(obs, self.outlet)
 
 
 def feeds(work: Work, modules: Iterable[Module]) -> list[Feed]:
@@ -69,7 +70,8 @@ def unpowered(work: Work, modules: Iterable[Module]) -> list[Feed]:
     """The outlets that are off; one that cannot be asked is a fault, and left out."""
     by_label = {feed.label: feed for feed in feeds(work, modules)}
     answers = board_tftp.on_boards(
-        by_label, lambda label: by_label[label].switch().is_on(by_label[label].outlet.socket)
+        by_label,
+        lambda label: by_label[label].switch(work.site.obs).is_on(by_label[label].outlet.socket),
     )
     for label, answer in answers.items():
         if isinstance(answer, ObsError):
@@ -80,8 +82,10 @@ def unpowered(work: Work, modules: Iterable[Module]) -> list[Feed]:
 def power_on(work: Work, off: Sequence[Feed]) -> None:
     """Switch outlets on and wait until their boards answer ping, or their time is over.
 
-    Whatever was done to these boards is undone by it.
+    Whatever was done to these boards is undone by it.  What the temperature guard has cut off
+    stays off until an operator has looked.
     """
+    off = _allowed(work, off)
     fed = [q for feed in off for module in feed.modules for q in module.quabos]
     for quabo in fed:
         work.ledger.forget(quabo.ip)
@@ -90,6 +94,24 @@ def power_on(work: Work, off: Sequence[Feed]) -> None:
     _switch(work, off, on=True)
     awaited = [q.ip for q in fed if work.uids.get(q.ip, "?")]
     _await_ping(work, awaited, work.site.obs.power_on_timeout_s)
+
+
+def _allowed(work: Work, off: Sequence[Feed]) -> list[Feed]:
+    """Those that no trip forbids; the others are faults."""
+    try:
+        forbidden = why_no_power(work.site.head_data_dir)
+    except ObsError as error:
+        for feed in off:
+            work.fault(feed.label, "power", str(error))
+        return []
+    allowed = []
+    for feed in off:
+        reasons = [forbidden[module.id] for module in feed.modules if module.id in forbidden]
+        if reasons:
+            work.fault(feed.label, "power", f"stays off: {reasons[0]}")
+        else:
+            allowed.append(feed)
+    return allowed
 
 
 def power_off(work: Work) -> None:
@@ -109,7 +131,7 @@ def _switch(work: Work, wanted: Sequence[Feed], on: bool) -> None:
     def switch(label: str) -> None:
         feed = by_label[label]
         work.flight.note("power", switch=feed.outlet.name, outlet=feed.outlet.socket, on=on)
-        feed.switch().switch(feed.outlet.socket, on)
+        feed.switch(work.site.obs).switch(feed.outlet.socket, on)
 
     for label, answer in board_tftp.on_boards(by_label, switch).items():
         if isinstance(answer, ObsError):

@@ -39,7 +39,7 @@ class Heartbeat:
 
     def age_s(self, now_unix: float) -> float:
         """Seconds since this sign of life."""
-        return now_unix - self.updated_unix
+        return max(0.0, now_unix - self.updated_unix)
 
     def is_fresh(self, now_unix: float) -> bool:
         """Whether the daemon works: not ended, and not silent for three of its intervals.
