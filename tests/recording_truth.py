@@ -152,7 +152,9 @@ def check_every_packet(recording: Recording, module: int) -> None:
         entries, account = recording.entries(stream), recording.account(stream)
         for boardloc in boardlocs(module):
             sent = account[boardloc]["sent"]
-            assert sent == account[boardloc]["produced"] > 0
+            assert sent == account[boardloc]["produced"]
+            if not sent and stream == "ph":
+                continue  # nothing triggered within a short run
             entry = entries[boardloc]
             assert (entry["received"], entry["recorded"]) == (sent, sent)
             for trouble in TROUBLES:
