@@ -219,6 +219,11 @@ class Host:
         if self._sshd is not None:
             self._sshd.end()
 
+    def start_sshd(self) -> None:
+        """sshd listens again, unless it does."""
+        if self._sshd is not None and not self._sshd.alive():
+            self._sshd.start()
+
     def daq_node(self, data_dir: Path = DISK / "data", modules: Sequence[int] = ()) -> DaqNode:
         """This host as a DAQ node."""
         return DaqNode(
