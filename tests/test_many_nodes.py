@@ -103,6 +103,7 @@ def measure(folder: Path, nodes: int, modules: int) -> dict[str, float]:
     return times
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_two_nodes(tmp_path: Path) -> None:
     measure(tmp_path, 2, 1)

@@ -264,6 +264,8 @@ def second_head(faults: Faults) -> Iterator[Path]:
     shutil.rmtree(command_dir)
 
 
+@pytest.mark.long
+@pytest.mark.timeout(300)
 def test_two_starts_from_two_head_nodes(faults: Faults, second_head: Path) -> None:
     """At the same moment for the same nodes: one wins, the other is told who that is.
 

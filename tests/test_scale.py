@@ -68,6 +68,7 @@ def test_every_board_there_can_be(tmp_path: Path) -> None:
     bring_up_twice(tmp_path, 256, PREFIX_OF_ALL, 3)
 
 
+@pytest.mark.long
 def test_the_measurement_measures(tmp_path: Path) -> None:
     """Four boards: the pause of each is what a plain loop adds up."""
     figures = tmp_path / "figures.json"
