@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,9 @@ def _ours_to_see(names: tuple[str, ...], scripts: tuple[str, ...]) -> list[psuti
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Refuse to begin while something records here: tests start and stop such programs."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts what it puts in the background so; programs under test would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for process in _ours_to_see(("hashpipe",), SCRIPTS[:1]):
         pytest.exit(
             f"{process.info['name']} (pid {process.pid}) is running; the tests would disturb it,"
