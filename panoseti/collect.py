@@ -53,7 +53,7 @@ class NodeResult:
     """What became of a node's files.
 
     how: "moved" or "fetched"; failed: file (or "") and why; left: what stays on the node though
-    nothing failed, in words.
+    nothing failed, in words; undeleted: files that are here, too, but could not be deleted there.
     """
 
     node: str
@@ -62,6 +62,7 @@ class NodeResult:
     size_bytes: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    undeleted: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -264,7 +265,7 @@ class _Node:
             self._result.files += len(verified)
             self._result.size_bytes += sum(file.bytes for file in verified)
             self._result.failed += failed
-            self._result.left += kept
+            self._result.undeleted += kept
 
 
 def _timeout_s(size_bytes: int) -> float:

@@ -20,6 +20,7 @@ from panoseti.disk_room import duration_text, size_text
 from panoseti.errors import ObsError
 from panoseti.flight import FlightRecorder, owner
 from panoseti.load_configs import Site
+from panoseti.names import parse_data_file
 from panoseti.run_record import RunRecord, Verdict
 from panoseti.run_state import Marker
 from panoseti.run_summary import RunSummary, first_file, summarize
@@ -127,6 +128,7 @@ def _collect(
             f"{node.node}: {path}: {why}" if path else f"{node.node}: {_bare(why, node.node)}"
             for path, why in node.failed
         ]
+    done.problems += _unseen(record, done)
     attempt |= {
         "seconds": time.time() - attempt["unix"],
         "nodes": [asdict(node) for node in done.nodes],
@@ -136,6 +138,45 @@ def _collect(
     record.set(collection=[*(record.document["collection"] or []), attempt])
     if not done.problems:
         _mark(done, Marker.COLLECT_COMPLETE, flight)
+    done.problems += [
+        f"{node.node}: is here, but could not be deleted there: {text}"
+        for node in done.nodes
+        for text in node.undeleted
+    ]
+
+
+def _unseen(record: RunRecord, done: Finished) -> list[str]:
+    """What must be on a node and was not found there: a disk that is not mounted looks empty."""
+    if run_state.read_marker(done.run_dir, Marker.RUN_COMPLETE) is not None:
+        return []
+    document = record.document
+    names = {path.name for path in done.run_dir.iterdir()}
+    here = {file.module for name in names if (file := parse_data_file(name)) is not None}
+    asked = {node.node for node in done.nodes if not node.failed}
+    problems = [
+        f"{node}: no data file of module {module} was found there: is the disk of module_{module}"
+        " mounted?"
+        for node, modules in document["expected"]["nodes"].items()
+        for module in modules
+        if node in asked and module not in here and _recorded(document, node)
+    ]
+    last: dict[str, Any] = (document["collection"] or [{}])[-1]
+    problems += [
+        f"{node['node']}: {path}: was there before and is not now: is its disk mounted?"
+        for node in last.get("nodes", ())
+        for path, _ in node["failed"]
+        if path and node["node"] in asked and Path(path).name not in names
+    ]
+    return problems
+
+
+def _recorded(document: dict[str, Any], node: str) -> bool:
+    """Whether recording began on a node: then there is a file for each of its modules."""
+    return any(
+        (step["phase"], step["what"], step["subject"], step["ok"])
+        == ("start", "record", node, True)
+        for step in document["steps"]
+    )
 
 
 def _bare(text: str, node: str) -> str:
