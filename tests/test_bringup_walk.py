@@ -168,6 +168,7 @@ def walk(observatory: PrivateObservatory, examples: int, steps: int) -> None:
     )
 
 
+@pytest.mark.long
 def test_short_walk(ready: PrivateObservatory) -> None:
     walk(ready, 1, 6)
 

@@ -468,6 +468,7 @@ def check_flight(data_dir: Path, quabos: Sequence[str], shown: str) -> None:
             assert any(line.program == program and sent in line.text for line in lines)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_whole_night(tmp_path: Path) -> None:
     """The scripts: bring-up with a full key, then everything through the restricted one."""

@@ -154,6 +154,7 @@ def test_a_board_that_falls_silent(obs: PrivateObservatory) -> None:
     assert silent in json.loads((run_dir / "run.json").read_text())["summary"]["silent"]
 
 
+@pytest.mark.long
 def test_a_run_is_ended_before_its_disk_is_full(obs: PrivateObservatory) -> None:
     policy(obs, min_hours_left=1000)
     run_dir = start(obs)
@@ -163,6 +164,7 @@ def test_a_run_is_ended_before_its_disk_is_full(obs: PrivateObservatory) -> None
     assert (run_dir / run_state.Marker.RUN_COMPLETE).exists()
 
 
+@pytest.mark.long
 def test_a_timed_run_whose_start_is_gone_is_ended(obs: PrivateObservatory) -> None:
     child = subprocess.Popen(
         [str(REPO / "start.py"), "--nsecs", "8"], cwd=obs.command_dir,

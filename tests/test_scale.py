@@ -58,6 +58,7 @@ def commands_sent(observatory: PrivateObservatory) -> int:
     return sum(line.what == "send" and line.program == "config.py" for line in lines)
 
 
+@pytest.mark.long
 def test_sixty_four_boards(tmp_path: Path) -> None:
     bring_up_twice(tmp_path, 16, None, 0.5)
 
