@@ -231,7 +231,7 @@ def test_the_run_is_stopped_once_and_in_the_background(
     stop_run("still too hot")
     assert time.monotonic() - begin < 1
     output = tmp_path / "log" / hv_service.STOP_OUTPUT
-    wait_for(lambda: output.read_text(), "stop.py to begin")
+    wait_for(lambda: output.read_text().endswith("\n"), "stop.py to begin")
     assert output.read_text() == f"stopping in {tmp_path}\n"
     (tmp_path / "go").touch()
     wait_for(lambda: not (tmp_path / "run_name").exists(), "stop.py to end")
