@@ -41,6 +41,7 @@ VERSION = 1
 HK_FILE = "hk.pff"
 RUN_LINK, IMAGE_LINK, PH_LINK, HK_LINK = "run", "img", "ph", "hk"
 CONTROL_LOCK = "run_control.lock"
+NAME_S = 1.0  # from taking the lock to having written who took it, at the most
 
 
 @dataclass(frozen=True)
@@ -271,16 +272,26 @@ class ControlLock:
         return True
 
     def held_by(self) -> AtWork:
-        """Who holds it (asked after `take` failed)."""
-        try:
-            words = self._path.read_text(errors="replace").split(maxsplit=1)
-            return AtWork(int(words[0]), words[1].strip())
-        except (OSError, ValueError, IndexError):
-            return AtWork(None, "another start.py or stop.py")
+        """Who holds it (asked after `take` failed).
+
+        One who has taken it at this very moment is given the time to write its name.
+        """
+        give_up_s = time.monotonic() + NAME_S
+        while True:
+            try:
+                text = self._path.read_text(errors="replace")
+                words = text.split(maxsplit=1) if text.endswith("\n") else []
+                return AtWork(int(words[0]), words[1].strip())
+            except (OSError, ValueError, IndexError):
+                if time.monotonic() > give_up_s:
+                    return AtWork(None, "another start.py or stop.py")
+            time.sleep(0.01)
 
     def release(self) -> None:
         """Give it back."""
         if self._fd is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, 0)  # the next holder is not to be taken for this one
             os.close(self._fd)
             self._fd = None
 
