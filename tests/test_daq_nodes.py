@@ -63,13 +63,13 @@ def test_init(shell: Shell) -> None:
     assert {path.name for path in folder.iterdir()} == names
     assert os.access(folder / "hashpipe", os.X_OK)
     assert daq_nodes.status(shell).helpers == daq_nodes.current_helpers()
-    before = {path.name: path.stat().st_ino for path in folder.iterdir()}
+    before = {path.name: path.stat().st_ctime_ns for path in folder.iterdir()}
     (folder / "stop_daq.py").write_text("broken")
     (folder / "hashpipe.so").unlink()
     second = node_init.init_node(shell)
     assert second.copied == ("hashpipe.so", "stop_daq.py")
     assert set(second.kept) == names - set(second.copied)
-    same = {path.name for path in folder.iterdir() if path.stat().st_ino == before[path.name]}
+    same = {path.name for path in folder.iterdir() if path.stat().st_ctime_ns == before[path.name]}
     assert same == set(second.kept)
     assert node_init.init_node(shell).copied == ()
 
