@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import enum
 import json
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,15 @@ DATA: dict[str, Any] = {
     "image": {"integration_time_usec": 1000, "pe_threshold": 2, "quabo_sample_size": 16},
     "pulse_height": {"pe_threshold": 12.5},
 }
-REMOVE = object()
+
+
+class Removal(enum.Enum):
+    """Shown by the same name in the id of a test in every process."""
+
+    REMOVE = enum.auto()
+
+
+REMOVE = Removal.REMOVE
 """As a value of `changed`: take the field away."""
 
 

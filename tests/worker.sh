@@ -1,0 +1,8 @@
+#!/bin/sh
+# The Python of one of several pytest workers side by side, in namespaces of its own: programs
+# found by their names, ports, shared memory and loopback addresses of one worker's tests are not
+# those of another's.  Needs root.
+#
+# usage: pytest --tx "3*popen//python=tests/worker.sh" ...   (make test does so where it can)
+exec unshare --net --pid --ipc --mount --fork --kill-child --mount-proc sh -c '
+	mount -t tmpfs tmpfs /dev/shm && ip link set lo up && exec .venv/bin/python "$@"' worker "$@"
