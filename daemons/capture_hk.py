@@ -1,10 +1,14 @@
 #!/usr/bin/env python3
-"""Capture housekeeping packets of the quabos (UDP port 60002) and keep the latest in Redis."""
+"""Capture housekeeping packets of the quabos (UDP port 60002) and keep the latest in Redis.
+
+When neither hv_updater nor temperature_guard is alive, it switches the high voltage off.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,11 +16,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from panoseti import daemon, housekeeping
 from panoseti.addresses import HK_PORT
+from panoseti.alarms import Alarms
+from panoseti.board_link import BoardLink, open_link
+from panoseti.flight import FlightRecorder
 from panoseti.hk_socket import HkSocket, listen_addresses
+from panoseti.hv_service import witness_actions
+from panoseti.hv_witness import Witness
 from panoseti.load_configs import load_site
 from panoseti.store import Store
 
 NAME = "capture_hk"
+# For a fixed command port that others use; then any other port is taken.
+PORT_PATIENCE_S = 1.0
 EXAMPLES = """  daemons/capture_hk.py --config_dir . --verbose"""
 
 
@@ -36,13 +47,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     data_dir = (args.data_dir or Path(site.daq.head_node_data_dir)).resolve()
     head_ip = site.address_of(site.daq.head_node_ip_addr)
     known = [quabo.boardloc for module in site.obs.modules for quabo in module.quabos]
+    flight = FlightRecorder(data_dir, NAME)
+
+    def link(priority: bool) -> BoardLink:
+        return open_link(site, flight, priority, PORT_PATIENCE_S)
+
     with (
         daemon.Daemon(NAME, data_dir, args.interval_s, args.verbose) as running,
+        Alarms(data_dir, NAME, site.obs.alarm_hook) as alarms,
         Store(site.obs.redis_host, site.obs.redis_port) as store,
         HkSocket(listen_addresses(head_ip), args.hk_port) as opened,
     ):
-        capture = housekeeping.HkCapture(store.put_records, known)
-        housekeeping.capture_loop(running, opened, capture)
+        witness = Witness(witness_actions(site, data_dir, link, alarms))
+
+        def look() -> list[str]:
+            witness.look(time.time(), time.monotonic())
+            return witness.off
+
+        capture = housekeeping.HkCapture(store.put_records, known, witness.heard)
+        housekeeping.capture_loop(running, opened, capture, look)
     return 0
 
 

@@ -30,7 +30,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from panoseti.flight import FlightRecorder
 from panoseti.json_formats import MASK, is_secret, masked_text
@@ -253,8 +253,7 @@ def call_hook(hook: Sequence[str], line: bytes, output: Path, timeout_s: float) 
     It and its children are killed when it takes too long.
     """
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with output.open("ab") as out:
+        with _opened(output) as out:
             process = subprocess.Popen(
                 list(hook), stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True
             )
@@ -268,6 +267,15 @@ def call_hook(hook: Sequence[str], line: bytes, output: Path, timeout_s: float) 
                 os.killpg(process.pid, signal.SIGKILL)
             return f"killed after {timeout_s:g} s"
     return f"exit code {process.returncode} (more in {output})" if process.returncode else ""
+
+
+def _opened(output: Path) -> IO[bytes]:
+    """Where the hook's words go; nowhere when the disk is full: the call matters more."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        return output.open("ab")
+    except OSError:
+        return open(os.devnull, "wb")
 
 
 def read_alarms(data_dir: Path, last: int | None = None) -> list[Alarm]:

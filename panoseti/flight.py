@@ -10,6 +10,7 @@ told once on stderr and never keeps a command from being carried out.
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import os
@@ -68,10 +69,9 @@ class FlightRecorder:
             self._append(self._folder / f"flight_{stamp[:10]}.log", line.encode())
         except OSError as error:
             if not self._failed:
-                print(
+                _say(
                     f"{self.program}: flight recorder {self._folder}: {error.strerror};"
-                    " commands are carried out unrecorded",
-                    file=sys.stderr,
+                    " commands are carried out unrecorded"
                 )
             self._failed = True
 
@@ -91,6 +91,12 @@ class FlightRecorder:
             os.write(fd, line)
         finally:
             os.close(fd)
+
+
+def _say(text: str) -> None:
+    """On stderr, which for a daemon is a file on the same full disk."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def _text(value: Any) -> str:

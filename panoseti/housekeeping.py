@@ -81,15 +81,22 @@ def entries(packet: HkPacket, utc_s: float) -> list[Entry]:
 class HkCapture:
     """Takes datagrams, keeps what could not be stored yet, counts everything.
 
-    put: stores entries in one round trip (raises StoreError).  counts: received, stored,
-    boots, unstored (superseded by a newer packet of the same board while Redis was away) and
-    one per kind of rejection.
+    put: stores entries in one round trip (raises StoreError).  heard: told of each good packet,
+    with the address it came from and its Unix time.  counts: received, stored, boots, unstored
+    (superseded by a newer packet of the same board while Redis was away) and one per kind of
+    rejection.
     """
 
-    def __init__(self, put: Callable[[Sequence[Entry]], None], known: Iterable[int]) -> None:
+    def __init__(
+        self,
+        put: Callable[[Sequence[Entry]], None],
+        known: Iterable[int],
+        heard: Callable[[str, float, HkPacket], None] = lambda ip, utc_s, packet: None,
+    ) -> None:
         self.counts: Counter[str] = Counter()
         self.problem = ""
         self._put = put
+        self._heard = heard
         self._known = frozenset(known)
         self._backlog: list[Entry] = []
         self._retry_at_s = 0.0
@@ -105,6 +112,7 @@ class HkCapture:
                     self.counts["boots"] += 1
                     logger.info("%s: first packet after a boot", datagram.source_ip)
                 self._backlog += entries(judged, datagram.utc_s)
+                self._heard(datagram.source_ip, datagram.utc_s, judged)
                 continue
             self.counts[judged.kind] += 1
             if judged.kind == "focus_report":
@@ -284,16 +292,25 @@ class HkRecorder:
         self.problem = problem
 
 
-def capture_loop(daemon: Daemon, opened: HkSocket, capture: HkCapture) -> None:
-    """Capture until the daemon is asked to end; beats every `daemon.interval_s`."""
+def capture_loop(
+    daemon: Daemon,
+    opened: HkSocket,
+    capture: HkCapture,
+    look: Callable[[], list[str]] = lambda: [],
+) -> None:
+    """Capture until the daemon is asked to end; beats every `daemon.interval_s`.
+
+    look: called before each beat; gives the boards that are switched off since nobody keeps them.
+    """
     logger.info("listening on %s", " ".join(opened.addresses))
     beat_at_s = 0.0
     while True:
         now_s = time.monotonic()
         capture.store(now_s)
         if now_s >= beat_at_s:
+            unkept = look()
             state = "store unreachable" if capture.problem else "ok"
-            daemon.beat(state, problem=capture.problem, **capture.counts)
+            daemon.beat(state, problem=capture.problem, unkept_hv=unkept, **capture.counts)
             beat_at_s = now_s + daemon.interval_s
         if daemon.stop.is_set():
             return

@@ -34,6 +34,7 @@ from panoseti.hv import HV_OFF, Codes, HvActions, HvBoard, judge
 from panoseti.hv import NAME as UPDATER
 from panoseti.hv_ramp import Off
 from panoseti.hv_trips import REHEARSED_MODULE, Trip, add_trips, read_trips, remove_trips
+from panoseti.hv_witness import WitnessActions
 from panoseti.interlock import Interlock
 from panoseti.launch import log_dir
 from panoseti.load_configs import Site
@@ -316,18 +317,35 @@ def guard_actions(
     alarms: Alarms,
 ) -> GuardActions:
     """What the temperature guard does to the world."""
-
-    def hv_off(ips: Iterable[str]) -> dict[str, str | None]:
-        codes = dict.fromkeys(ips, HV_OFF)
-        return send_codes(open_link, site.obs.echo_by_ip, codes, SHORT_TIMEOUT_S, SHORT_TRIES)
-
     return GuardActions(
         records=partial(store.get_records, fields=(*FIELDS, REHEARSAL_TIME)),
         trips=partial(read_trips, data_dir),
         save=partial(add_trips, data_dir),
         updater=Partner(UPDATER, data_dir).look,
-        hv_off=hv_off,
+        hv_off=_sender_of_off(site, open_link),
         stop_run=stop_run,
         power_off=outlets.off,
         alarms=alarms,
     )
+
+
+def witness_actions(
+    site: Site, data_dir: Path, open_link: OpenLink, alarms: Alarms
+) -> WitnessActions:
+    """What capture_hk does to the world when nobody keeps the high voltage."""
+    return WitnessActions(
+        updater=Partner(UPDATER, data_dir).look,
+        guard=Partner(GUARD, data_dir).look,
+        hv_off=_sender_of_off(site, open_link),
+        alarms=alarms,
+    )
+
+
+def _sender_of_off(
+    site: Site, open_link: OpenLink
+) -> Callable[[Iterable[str]], dict[str, str | None]]:
+    def hv_off(ips: Iterable[str]) -> dict[str, str | None]:
+        codes = dict.fromkeys(ips, HV_OFF)
+        return send_codes(open_link, site.obs.echo_by_ip, codes, SHORT_TIMEOUT_S, SHORT_TRIES)
+
+    return hv_off

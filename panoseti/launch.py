@@ -6,6 +6,7 @@ Files, all in `<head node data directory>/log/`: see `panoseti.daemon`, which wr
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -18,6 +19,8 @@ from panoseti.errors import ObsError
 
 HEARTBEAT_VERSION = 1
 ENDED = ("ended", "failed")
+# A heartbeat of many boards needs more than this.
+DISK_FULL_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,23 @@ def log_dir(data_dir: Path) -> Path:
 def heartbeat_path(data_dir: Path, name: str) -> Path:
     """The heartbeat file of daemon `name`."""
     return log_dir(data_dir) / f"{name}.heartbeat.json"
+
+
+def why_unwritable(data_dir: Path) -> str:
+    """Why nobody can write a heartbeat there: disk full or read-only; "" = no such reason."""
+    folder = log_dir(data_dir)
+    try:
+        disk = os.statvfs(folder)
+    except FileNotFoundError:
+        return ""  # there never was a daemon
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
+    free = disk.f_bavail if os.geteuid() else disk.f_bfree
+    if disk.f_flag & os.ST_RDONLY:
+        return f"the disk of {folder} is read-only, so that no heartbeat can be written"
+    if free * disk.f_frsize < DISK_FULL_BYTES or (disk.f_files and not disk.f_ffree):
+        return f"the disk of {folder} is full, so that no heartbeat can be written: make room"
+    return ""
 
 
 def read_heartbeat(data_dir: Path, name: str) -> Heartbeat | None:
@@ -107,7 +127,9 @@ def wait_alive(
                 return beat
         if ended or time.monotonic() > deadline:
             what = "ended at once" if ended else f"does not work after {timeout_s:g} s"
-            words = _last_line(last_words_path(data_dir, name))
+            # One that failed says so in its heartbeat, before it prints it.
+            said = "" if beat is None or beat.pid != pid else str(beat.details.get("error", ""))
+            words = said or _last_line(last_words_path(data_dir, name))
             raise ObsError(
                 f"{name} (pid {pid}) {what}: {words or 'it said nothing'}"
                 f" (more in {log_dir(data_dir) / name}.log)"

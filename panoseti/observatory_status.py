@@ -18,7 +18,7 @@ from panoseti.board_files import QUABO_UIDS, known_uids
 from panoseti.daq_nodes import NodeShells
 from panoseti.errors import ConfigError, ObsError
 from panoseti.flight import FlightRecorder
-from panoseti.launch import Heartbeat
+from panoseti.launch import Heartbeat, why_unwritable
 from panoseti.load_configs import Site, load_site
 from panoseti.node_types import NodeStatus
 from panoseti.packets import signed_detector_c
@@ -185,8 +185,7 @@ def look(site: Site, flight: FlightRecorder) -> ObservatoryStatus:
             found.daemons.append(session.state(name, site.head_data_dir))
     found.boards = _boards(site, found)
     found.safety = safety_status(site.head_data_dir)
-    if found.safety.problem:
-        found.problems.append(found.safety.problem)
+    found.problems += filter(None, (found.safety.problem, why_unwritable(site.head_data_dir)))
     found.advice += _advice(found, holder)
     return found
 

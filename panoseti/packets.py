@@ -39,6 +39,7 @@ HK_BYTES = 64
 HK_TYPE = 0x20
 BOOT_BYTE = 0xAA
 BLEEDER_OHM = 0.499e6
+HVMON_V_PER_COUNT = 1.22e-3
 # type, boot, BOARDLOC, HVMON, HVIMON, RAWHVMON .. I33MON, TEMP1, TEMP2 .. VCCAUX, UID, shutter
 # and light bits, PCBREV_N, unused, FWTIME, FWVER
 _HK = struct.Struct("<BBH4H4H8HhHHHQBBHI4s")
@@ -115,6 +116,12 @@ def parse_hk(data: bytes) -> HkPacket:
 
 # When the computer received a packet, Unix time in s: what makes a hash of the store a record.
 TIME_FIELD = "Computer_UTC"
+
+
+def hvmon_v(packet: HkPacket) -> tuple[float, float, float, float]:
+    """The magnitudes of the four detectors' bias, V."""
+    first, second, third, fourth = (n * HVMON_V_PER_COUNT for n in packet.hvmon)
+    return first, second, third, fourth
 
 
 def hk_record(packet: HkPacket) -> dict[str, int | float | str]:

@@ -17,7 +17,7 @@ import psutil
 from panoseti import activities
 from panoseti.errors import ObsError
 from panoseti.flight import FlightRecorder
-from panoseti.launch import Heartbeat, launch, read_heartbeat
+from panoseti.launch import Heartbeat, launch, read_heartbeat, why_unwritable
 from panoseti.load_configs import Site
 from panoseti.store import Store
 
@@ -63,8 +63,10 @@ def state(name: str, data_dir: Path) -> DaemonState:
     if beat is None or beat.pid != running.pid:
         return DaemonState(name, running.pid, None, "has not begun to work")
     if not beat.is_fresh(time.time()):
-        age_s = beat.age_s(time.time())
-        return DaemonState(name, running.pid, beat, f"hangs (no heartbeat for {age_s:.0f} s)")
+        silence = f"no heartbeat for {beat.age_s(time.time()):.0f} s"
+        disk = why_unwritable(data_dir)
+        why = f"{silence}: {disk}" if disk else f"hangs ({silence})"
+        return DaemonState(name, running.pid, beat, why)
     return DaemonState(name, running.pid, beat)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from panoseti.errors import ObsError
-from panoseti.launch import ENDED, Heartbeat, read_heartbeat
+from panoseti.launch import ENDED, Heartbeat, read_heartbeat, why_unwritable
 
 HUNG_INTERVALS, HUNG_S = 10.0, 5.0
 
@@ -75,6 +75,8 @@ class Partner:
         silent_s = now_s - self._since_s
         if silent_s > hung_limit_s(beat.interval_s):
             words = f"{self.name} (pid {beat.pid}) hangs: no heartbeat for {silent_s:.0f} s"
+            if disk := why_unwritable(self._data_dir):
+                words = f"{self.name} (pid {beat.pid}): no heartbeat for {silent_s:.0f} s: {disk}"
             return Life(False, words, True, beat.pid, beat)
         if not self._changes:
             words = f"{self.name} (pid {beat.pid}) has not been seen at work yet"

@@ -413,7 +413,8 @@ class Board:
             count=self.hk_count,
         )
         self.hk_count += 1
-        return monitor.hk_packet(readings)
+        odd = self.faults.odd_hk
+        return monitor.hk_packet(odd.spoil(readings) if odd else readings)
 
     def hv_on(self, now_s: float) -> tuple[bool, ...]:
         """Which detectors are above their breakdown voltage."""

@@ -12,6 +12,7 @@
 | reordering | | every second answer or HK packet comes 50 ms later, after its successor |
 | rebooting | | the board reboots now, by itself; it forgets what a reboot forgets |
 | hot | temp1_c (65.0) | the detector temperature; TEMP2 is 30 degrees above |
+| odd_hk | temp1_c, temp2_c, hvmon_v (none), every (1) | what every so-manyth HK packet says |
 | wrong_firmware | version ("0104"), time (0x20000000) | what HK reports after a reboot |
 | wrong_uid | uid ("badbadbad") | what /flashuid says |
 | tftp_stall | block (1) | TFTP transfers hang after so many datagrams of the client |
@@ -25,21 +26,23 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from simulator.flash import Firmware
+from simulator.monitor import Readings
 from simulator.sky import PIXELS, mix
 
 NAMES = (
     "none", "unreachable", "mute", "no_hk", "slow", "lossy", "duplicating", "reordering",
-    "rebooting", "hot", "wrong_firmware", "wrong_uid", "tftp_stall", "bad_flash", "hot_pixels",
-    "dead_pixels", "hv_stuck", "needs_priming",
+    "rebooting", "hot", "odd_hk", "wrong_firmware", "wrong_uid", "tftp_stall", "bad_flash",
+    "hot_pixels", "dead_pixels", "hv_stuck", "needs_priming",
 )  # fmt: skip
 _PARAMETERS: dict[str, dict[str, Any]] = {
     "slow": {"delay_s": 1.0},
     "lossy": {"fraction": 0.3, "seed": 0},
     "hot": {"temp1_c": 65.0},
+    "odd_hk": {"temp1_c": None, "temp2_c": None, "hvmon_v": None, "every": 1},
     "wrong_firmware": {"version": "0104", "time": 0x20000000},
     "wrong_uid": {"uid": "badbadbad"},
     "tftp_stall": {"block": 1},
@@ -49,6 +52,27 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
 }
 REORDER_DELAY_S = 0.05
 MALFORMED_KINDS = ("length", "acq_mode", "unknown_module", "source_mismatch")
+
+
+@dataclass
+class OddHk:
+    """What every so-manyth HK packet, from the next one on, says instead of the truth (None)."""
+
+    temp1_c: float | None
+    temp2_c: float | None
+    hvmon_v: float | None
+    every: int
+    _turn: int = 0
+
+    def spoil(self, readings: Readings) -> Readings:
+        """What the packet of these readings says."""
+        self._turn += 1
+        if (self._turn - 1) % self.every:
+            return readings
+        said: dict[str, Any] = {"temp1_c": self.temp1_c, "temp2_c": self.temp2_c}
+        if self.hvmon_v is not None:
+            said["volts"] = (self.hvmon_v,) * 4
+        return replace(readings, **{n: value for n, value in said.items() if value is not None})
 
 
 @dataclass
@@ -63,6 +87,7 @@ class Faults:
     duplicating: bool = False
     reordering: bool = False
     hot_c: float | None = None
+    odd_hk: OddHk | None = None
     firmware: Firmware | None = None
     uid: str | None = None
     tftp_stall: int | None = None
@@ -112,6 +137,12 @@ class Faults:
             self._random = random.Random(int(values["seed"]))
         elif name == "hot":
             self.hot_c = float(values["temp1_c"])
+        elif name == "odd_hk":
+            temp1_c, temp2_c, hvmon_v = (
+                None if values[key] is None else float(values[key])
+                for key in ("temp1_c", "temp2_c", "hvmon_v")
+            )
+            self.odd_hk = OddHk(temp1_c, temp2_c, hvmon_v, max(1, int(values["every"])))
         elif name == "wrong_firmware":
             self.firmware = Firmware(values["version"], int(values["time"]))
         elif name == "wrong_uid":

@@ -13,6 +13,7 @@ from panoseti.addresses import redis_key
 from panoseti.board_files import QUABO_UIDS, load_board_db, quabo_uids_text
 from panoseti.hv import HV_OFF
 from panoseti.load_configs import load_site
+from panoseti.safety import PATIENCE_S, STUCK_S
 from panoseti.settings import hv_codes
 from panoseti.store import Record, Store
 from simulator.client import SimulatorClient
@@ -34,16 +35,20 @@ Codes = dict[str, tuple[int, ...]]
 class Pace:
     """How fast a night is: daemons' interval, HK period, age at which HK counts as absent, s.
 
-    time_scale: boards run so many times faster than real.
+    stuck_s, patience_s: of temperature_guard; time_scale: boards run so many times faster than
+    real.
     """
 
     interval_s: float = 0.1
     hk_period_s: float = 0.1
     max_age_s: float = 4.0
+    stuck_s: float = STUCK_S
+    patience_s: float = PATIENCE_S
     time_scale: float = 20.0
 
 
 REAL = Pace(interval_s=1.0, hk_period_s=3.0, max_age_s=15.0, time_scale=1.0)
+HASTY = Pace(stuck_s=1.0, patience_s=2.0)
 
 
 class HvNight:
@@ -106,7 +111,8 @@ class HvNight:
     def hv_on(self, *guard_words: str) -> RunningDaemon:
         """All daemons at work, HV on by the formula."""
         self.start("capture_hk")
-        self.start("temperature_guard", *guard_words)
+        limits = "--stuck_s", str(self.pace.stuck_s), "--patience_s", str(self.pace.patience_s)
+        self.start("temperature_guard", *limits, *guard_words)
         updater = self.start("hv_updater")
         self.wait_on()
         return updater

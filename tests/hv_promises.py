@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from panoseti.safety import PATIENCE_S, STUCK_S
 from panoseti.supervision import hung_limit_s
 from tests.hv_night import Pace
 
@@ -39,8 +38,8 @@ PROMISED: dict[str, Callable[[Pace], float]] = {
     "a temperature creeps over its limit": _packets(1),
     "a temperature jumps over its limit": _packets(2),
     "a temperature is impossible": _packets(2),
-    "a temperature jumps to and fro": _packets(3),
-    "the voltages in HK are impossible or too high": _packets(2),
+    "a temperature jumps to and fro with every packet": _packets(3),
+    "HVMON is too high": _packets(2),
     "HK of a board stops": _too_old,
     "capture_hk is killed or hangs": _too_old,
     "Redis is killed": _after(2),
@@ -49,11 +48,13 @@ PROMISED: dict[str, Callable[[Pace], float]] = {
     "temperature_guard hangs": _hung,
     "hv_updater is killed or ends": _after(),
     "hv_updater hangs": _hung,
+    "updater and guard are killed together": _after(),
+    "updater and guard hang together": _hung,
     "hv_trips.json cannot be read": _after(),
     "a board does not obey (HVMON shows it): power cut": lambda pace: (
-        STUCK_S + pace.hk_period_s + 2 + reaction_s(pace)
+        pace.stuck_s + pace.hk_period_s + 2 + reaction_s(pace)
     ),
     "a board shows nothing at all: power cut": lambda pace: (
-        pace.max_age_s + PATIENCE_S + 2 + reaction_s(pace)
+        pace.max_age_s + pace.patience_s + 2 + reaction_s(pace)
     ),
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import threading
 from pathlib import Path
 
@@ -60,3 +62,20 @@ def test_a_recorder_that_cannot_write_says_so_once_and_goes_on(
     flight.note("stop")
     assert capsys.readouterr().err.count("flight recorder") == 1
     FlightRecorder(None, "qc.py").note("send")
+
+
+def test_not_even_a_stderr_that_cannot_be_written_is_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of a daemon is a file on the disk that is full."""
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    (tmp_path / "log").write_text("a file where the folder should be")
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        flight = FlightRecorder(tmp_path, "temperature_guard")
+        flight.note("send")
+        monkeypatch.undo()
+        flight.note("send")
+        with contextlib.suppress(OSError):
+            full.close()

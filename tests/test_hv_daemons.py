@@ -7,10 +7,13 @@ long it takes from each cause to HV off: test_hv_times.py.
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,6 +30,7 @@ from panoseti.hv_trips import acknowledge, read_trips
 from panoseti.launch import Heartbeat
 from panoseti.load_configs import load_site
 from panoseti.rehearsal import REHEARSAL_KEY
+from panoseti.session import state
 from simulator.make_boards import write_boards
 from simulator.sites import uid_of
 from tests.helpers import wait_for
@@ -204,6 +208,39 @@ def test_the_guard_alone_keeps_everything_off(night: HvNight) -> None:
     wait_for(lambda: OUTLET not in night.switch.outlets_on, "the outlet to be off", 15)
     trip = read_trips(night.data_dir)[0]
     assert trip.reason.startswith(f"{victim}: HV off ") and "no HVMON has shown it" in trip.reason
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """A disk of 8 MB at an empty folder."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a disk of its own needs root")
+def test_a_full_disk_is_told_by_its_name(tmp_path: Path) -> None:
+    """Nobody can write heartbeat, log or alarm: HV goes off, and the hook says why."""
+    with hv_night(tmp_path) as night, small_disk(night.data_dir):
+        got = tmp_path / "got.jsonl"
+        hook = ["/bin/sh", "-c", f"cat >> {got}"]
+        night.write_site(alarm_hook=hook)
+        night.write_uids()
+        night.hv_on()
+        ballast = night.data_dir / "ballast"
+        with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+            while True:
+                file.write(bytes(65536))
+        wait_for(lambda: max(night.volts().values()) < 1, "HV off", 15)
+        wait_for(lambda: got.exists() and "is full" in got.read_text(), "the hook")
+        words = f"the disk of {night.data_dir}/log is full, so that no heartbeat can be written"
+        assert words in got.read_text()
+        for name in ("hv_updater", "temperature_guard"):
+            wait_for(lambda name=name: words in state(name, night.data_dir).problem, "it", 30)  # type: ignore[misc]
+        ballast.unlink()
+        night.wait_on()
 
 
 # --- the parts between ---

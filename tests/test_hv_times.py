@@ -5,6 +5,7 @@ What a night of tests prints with `-rP` or `-s`: "cause: measured (promised)".
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -15,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from panoseti.hv_trips import TRIPS_FILE, acknowledge
-from tests.helpers import REPO, wait_for
-from tests.hv_night import REAL, HvNight, Pace, hv_night
+from tests.helpers import REPO
+from tests.hv_night import HASTY, OUTLET, REAL, HvNight, Pace, hv_night
 from tests.hv_promises import PROMISED
 
 # For a machine that does many other things at the same time.
@@ -54,11 +55,13 @@ def measure_together(night: HvNight, causes: list[tuple[str, str, Cause]]) -> No
 # --- causes: each gives the boards that must be off, and what undoes it ---
 
 
-def temperature(board: int, detector_c: float) -> Cause:
+def odd_hk(board: int, whole_module: bool = False, **said: float) -> Cause:
+    """Housekeeping of a board says something else than is so; what is off then."""
+
     def cause(night: HvNight) -> tuple[Iterable[str], Cure]:
         ip = night.ips[board]
-        night.control.set(ip, temp1_c=detector_c)
-        return module_of(night, ip) if detector_c < 200 else [ip], lambda: cool(night, ip)
+        night.control.fault(ip, "odd_hk", **said)
+        return module_of(night, ip) if whole_module else [ip], lambda: restore(night, ip)
 
     return cause
 
@@ -69,7 +72,9 @@ def module_of(night: HvNight, ip: str) -> list[str]:
     return [quabo.ip for quabo in night.site.obs.module(module_id).quabos]
 
 
-def cool(night: HvNight, ip: str) -> None:
+def restore(night: HvNight, ip: str) -> None:
+    """Housekeeping of a board is true again, and its temperature as always."""
+    night.control.fault(ip, "none")
     night.control.set(ip, temp1_c=25.0)
     for _ in range(3):
         night.new_packet(ip)
@@ -82,16 +87,8 @@ def creeping(night: HvNight) -> tuple[Iterable[str], Cure]:
         night.control.set(ip, temp1_c=detector_c)
         night.new_packet(ip)
     night.begin()
-    return temperature(6, 60.25)(night)
-
-
-def to_and_fro(night: HvNight) -> tuple[Iterable[str], Cure]:
-    ip = night.ips[1]
-    for detector_c in (40.0, 25.0):
-        night.control.set(ip, temp1_c=detector_c)
-        wait_for(lambda c=detector_c: float(night.record(ip)["TEMP1"]) == c, "HK")  # type: ignore[misc]
-    night.control.set(ip, temp1_c=40.0)
-    return [ip], lambda: cool(night, ip)
+    night.control.set(ip, temp1_c=60.25)
+    return module_of(night, ip), lambda: restore(night, ip)
 
 
 def no_hk(night: HvNight) -> tuple[Iterable[str], Cure]:
@@ -99,10 +96,17 @@ def no_hk(night: HvNight) -> tuple[Iterable[str], Cure]:
     return [night.ips[2]], night.cure
 
 
-def killed(name: str) -> Cause:
+def killed(*names: str) -> Cause:
     def cause(night: HvNight) -> tuple[Iterable[str], Cure]:
-        night.daemons[name].kill()
-        return night.ips, lambda: ignore(night.start(name))
+        for name in names:
+            os.kill(night.daemons[name].process.pid, signal.SIGKILL)
+
+        def cure() -> None:
+            for name in names:
+                night.daemons[name].kill()
+                night.start(name)
+
+        return night.ips, cure
 
     return cause
 
@@ -124,12 +128,18 @@ def ignore(value: object) -> None:
     """A statement made of an expression."""
 
 
-def hanging(name: str) -> Cause:
+def hanging(*names: str) -> Cause:
     def cause(night: HvNight) -> tuple[Iterable[str], Cure]:
-        pid = night.daemons[name].process.pid
-        os.kill(pid, signal.SIGSTOP)
-        night.stack.callback(os.kill, pid, signal.SIGCONT)  # however the test ends
-        return night.ips, lambda: os.kill(pid, signal.SIGCONT)
+        pids = [night.daemons[name].process.pid for name in names]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+            night.stack.callback(os.kill, pid, signal.SIGCONT)  # however the test ends
+
+        def cure() -> None:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+
+        return night.ips, cure
 
     return cause
 
@@ -170,43 +180,80 @@ def trips_broken(night: HvNight) -> tuple[Iterable[str], Cure]:
 
 
 def stuck(night: HvNight) -> tuple[Iterable[str], Cure]:
-    """A board that ignores HV off; the outlets feed the boards."""
+    """A board ignores HV off."""
     night.control.fault(night.ips[1], "hv_stuck")
-
-    def feed(outlet: int, on: bool) -> None:
-        with night.sim.client() as client:
-            client.power("module:1", on)
-
-    night.switch.on_switch = feed
-    night.daemons["hv_updater"].kill()
+    night.daemons[UPDATER].kill()
     return night.ips[:4], lambda: None
 
 
-# promise, what it was, how
+def gone_with_hv(night: HvNight) -> tuple[Iterable[str], Cure]:
+    """Nothing reaches a board any more, and nothing comes from it; its HV stays on."""
+    night.control.fault(night.ips[5], "unreachable")
+    return night.ips[4:], lambda: None
+
+
+def feed_modules(night: HvNight) -> None:
+    """Each module has an outlet of its own, which feeds its boards."""
+    obs = json.loads((night.config_dir / "obs_config.json").read_text())
+    obs["domes"][0]["modules"][1]["wps"] = "wps_2"
+    night.write_site(
+        domes=obs["domes"], wps_2={"url": night.switch.url, "quabo_socket": OUTLET + 1}
+    )
+
+    def feed(outlet: int, on: bool) -> None:
+        with night.sim.client() as client:
+            client.power("module:1" if outlet == OUTLET else "module:254", on)
+
+    night.switch.on_switch = feed
+
+
+GUARD, UPDATER = "temperature_guard", "hv_updater"
+# promise, what it was, how; each on a board of its own
 SENSORS: list[tuple[str, str, Cause]] = [
     ("a temperature creeps over its limit", "TEMP1 creeps to 60.25 degC", creeping),
     ("HK of a board stops", "HK of a board stops", no_hk),
-    ("a temperature is impossible", "TEMP1 reads 300 degC", temperature(0, 300.0)),
-    ("a temperature jumps to and fro", "TEMP1 jumps 25-40-25-40 degC", to_and_fro),
-]
-GUARD = "temperature_guard"
+    ("a temperature is impossible", "TEMP1 reads 300 degC", odd_hk(0, temp1_c=300.0)),
+    ("a temperature jumps to and fro with every packet", "TEMP1 reads 25-40-25-40 degC",
+     odd_hk(1, temp1_c=40.0, every=2)),
+    ("HVMON is too high", "HVMON reads 70 V", odd_hk(3, hvmon_v=70.0)),
+]  # fmt: skip
+MORE_SENSORS: list[tuple[str, str, Cause]] = [
+    ("a temperature jumps over its limit", "TEMP1 jumps to 80 degC",
+     odd_hk(7, True, temp1_c=80.0)),
+    ("a temperature jumps over its limit", "TEMP1 jumps to -40 degC",
+     odd_hk(6, True, temp1_c=-40.0)),
+    ("a temperature jumps over its limit", "TEMP2 jumps to 95 degC",
+     odd_hk(5, True, temp2_c=95.0)),
+    ("a temperature is impossible", "TEMP2 reads -273 degC", odd_hk(2, temp2_c=-273.15)),
+    ("a temperature is impossible", "TEMP1 reads -128 degC", odd_hk(3, temp1_c=-128.0)),
+    ("a temperature jumps to and fro with every packet", "TEMP2 reads 50-75-50-75 degC",
+     odd_hk(4, temp2_c=75.0, every=2)),
+]  # fmt: skip
 PROGRAMS: list[tuple[str, str, Cause]] = [
     ("temperature_guard is killed or ends", "temperature_guard killed", killed(GUARD)),
-    ("hv_updater is killed or ends", "hv_updater killed", killed("hv_updater")),
+    ("hv_updater is killed or ends", "hv_updater killed", killed(UPDATER)),
+    ("updater and guard are killed together", "updater and guard killed", killed(UPDATER, GUARD)),
     ("Redis is killed", "Redis killed", redis_killed),
     ("temperature_guard hangs", "temperature_guard hangs", hanging(GUARD)),
-]  # fmt: skip
+]
 MORE: list[tuple[str, str, Cause]] = [
-    ("a temperature jumps over its limit", "TEMP1 jumps to 80 degC", temperature(7, 80.0)),
     ("capture_hk is killed or hangs", "capture_hk killed", killed("capture_hk")),
     ("temperature_guard is killed or ends", "temperature_guard ended", ended(GUARD)),
-    ("hv_updater is killed or ends", "hv_updater ended", ended("hv_updater")),
-    ("hv_updater hangs", "hv_updater hangs", hanging("hv_updater")),
+    ("hv_updater is killed or ends", "hv_updater ended", ended(UPDATER)),
+    ("hv_updater hangs", "hv_updater hangs", hanging(UPDATER)),
+    ("updater and guard hang together", "updater and guard hang", hanging(UPDATER, GUARD)),
+    ("temperature_guard is killed or ends", "guard and capture_hk killed",
+     killed(GUARD, "capture_hk")),
+    ("hv_updater is killed or ends", "updater and capture_hk killed",
+     killed(UPDATER, "capture_hk")),
     ("capture_hk is killed or hangs", "capture_hk hangs", hanging("capture_hk")),
     ("Redis hangs", "Redis hangs", redis_hangs),
     ("hv_trips.json cannot be read", "hv_trips.json broken", trips_broken),
 ]  # fmt: skip
-POWER = ("a board does not obey (HVMON shows it): power cut", "board ignores HV off", stuck)
+POWER: list[tuple[str, str, Cause]] = [
+    ("a board shows nothing at all: power cut", "board is gone, its HV stays on", gone_with_hv),
+    ("a board does not obey (HVMON shows it): power cut", "board ignores HV off", stuck),
+]
 
 
 def one_after_the_other(folder: Path, causes: list[tuple[str, str, Cause]]) -> None:
@@ -228,18 +275,41 @@ def test_programs_that_die(tmp_path: Path) -> None:
     one_after_the_other(tmp_path, PROGRAMS)
 
 
+def test_power_that_is_cut(tmp_path: Path) -> None:
+    with hv_night(tmp_path, HASTY) as night:
+        feed_modules(night)
+        night.hv_on()
+        measure_together(night, POWER)
+        assert night.switch.outlets_on == set(range(1, 9)) - {OUTLET, OUTLET + 1}
+
+
+@pytest.mark.long
+def test_more_sensor_faults(tmp_path: Path) -> None:
+    one_after_the_other(tmp_path, MORE_SENSORS)
+
+
 @pytest.mark.long
 def test_more_causes(tmp_path: Path) -> None:
     one_after_the_other(tmp_path, MORE)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("case", [*SENSORS, *PROGRAMS, *MORE, POWER], ids=lambda case: case[1])
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "case", [*SENSORS, *MORE_SENSORS, *PROGRAMS, *MORE, *POWER], ids=lambda case: case[1]
+)
 def test_at_the_real_pace(tmp_path: Path, case: tuple[str, str, Cause]) -> None:
     """Intervals, housekeeping and way down as at a real site."""
     with hv_night(tmp_path, REAL) as night:
+        feed_modules(night)
         night.hv_on()
         measure(night, *case)
+
+
+def test_every_promise_is_measured() -> None:
+    assert {case[0] for case in (*SENSORS, *MORE_SENSORS, *PROGRAMS, *MORE, *POWER)} == set(
+        PROMISED
+    )
 
 
 def test_the_manual_promises_the_same() -> None:

@@ -43,7 +43,7 @@ LAYERS: dict[str, str] = {
     "services": """
         board_settings board_setup board_work boot bring_up calibration_report collect config_tasks
         daq_nodes data_arrival data_flow end_recording file_checks firmware firmware_load
-        hk_coverage hk_watch housekeeping hv hv_service interlock node_init node_setup
+        hk_coverage hk_watch housekeeping hv hv_service hv_witness interlock node_init node_setup
         observatory_status overview ph_baselines qc_commands qc_session qc_shell readiness
         recording_room rehearsal run_account run_finish run_order run_record run_report
         run_restarts run_start run_state run_stop run_summary run_timer run_verdict run_watcher

@@ -7,13 +7,14 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from panoseti.errors import ObsError
 from panoseti.hv_trips import REHEARSED_MODULE, Trip
 from panoseti.interlock import Interlock
-from panoseti.launch import Heartbeat
+from panoseti.launch import Heartbeat, why_unwritable
 from panoseti.packets import TIME_FIELD
 from panoseti.rehearsal import (
     PAUSE_S,
@@ -63,6 +64,32 @@ def test_one_that_is_silent_hangs(tmp_path: Path, interval_s: float, limit_s: fl
     life = partner.judge(beat(2, interval_s=interval_s), True, 101.1 + limit_s)
     assert not life.alive and life.crashed and "hangs: no heartbeat" in life.why
     assert partner.judge(beat(3, interval_s=interval_s), True, 200).alive, "it goes on"
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can write a heartbeat then: that is what must be mended."""
+    (tmp_path / "log").mkdir()
+    assert why_unwritable(tmp_path) == ""
+    partner = Partner("guard", tmp_path)
+    partner.judge(beat(1), True, 100)
+    partner.judge(beat(2), True, 101)
+    real = os.statvfs(tmp_path)
+
+    def disk(**fields: int) -> SimpleNamespace:
+        names = [name for name in dir(real) if name.startswith("f_")]
+        return SimpleNamespace(**{name: getattr(real, name) for name in names} | fields)
+
+    for fields, word in (
+        ({"f_bavail": 0, "f_bfree": 0}, "is full"),
+        ({"f_files": 10, "f_ffree": 0}, "is full"),
+        ({"f_flag": os.ST_RDONLY}, "is read-only"),
+    ):
+        monkeypatch.setattr(os, "statvfs", lambda folder, found=fields: disk(**found))
+        life = partner.judge(beat(2), True, 112)
+        assert not life.alive and life.crashed
+        start = f"guard (pid 7): no heartbeat for 11 s: the disk of {tmp_path}/log {word}, so that"
+        assert life.why.startswith(start)
+        assert partner.judge(beat(2), True, 110).alive, "while heartbeats come it does not matter"
 
 
 def test_the_clock_does_not_matter(tmp_path: Path) -> None:
