@@ -407,11 +407,19 @@ class PrivateSshd(Service):
             "UseDNS no",
             "MaxStartups 200",
             "MaxSessions 100",
+            # Commands find the Python that runs us, and bash, at this depth, leaves alone the
+            # ~/.bashrc of the account that plays the node (which may take long, and print).
+            f"SetEnv SHLVL=1 {_quoted(f'PATH={self._path()}')}",
             "Subsystem sftp internal-sftp",
         ]
         if _sshd_version(sshd) >= PENALTIES_SINCE:
             settings.append("PerSourcePenalties no")  # all of ours come from one address
         return settings
+
+    @staticmethod
+    def _path() -> str:
+        places = [str(Path(sys.base_prefix) / "bin"), os.environ.get("PATH", os.defpath)]
+        return os.pathsep.join(places)
 
     def is_mine(self, child: psutil.Process) -> bool:
         """The connections; what they started in sessions of its own is not sshd's to end."""
@@ -437,7 +445,7 @@ def private_sshd(
         server.end()
 
 
-def _quoted(path: Path, percent: bool = False) -> str:
+def _quoted(path: Path | str, percent: bool = False) -> str:
     """A path as a word of sshd_config; percent: where % begins a token."""
     text = str(path).replace("\\", "\\\\").replace('"', '\\"')
     return '"' + (text.replace("%", "%%") if percent else text) + '"'
