@@ -34,10 +34,14 @@ static int compute_init(hashpipe_thread_args_t *args)
 static bool take_block(struct compute *compute)
 {
 	struct frame_block *block = &compute->out->block[compute->out_index];
+	int is_free;
 
 	pipeline_activity(compute->pipeline, COMPUTE_THREAD, ACTIVITY_BLOCKED);
-	if (!pipeline_wait_free(compute->pipeline, &compute->out->base, compute->out_index,
-				OUTPUT_THREAD))
+	do
+		is_free = pipeline_wait_free(compute->pipeline, &compute->out->base,
+					     compute->out_index, OUTPUT_THREAD);
+	while (is_free == 0);
+	if (is_free < 0)
 		return false;
 	pipeline_activity(compute->pipeline, COMPUTE_THREAD, ACTIVITY_PROCESSING);
 	atomic_load_explicit(&block->header.handed_over, memory_order_acquire);

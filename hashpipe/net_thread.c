@@ -75,9 +75,14 @@ static int net_init(hashpipe_thread_args_t *args)
 static bool take_block(struct net *net)
 {
 	struct packet_block *block = &net->ring->block[net->index];
+	int is_free;
 
 	pipeline_activity(net->pipeline, NET_THREAD, ACTIVITY_BLOCKED);
-	if (!pipeline_wait_free(net->pipeline, &net->ring->base, net->index, COMPUTE_THREAD))
+	while (!(is_free = pipeline_wait_free(net->pipeline, &net->ring->base, net->index,
+					      COMPUTE_THREAD)))
+		/* A disk stands still: the status is to tell what that costs. */
+		capture_count_drops(&net->pipeline->capture);
+	if (is_free < 0)
 		return false;
 	pipeline_activity(net->pipeline, NET_THREAD, ACTIVITY_RECEIVING);
 	/* Pairs with the release by which the compute thread gave the block back. */

@@ -243,6 +243,8 @@ static void start_reporter(struct pipeline *pipeline)
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	pipeline->reporter_runs = !pthread_create(&pipeline->reporter, NULL, report, pipeline);
+	if (pipeline->reporter_runs) /* else it would be called as the thread that starts it */
+		pthread_setname_np(pipeline->reporter, "status");
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
@@ -375,23 +377,20 @@ bool pipeline_alive(struct pipeline *pipeline, enum pipeline_thread thread)
 	return alive;
 }
 
-bool pipeline_wait_free(struct pipeline *pipeline, hashpipe_databuf_t *ring, int block,
-			enum pipeline_thread next)
+int pipeline_wait_free(struct pipeline *pipeline, hashpipe_databuf_t *ring, int block,
+		       enum pipeline_thread next)
 {
-	for (;;) {
-		int result;
+	int result;
 
-		errno = 0;
-		result = hashpipe_databuf_wait_free(ring, block);
-		if (result == HASHPIPE_OK)
-			return true;
-		if (result != HASHPIPE_TIMEOUT && errno != EINTR) {
-			pipeline_fail(pipeline, "waiting for a free block: %s", strerror(errno));
-			return false;
-		}
-		if (!pipeline_alive(pipeline, next))
-			return false;
+	errno = 0;
+	result = hashpipe_databuf_wait_free(ring, block);
+	if (result == HASHPIPE_OK)
+		return 1;
+	if (result != HASHPIPE_TIMEOUT && errno != EINTR) {
+		pipeline_fail(pipeline, "waiting for a free block: %s", strerror(errno));
+		return -1;
 	}
+	return pipeline_alive(pipeline, next) ? 0 : -1;
 }
 
 int pipeline_wait_filled(struct pipeline *pipeline, hashpipe_databuf_t *ring, int block,

@@ -125,10 +125,10 @@ static inline void pipeline_activity(struct pipeline *pipeline, enum pipeline_th
 				      memory_order_relaxed);
 }
 
-/* Waits until a block of the ring to thread `next` is free.  False: it never will be (the pipeline
- * has failed). */
-bool pipeline_wait_free(struct pipeline *pipeline, hashpipe_databuf_t *ring, int block,
-			enum pipeline_thread next);
+/* Waits a quarter of a second until a block of the ring to thread `next` is free.  1 it is,
+ * 0 not yet, -1 it never will be: the pipeline has failed. */
+int pipeline_wait_free(struct pipeline *pipeline, hashpipe_databuf_t *ring, int block,
+		       enum pipeline_thread next);
 
 /* Waits up to `timeout_ms` until a block of the ring from thread `before` is filled.  1 it is,
  * 0 not yet, -1 it never will be. */
