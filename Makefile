@@ -7,7 +7,7 @@ PYTHON := .venv/bin/python
 SIDE_BY_SIDE = $(if $(shell unshare --net --pid --ipc --mount --fork echo yes 2>/dev/null),\
 	--tx "$$(($$(nproc) + 1))*popen//python=tests/worker.sh" --dist loadfile)
 
-.PHONY: help setup setup-test build run sim test test-long bench lint format clean
+.PHONY: help setup setup-test build run sim test test-long bench soak lint format clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,9 @@ test-long: setup-test  ## every test, and every long sweep
 
 bench: setup  ## measure the pipeline against the limits of this machine
 	@$(PYTHON) -m tools.bench
+
+soak: setup  ## record flat out for half an hour, every file checked and removed as it is closed
+	@$(PYTHON) -m tools.bench.soak
 
 lint: setup-test  ## ruff, mypy, clang-format
 	@$(PYTHON) -m ruff check .

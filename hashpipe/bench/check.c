@@ -1,9 +1,14 @@
 /* check.c -- checks a recording of the benchmark's packets, frame by frame and pixel by pixel.
  *
  *   check PRODUCT MODULE PERIOD_NS FILE...
+ *   check PRODUCT MODULE PERIOD_NS ONE_IN -
  *
  * MODULE counts from 0 (its id is one more); files in the order of their numbers.  Prints counts
  * as JSON; what is wrong goes to stderr, the first few; exit code 1 if anything is.
+ *
+ * The second form follows a recording: names of files come on stdin, one a line, as they are
+ * closed, and the counts so far are printed after each.  One file in ONE_IN is checked as a whole;
+ * of the others (not of ph256) only the size and the first and the last frame.
  *
  * It shares no code with the pipeline: the format is written down here once more.
  */
@@ -28,13 +33,20 @@ enum {
 	TEXT = 512,
 };
 
+/* The five numbers of the first board of a header. */
+static const uint8_t number_from[] = { 29, 52, 70, 91, 114 };
+static const uint8_t number_end[] = { 39, 56, 79, 101, 120 };
+
 struct checker {
 	const struct load_kind *kind;
 	unsigned module;
 	uint64_t period_ns;
 	uint64_t next[LOAD_QUABOS]; /* frame expected of each board */
-	uint64_t frames, partial, packets, missing, wrong, last;
+	size_t text_bytes, image_bytes, frame_bytes;
+	/* missing: packets; missing_frames: in files of which only the ends were looked at */
+	uint64_t frames, skimmed, partial, packets, missing, missing_frames, wrong, last;
 	size_t place[LOAD_QUABOS][LOAD_PIXELS]; /* in the image, of each pixel of each board */
+	char template[LOAD_QUABOS * TEXT];	/* of a header */
 	const char *file;
 	uint64_t offset;
 };
@@ -71,21 +83,36 @@ static void make_places(struct checker *checker)
 	}
 }
 
-/* The header that belongs to what was read from this one; the reader's clock is taken over. */
-static size_t expected_text(const struct checker *checker, const unsigned long *number, unsigned q,
-			    char *text)
+/* A header whose numbers are all 0. */
+static void make_template(struct checker *checker)
 {
-	if (checker->kind->boards == 1)
-		return (size_t)snprintf(text, TEXT,
-					"{ \"quabo_num\": %1u, \"pkt_num\": %10lu, "
-					"\"pkt_tai\": %4lu, \"pkt_nsec\": %9lu, "
-					"\"tv_sec\": %10lu, \"tv_usec\": %6lu}",
-					q, number[0], number[1], number[2], number[3], number[4]);
-	return (size_t)snprintf(text, TEXT,
-				"%s   \"quabo_%u\": { \"pkt_num\": %10lu, \"pkt_tai\": %4lu, "
-				"\"pkt_nsec\": %9lu, \"tv_sec\": %10lu, \"tv_usec\": %6lu}%s",
-				q ? "" : "{\n", q, number[0], number[1], number[2], number[3],
-				number[4], q < 3 ? ", \n" : "\n}");
+	char *at = checker->template;
+
+	if (checker->kind->boards == 1) {
+		snprintf(at, TEXT,
+			 "{ \"quabo_num\": %1u, \"pkt_num\": %10u, \"pkt_tai\": %4u, "
+			 "\"pkt_nsec\": %9u, \"tv_sec\": %10u, \"tv_usec\": %6u}",
+			 0, 0, 0, 0, 0, 0);
+		return;
+	}
+	for (unsigned q = 0; q < LOAD_QUABOS; q++)
+		at += snprintf(at, TEXT,
+			       "%s   \"quabo_%u\": { \"pkt_num\": %10u, \"pkt_tai\": %4u, "
+			       "\"pkt_nsec\": %9u, \"tv_sec\": %10u, \"tv_usec\": %6u}%s",
+			       q ? "" : "{\n", q, 0, 0, 0, 0, 0, q < 3 ? ", \n" : "\n}");
+}
+
+/* What was read from a header, put where it belongs: right-justified. */
+static void put_numbers(char *text, size_t shift, const unsigned long number[5])
+{
+	for (int k = 0; k < 5; k++) {
+		unsigned long left = number[k];
+
+		for (size_t at = shift + number_end[k]; left && at > shift + number_from[k];) {
+			text[--at] = (char)('0' + left % 10);
+			left /= 10;
+		}
+	}
 }
 
 static unsigned long digits(const char *text, size_t from, size_t end)
@@ -100,10 +127,8 @@ static unsigned long digits(const char *text, size_t from, size_t end)
 
 static void read_numbers(const char *text, size_t shift, unsigned long number[5])
 {
-	static const uint8_t from[] = { 29, 52, 70, 91, 114 }, end[] = { 39, 56, 79, 101, 120 };
-
 	for (int k = 0; k < 5; k++)
-		number[k] = digits(text, shift + from[k], shift + end[k]);
+		number[k] = digits(text, shift + number_from[k], shift + number_end[k]);
 }
 
 /* One board of a frame: its numbers are those of a packet that was sent, and newer than the last.
@@ -113,8 +138,11 @@ static uint64_t check_board(struct checker *checker, const unsigned long number[
 	uint64_t time_ns = number[1] * 1000000000ull + number[2];
 	uint64_t since = (time_ns + LOAD_TAI_PERIOD_NS - LOAD_BEGIN_NS - q * LOAD_SKEW_NS) %
 			 LOAD_TAI_PERIOD_NS;
-	uint64_t k = since / checker->period_ns;
+	uint64_t k = since / checker->period_ns, circle = LOAD_TAI_PERIOD_NS / checker->period_ns;
 
+	/* Which time round the circle of 1024 s: the one next to the frame before. */
+	if (LOAD_TAI_PERIOD_NS % checker->period_ns == 0 && checker->next[q] > k)
+		k += (checker->next[q] - k + circle / 2) / circle * circle;
 	if (since % checker->period_ns || (k & 0xffff) != number[0])
 		wrong(checker, "quabo %u: number %lu does not go with time %lu.%09lu", q, number[0],
 		      number[1], number[2]);
@@ -139,23 +167,27 @@ static void place_pixels(const struct checker *checker, unsigned q, uint64_t k, 
 		memcpy(image + checker->place[q][p] * bytes, pixels + p * bytes, bytes);
 }
 
-static void check_frame(struct checker *checker, const char *frame, size_t text_bytes,
-			size_t image_bytes)
+/* Returns the index of the frame. */
+static uint64_t check_frame(struct checker *checker, const char *frame)
 {
 	static uint8_t image[2 * 32 * 32];
-	char text[2 * TEXT];
+	char text[MODULE_TEXT];
 	unsigned long number[5];
 	unsigned boards = 0;
-	size_t length = 0;
 	uint64_t first = 0;
 
-	memset(image, 0, image_bytes);
+	memset(image, 0, checker->image_bytes);
+	memcpy(text, checker->template, checker->text_bytes);
 	for (unsigned n = 0; n < checker->kind->boards; n++) {
-		unsigned q = checker->kind->boards == 1 ? (unsigned)(frame[15] - '0') & 3 : n;
+		unsigned q = n;
 		uint64_t k;
 
+		if (checker->kind->boards == 1) {
+			q = (unsigned)(frame[15] - '0') & 3;
+			text[15] = (char)('0' + q);
+		}
 		read_numbers(frame, (size_t)n * NEXT_QUABO, number);
-		length += expected_text(checker, number, q, text + length);
+		put_numbers(text, (size_t)n * NEXT_QUABO, number);
 		if (!number[3])
 			continue; /* absent: zeros */
 		k = check_board(checker, number, q);
@@ -167,21 +199,43 @@ static void check_frame(struct checker *checker, const char *frame, size_t text_
 	}
 	checker->frames++;
 	checker->partial += boards < checker->kind->boards;
-	if (length != text_bytes || memcmp(text, frame, text_bytes) ||
-	    memcmp(frame + text_bytes, "\n\n*", SEPARATOR))
+	if (memcmp(text, frame, checker->text_bytes) ||
+	    memcmp(frame + checker->text_bytes, "\n\n*", SEPARATOR))
 		wrong(checker, "the header is not as it should be");
-	if (memcmp(frame + text_bytes + SEPARATOR, image, image_bytes))
+	if (memcmp(frame + checker->text_bytes + SEPARATOR, image, checker->image_bytes))
 		wrong(checker, "pixels differ from what was sent");
+	return first;
 }
 
-static void check_file(struct checker *checker, const char *path)
+/* Of a file of `size` bytes the first and the last frame; what lies between is taken to be there
+ * when it has the room. */
+static void skim(struct checker *checker, const char *bytes, size_t size)
 {
-	size_t text_bytes = checker->kind->boards == 1 ? BOARD_TEXT : MODULE_TEXT;
-	size_t image_bytes =
-		(size_t)checker->kind->side * checker->kind->side * checker->kind->pixel_bytes;
-	size_t frame_bytes = text_bytes + SEPARATOR + image_bytes;
+	uint64_t n = size / checker->frame_bytes, missing, first, last;
+
+	first = last = check_frame(checker, bytes);
+	missing = checker->missing;
+	if (n > 1) {
+		checker->offset = (n - 1) * checker->frame_bytes;
+		last = check_frame(checker, bytes + checker->offset);
+		checker->frames += n - 2;
+		checker->skimmed += n - 2;
+	}
+	checker->missing = missing;
+	for (unsigned q = 0; q < LOAD_QUABOS; q++)
+		checker->next[q] = last + 1;
+	if (last - first + 1 < n)
+		wrong(checker, "%" PRIu64 " frames from number %" PRIu64 " to %" PRIu64, n, first,
+		      last);
+	else
+		checker->missing_frames += last - first + 1 - n;
+}
+
+static void check_file(struct checker *checker, const char *path, bool whole)
+{
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	struct stat status;
+	size_t size;
 	const char *bytes;
 
 	checker->file = path;
@@ -190,40 +244,76 @@ static void check_file(struct checker *checker, const char *path)
 		perror(path);
 		exit(1);
 	}
-	if (status.st_size % (off_t)frame_bytes)
-		wrong(checker, "%jd bytes are not a whole number of frames",
-		      (intmax_t)status.st_size);
-	if (status.st_size) {
-		bytes = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE | MAP_POPULATE,
-			     fd, 0);
+	size = (size_t)status.st_size;
+	if (size % checker->frame_bytes)
+		wrong(checker, "%zu bytes are not a whole number of frames", size);
+	if (size) {
+		bytes = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
 		if (bytes == MAP_FAILED) {
 			perror(path);
 			exit(1);
 		}
-		for (; checker->offset + frame_bytes <= (uint64_t)status.st_size;
-		     checker->offset += frame_bytes)
-			check_frame(checker, bytes + checker->offset, text_bytes, image_bytes);
-		munmap((void *)(uintptr_t)bytes, (size_t)status.st_size);
+		madvise((void *)(uintptr_t)bytes, size, MADV_SEQUENTIAL);
+		if (!whole && size >= checker->frame_bytes)
+			skim(checker, bytes, size);
+		for (; whole && checker->offset + checker->frame_bytes <= size;
+		     checker->offset += checker->frame_bytes)
+			check_frame(checker, bytes + checker->offset);
+		munmap((void *)(uintptr_t)bytes, size);
 	}
 	close(fd);
+}
+
+static void print_counts(const struct checker *checker)
+{
+	printf("{\"frames\":%" PRIu64 ",\"skimmed\":%" PRIu64 ",\"partial\":%" PRIu64
+	       ",\"packets\":%" PRIu64 ",\"missing\":%" PRIu64 ",\"missing_frames\":%" PRIu64
+	       ",\"wrong\":%" PRIu64 ",\"last\":%" PRIu64 "}\n",
+	       checker->frames, checker->skimmed, checker->partial, checker->packets,
+	       checker->missing, checker->missing_frames, checker->wrong, checker->last);
+	fflush(stdout);
+}
+
+/* Files as they are named on stdin. */
+static void follow(struct checker *checker, uint64_t one_in)
+{
+	char path[4096];
+
+	for (uint64_t n = 0; fgets(path, sizeof(path), stdin); n++) {
+		path[strcspn(path, "\n")] = '\0';
+		/* Boards that send by themselves have no order among them to skim by. */
+		check_file(checker, path, n % one_in == 0 || checker->kind->boards == 1);
+		print_counts(checker);
+	}
 }
 
 int main(int argc, char **argv)
 {
 	static struct checker checker;
+	const struct load_kind *kind;
+	uint64_t one_in;
 
-	if (argc < 5 || !(checker.kind = load_kind(argv[1]))) {
-		fputs("usage: check PRODUCT MODULE PERIOD_NS FILE...\n", stderr);
+	if (argc < 5 || !(kind = load_kind(argv[1]))) {
+		fputs("usage: check PRODUCT MODULE PERIOD_NS FILE...\n"
+		      "       check PRODUCT MODULE PERIOD_NS ONE_IN -\n",
+		      stderr);
 		return 2;
 	}
+	checker.kind = kind;
 	checker.module = (unsigned)load_number(argv[2], "MODULE");
 	checker.period_ns = load_number(argv[3], "PERIOD_NS");
+	checker.text_bytes = kind->boards == 1 ? BOARD_TEXT : MODULE_TEXT;
+	checker.image_bytes = (size_t)kind->side * kind->side * kind->pixel_bytes;
+	checker.frame_bytes = checker.text_bytes + SEPARATOR + checker.image_bytes;
 	make_places(&checker);
-	for (int k = 4; k < argc; k++)
-		check_file(&checker, argv[k]);
-	printf("{\"frames\":%" PRIu64 ",\"partial\":%" PRIu64 ",\"packets\":%" PRIu64
-	       ",\"missing\":%" PRIu64 ",\"wrong\":%" PRIu64 ",\"last\":%" PRIu64 "}\n",
-	       checker.frames, checker.partial, checker.packets, checker.missing, checker.wrong,
-	       checker.last);
+	make_template(&checker);
+	if (argc == 6 && !strcmp(argv[5], "-")) {
+		one_in = load_number(argv[4], "ONE_IN");
+		follow(&checker, one_in ? one_in : 1);
+	} else {
+		for (int k = 4; k < argc; k++)
+			check_file(&checker, argv[k], true);
+		print_counts(&checker);
+	}
 	return checker.wrong ? 1 : 0;
 }

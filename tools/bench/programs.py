@@ -149,8 +149,15 @@ class Pipeline:
 
     def peak_bytes(self) -> int:
         """Most memory so far: of the process, mapped rings of the kernel included."""
+        return self._memory("VmHWM")
+
+    def now_bytes(self) -> int:
+        """The same at the moment."""
+        return self._memory("VmRSS")
+
+    def _memory(self, field: str) -> int:
         text = Path(f"/proc/{self.process.pid}/status").read_text()
-        match = re.search(r"VmHWM:\s+(\d+) kB", text)
+        match = re.search(rf"{field}:\s+(\d+) kB", text)
         return int(match[1]) * 1024 if match else 0
 
     def files(self, product: str) -> dict[int, list[Path]]:
