@@ -89,7 +89,11 @@ class Recorder:
         return status
 
     def is_recording(self) -> bool:
-        return self.status_path.exists() and self.status()["state"] == "running"
+        """A status that a killed one left does not count."""
+        if not self.status_path.exists():
+            return False
+        status = self.status()
+        return (status["state"], status["pid"]) == ("running", self.process.pid)
 
     def end(self, number: int = signal.SIGINT) -> int:
         """Signal it and wait for its end; the exit code."""
@@ -201,6 +205,14 @@ def recording(
         if process.poll() is None:
             process.kill()
         process.wait()
+
+
+def preload(folder: Path, code: str) -> str:
+    """A library that takes the place of functions of libc."""
+    source, library = folder / "preload.c", folder / "preload.so"
+    source.write_text(code)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)
+    return str(library)
 
 
 def free_udp_port(host: str) -> int:

@@ -8,35 +8,29 @@ import shutil
 import signal
 import subprocess
 import time
-from collections import Counter, defaultdict
-from itertools import count
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pypff.io
 import pytest
 
-from simulator import sky
-from simulator.faults import MALFORMED_KINDS, Spoil, packet_fate
 from tests.helpers import golden, wait_for
 from tests.pipeline import (
     DTYPE,
     HASHPIPE,
     RUN,
-    Frame,
-    Recorder,
-    board_time_ns,
     boards,
     build,
     check_pixels,
     packet,
     packet_source,
-    read_frames,
+    preload,
     recording,
     skip_if_dropped,
 )
+from tests.spoiled_streams import ALL_FAULTS, check_whole
 
-TAI_NS = 1024 * 10**9  # board times count modulo this
 GROUPED = {"GROUPPHFRAMES": 1}
 
 
@@ -129,33 +123,6 @@ def test_golden_grouping(tmp_path: Path, case: dict[str, Any]) -> None:
 
 
 # ---- every product, pixel by pixel ----
-
-
-def check_whole(frames: list[Frame], module: int, period_ns: int, sent: dict[int, set[int]]) -> int:
-    """Frames are exactly what boards that keep step sent: `sent` numbers by BOARDLOC.
-
-    Board b sends packet n at first[b] + n * period; frames are in the order of time and hold all
-    that was sent in one period.  Returns how many frames lack a board.
-    """
-    first: dict[int, int] = {}
-    base_ns = min(board_time_ns(board) for board in frames[0].boards.values())
-    for frame in frames:
-        for quabo, board in frame.boards.items():
-            if board["pkt_nsec"] == 999_999_999:
-                continue  # the pulse per second was late: not the true time
-            stamp = sky.stamp_offset_ns(4 * module + quabo, sky.IMAGE, board["pkt_num"])
-            since_ns = (board_time_ns(board) - base_ns + TAI_NS // 2) % TAI_NS - TAI_NS // 2
-            begin_ns = since_ns - board["pkt_num"] * period_ns - stamp
-            assert first.setdefault(quabo, begin_ns) == begin_ns
-    wanted: dict[int, dict[int, int]] = defaultdict(dict)
-    for boardloc, numbers in sent.items():
-        quabo = boardloc & 3
-        for number in numbers:
-            wanted[first[quabo] + number * period_ns][quabo] = number
-    assert [frame.numbers for frame in frames] == [
-        dict(sorted(wanted[when].items())) for when in sorted(wanted)
-    ]
-    return sum(len(frame.boards) < 4 for frame in frames)
 
 
 @pytest.mark.parametrize(
@@ -273,92 +240,6 @@ def test_images_and_pulse_heights_at_once_and_pypff(tmp_path: Path) -> None:
         assert stream["lost"] == stream["duplicate"] == stream["late"] == stream["resets"] == 0
 
 
-# ---- spoiled streams: each fault counted exactly ----
-
-
-def spoil_check(folder: Path, spoil: Spoil, frames: int, sanitizer: str, capture: str) -> None:
-    """Two modules, spoiled: the frames that can be are there, everything else is counted."""
-    modules, period_ns = (7, 254), 1_000_000
-    options = {"CAPTURE": capture} | ({"BINDHOST": "lo"} if capture == "packet" else {})
-    with (
-        recording(folder, modules, options, sanitizer=sanitizer) as recorder,
-        packet_source() as source,
-    ):
-        for module in modules:
-            source.add_module(recorder, module)
-        for address in source.address.values():
-            source.tell(f"spoil {address} {spoil.words()}")
-            source.tell(
-                f"image {address} dest={recorder.destination} acq=2 period_ns={period_ns}"
-                f" frames={frames}"
-            )
-        accounts = {boardloc: a["image"] for boardloc, a in source.done(8).items()}
-        status = recorder.stop()
-        skip_if_dropped(status)
-        streams = {4 * s["module"] + s["quabo"]: s for s in status["quabos"]}
-        bad: Counter[str] = Counter()
-        partial = 0
-        for module in modules:
-            sent: dict[int, set[int]] = {}
-            for boardloc in range(4 * module, 4 * module + 4):
-                fates = [packet_fate(spoil, boardloc, sky.IMAGE, n) for n in range(frames)]
-                sent[boardloc] = {n for n, fate in enumerate(fates) if fate != "lost"}
-                inner = [n for n in range(frames) if min(sent[boardloc]) < n < max(sent[boardloc])]
-                assert streams[boardloc]["lost"] == sum(fates[n] == "lost" for n in inner)
-                assert streams[boardloc]["duplicate"] == fates.count("duplicated")
-                assert streams[boardloc]["reordered"] == accounts[boardloc]["out_of_order"]
-                assert streams[boardloc]["late"] == streams[boardloc]["resets"] == 0
-                bad.update(accounts[boardloc]["malformed"])
-            found = recorder.frames(module, "img16")
-            partial += check_whole(found, module, period_ns, sent)
-            check_pixels(found[::7], "img16", module, source)
-    counted = Counter[str]()
-    for entry in status["rejected"]:
-        counted[entry["kind"]] += entry["count"]
-        boardloc = next(b for b, address in source.address.items() if address == entry["source"])
-        assert entry["count"] == accounts[boardloc]["malformed"][entry["kind"]]
-    assert counted == {kind: n for kind, n in bad.items() if n}
-    assert sum(e["partial"] for e in status["products"]) == partial
-
-
-ALL_FAULTS = Spoil(
-    loss=0.01, duplicate=0.01, reorder=0.01, malformed=0.01, depth=9, kinds=MALFORMED_KINDS, seed=5
-)
-
-
-@pytest.mark.parametrize("sanitizer", ["", "address", "thread"])
-def test_everything_wrong_at_once(tmp_path: Path, sanitizer: str) -> None:
-    spoil_check(tmp_path, ALL_FAULTS, 700, sanitizer, "udp")
-
-
-def test_everything_wrong_at_once_by_packet_capture(tmp_path: Path) -> None:
-    if os.geteuid():
-        pytest.skip("packet capture needs root")
-    spoil_check(tmp_path, ALL_FAULTS, 700, "", "packet")
-
-
-def test_reordering_64_deep(tmp_path: Path) -> None:
-    spoil_check(tmp_path, Spoil(reorder=0.02, depth=64, seed=6), 600, "", "udp")
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("sanitizer", ["", "address", "thread"])
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("loss", [0.001, 0.01, 0.05])
-def test_spoiled_streams(tmp_path: Path, sanitizer: str, seed: int, loss: float) -> None:
-    spoil = Spoil(
-        loss=loss,
-        duplicate=0.02,
-        reorder=0.03,
-        malformed=0.02,
-        depth=64,
-        kinds=MALFORMED_KINDS,
-        seed=seed,
-        late_pps_ns=5000 * seed,
-    )
-    spoil_check(tmp_path, spoil, 3000, sanitizer, "udp" if seed % 2 or os.geteuid() else "packet")
-
-
 # ---- files ----
 
 
@@ -426,91 +307,6 @@ def test_incomplete_frame_reaches_the_disk_by_itself(tmp_path: Path) -> None:
         wait_for(lambda: path.stat().st_size == 2540, "a frame of one board")
         assert time.monotonic() - begin < 2
         recorder.stop()
-
-
-def in_namespace_with_small_disk(size: str) -> list[str]:
-    """A wrapper: module_254 is a tmpfs that only this pipeline sees."""
-    script = f'mkdir module_254 && mount -t tmpfs -o size={size} tmpfs module_254 && exec "$@"'
-    return ["unshare", "-m", "sh", "-c", script, "sh"]
-
-
-def test_full_disk(tmp_path: Path) -> None:
-    if os.geteuid():
-        pytest.skip("a tmpfs of its own needs root")
-    wrapper = in_namespace_with_small_disk("1m")
-    with (
-        recording(tmp_path, (7, 254), wrapper=wrapper) as recorder,
-        packet_source() as source,
-    ):
-        seen = Path(f"/proc/{recorder.process.pid}/root{tmp_path}")
-        inside = Recorder(recorder.process, seen, recorder.host, recorder.prefix, recorder.port)
-        (seen / "module_254" / "ballast").write_bytes(bytes(600_000))
-        for module in (7, 254):
-            source.add_module(recorder, module)
-        for address in source.address.values():
-            source.tell(f"image {address} dest={recorder.destination} acq=2 period_ns=2000000")
-        entry: dict[str, Any] = {}
-
-        def look() -> dict[str, Any]:
-            status = recorder.status()
-            entry.update(
-                next(e for e in status["products"] if (e["module"], e["product"]) == (254, "img16"))
-            )
-            return status
-
-        wait_for(lambda: look()["totals"]["unwritten"] > 0, "the disk to be full")
-        assert entry["write_errors"] > 0
-        assert "No space left on device" in look()["errors"][0]
-        full = inside.files(254, "img16")[0].stat().st_size
-        assert full > 0
-        (seen / "module_254" / "ballast").unlink()
-        wait_for(lambda: look() and entry["seqno"] > 0, "recording to go on in a new file")
-        for boardloc in source.address:
-            source.stop(boardloc)
-        wait_for(lambda: look()["totals"]["in_flight"] == 0, "all to be written")
-        frames = inside.frames(254, "img16")  # whole, or this fails
-        assert len(frames) == entry["frames"]
-        assert inside.files(254, "img16")[0].stat().st_size == full
-        assert [f.numbers for f in frames] == sorted(
-            (f.numbers for f in frames), key=lambda numbers: min(numbers.values())
-        )
-        check_pixels(frames, "img16", 254, source)
-        status = recorder.stop()
-        skip_if_dropped(status)
-        other = [s for s in status["quabos"] if s["module"] == 7]
-        assert sum(s["recorded"] for s in other) == sum(s["received"] for s in other) > 0
-        lost = [s for s in status["quabos"] if s["module"] == 254]
-        assert sum(s["unwritten"] for s in lost) == status["totals"]["unwritten"] > 0
-    assert "writing works again" in recorder.log
-
-
-def test_directory_that_vanishes(tmp_path: Path) -> None:
-    with recording(tmp_path, (7, 254)) as recorder, boards(recorder) as senders:
-
-        def send(numbers: range) -> None:
-            for number in numbers:
-                for boardloc in (28, 1016):
-                    senders.send(packet(1, boardloc, number, 5, number * 1000), boardloc)
-
-        send(range(10))
-        first = recorder.files(254, "ph256")[0]
-        wait_for(lambda: first.stat().st_size == 10 * 636, "the first frames")
-        shutil.rmtree(tmp_path / "module_254")
-        send(range(10, 20))
-        wait_for(lambda: "cannot write" in recorder.log, "the loss to be noticed")
-
-        numbers = count(20)
-
-        def send_more() -> bool:
-            number = next(numbers)
-            send(range(number, number + 1))
-            return (tmp_path / "module_254" / RUN).exists()
-
-        wait_for(send_more, "recording to go on")
-        status = recorder.stop()
-        assert {s["module"]: s["unwritten"] for s in status["quabos"]}[7] == 0
-        assert status["totals"]["unwritten"] >= 10
-        assert recorder.frames(254, "ph256")
 
 
 # ---- what anybody may send ----
@@ -593,50 +389,6 @@ def test_nothing_received_is_lost_at_the_end(tmp_path: Path, number: int) -> Non
     ]
 
 
-def preload(folder: Path, code: str) -> str:
-    """A library that takes the place of functions of libc."""
-    source, library = folder / "preload.c", folder / "preload.so"
-    source.write_text(code)
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)
-    return str(library)
-
-
-SLOW_DISK = """
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <sys/uio.h>
-#include <unistd.h>
-ssize_t writev(int fd, const struct iovec *iov, int n)
-{
-	ssize_t (*real)(int, const struct iovec *, int) = dlsym(RTLD_NEXT, "writev");
-
-	usleep(20000);
-	return real(fd, iov, n < 32 ? n : 32);
-}
-"""
-
-
-def test_slow_disk_and_its_backlog(tmp_path: Path) -> None:
-    """The rings are full when the signal comes: everything is still written."""
-    library = preload(tmp_path, SLOW_DISK)
-    options = {"NETBLKS": 4, "OUTBLKS": 4, "RCVMB": 64}
-    sent = 16000 if not os.geteuid() else 4000
-    with (
-        recording(tmp_path, options=options, environment={"LD_PRELOAD": library}) as recorder,
-        boards(recorder) as senders,
-    ):
-        for k in range(sent):
-            boardloc = 1016 + k % 4
-            senders.send(packet(2, boardloc, k // 4, 5, k // 4 * 10_000, k % 256), boardloc)
-        status = recorder.stop()
-        skip_if_dropped(status)
-        frames = recorder.frames(254, "img16")
-    assert status["totals"]["recorded"] == sent
-    assert [frame.numbers for frame in frames] == [
-        dict.fromkeys(range(4), number) for number in range(sent // 4)
-    ]
-
-
 DEAD_NETWORK = """
 #define _GNU_SOURCE
 #include <errno.h>
@@ -657,21 +409,6 @@ def test_dead_network_ends_the_run(tmp_path: Path) -> None:
         assert recorder.status()["state"] == "failed"
         assert "again and again: Network is down" in recorder.output
         assert len(recorder.log.splitlines()) < 10
-
-
-def test_kill_leaves_whole_frames_and_no_obstacle(tmp_path: Path) -> None:
-    with recording(tmp_path) as recorder, packet_source() as source:
-        source.add_module(recorder, 254)
-        for address in source.address.values():
-            source.tell(f"image {address} dest={recorder.destination} acq=2 period_ns=100000")
-        (path,) = recorder.files(254, "img16")
-        wait_for(lambda: path.stat().st_size > 500_000, "frames in the file")
-        recorder.end(signal.SIGKILL)
-        data = path.read_bytes()
-        frames = list(read_frames(data[: len(data) // 2540 * 2540], "img16"))
-        check_pixels(frames[::9], "img16", 254, source)
-    with recording(tmp_path / "next") as recorder:
-        recorder.stop()
 
 
 def test_balance_while_it_runs(tmp_path: Path) -> None:
