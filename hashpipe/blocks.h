@@ -4,8 +4,8 @@
  *
  * A block belongs to its producer while free and to its consumer while filled;
  * hashpipe_databuf_set_filled and _set_free hand it over.  Blocks are handed over when full or
- * after PACKET_BLOCK_NS, so that at low rates data reach the disk soon.  The last block of a run
- * carries `end`.  The rings are created with header_size = offsetof(..., block).
+ * when GATHER_MS have passed, so that at low rates data reach the disk soon.  The last block of a
+ * run carries `end`.  The rings are created with header_size = offsetof(..., block).
  *
  * Blocks are not used in turn: each names the one that follows it, and the producer takes the
  * first that is free.  As long as the consumer keeps up, the same few blocks go to and fro, which
@@ -25,16 +25,15 @@
 
 enum {
 	CACHE_LINE = 64,
-	PACKET_BLOCK_PACKETS = 1024,
-	FRAME_BLOCK_BYTES = 1 << 20,
-	FRAME_BLOCK_FRAMES = 1024,
-	PACKET_BLOCKS_DEFAULT = 64, /* 37 MB: 65000 packets */
-	FRAME_BLOCKS_DEFAULT = 96,  /* 98 MB: 39000 module images, or 157000 packets */
+	PACKET_BLOCK_PACKETS = 4096,
+	/* Room for what a packet block becomes, in any product, when no board is missing. */
+	FRAME_BLOCK_FRAMES = PACKET_BLOCK_PACKETS,
+	FRAME_BLOCK_BYTES = PACKET_BLOCK_PACKETS * 640,
+	PACKET_BLOCKS_DEFAULT = 16, /* 37 MB: 65000 packets */
+	FRAME_BLOCKS_DEFAULT = 38,  /* 101 MB: 38000 module images, or 155000 packets */
 	BLOCKS_MIN = 4,
 	BLOCKS_MAX = 8192,
 };
-
-#define PACKET_BLOCK_NS 10000000ull /* from its first packet to its hand-over */
 
 struct packet_block_header {
 	_Atomic uint32_t handed_over; /* makes the hand-over visible to race detectors too */

@@ -19,7 +19,12 @@
 #include "options.h"
 #include "packet.h"
 
-enum { CAPTURE_FAULT = 256 };
+enum {
+	CAPTURE_FAULT = 256,
+	/* How long packets gather, from the first on, before they are passed on together: to wake
+	 * threads and to write little at a time to many files costs more than the packets do. */
+	GATHER_MS = 20,
+};
 
 /* Where accepted packets go: slots [n, size) of two arrays. */
 struct capture_target {
@@ -37,8 +42,9 @@ struct capture {
 	int fd;
 	int wake_fd;		 /* eventfd of the caller: readable means do not sleep; -1: none */
 	uint64_t newest_recv_ns; /* Unix time stamp of the newest packet taken so far */
-	uint64_t lag_ns; /* how long a packet may be in the kernel without being handed out */
-	void *own;	 /* of the kind */
+	uint64_t lag_ns;    /* how long a packet may be in the kernel without being handed out */
+	uint64_t gather_ns; /* for the caller to let packets gather; 0: the kernel has done so */
+	void *own;	    /* of the kind */
 };
 
 /* One way of capturing; use the functions below. */

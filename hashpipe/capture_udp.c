@@ -140,6 +140,7 @@ static int udp_open(struct capture *capture, char *fault, size_t fault_size)
 		goto failed;
 	getsockopt(capture->fd, SOL_SOCKET, SO_RCVBUF, &bytes, &size);
 	udp->capacity = (unsigned)bytes / PACKET_BUFFER_BYTES;
+	capture->gather_ns = GATHER_MS * 1000000u;
 	return 0;
 
 failed:

@@ -118,6 +118,7 @@ static void hand_over(struct net *net, bool end)
  * -EPIPE when no block will ever be free. */
 static int receive_once(struct net *net, int timeout_ms)
 {
+	struct capture *capture = &net->pipeline->capture;
 	unsigned before;
 	uint64_t begun_ns;
 	int n;
@@ -127,19 +128,18 @@ static int receive_once(struct net *net, int timeout_ms)
 	before = net->target.n;
 	begun_ns = monotonic_ns();
 	if (before && timeout_ms > 0) {
-		int64_t left_ns = (int64_t)(net->first_ns + PACKET_BLOCK_NS - begun_ns);
+		int64_t left_ns = (int64_t)(net->first_ns + capture->gather_ns - begun_ns);
 
 		timeout_ms = left_ns > 0 ? (int)(left_ns / 1000000) + 1 : 0;
 	}
-	n = capture_receive(&net->pipeline->capture, &net->target, timeout_ms);
+	n = capture_receive(capture, &net->target, timeout_ms);
 	if (net->target.n && !before)
 		net->first_ns = monotonic_ns();
 	if (net->target.n == net->target.size ||
-	    (net->target.n && monotonic_ns() - net->first_ns >= PACKET_BLOCK_NS))
+	    (net->target.n && monotonic_ns() - net->first_ns >= capture->gather_ns))
 		hand_over(net, false);
 	else if (n == 0 && !net->target.n)
-		atomic_store_explicit(&net->pipeline->idle_clock_ns,
-				      begun_ns - net->pipeline->capture.lag_ns,
+		atomic_store_explicit(&net->pipeline->idle_clock_ns, begun_ns - capture->lag_ns,
 				      memory_order_release);
 	return n;
 }

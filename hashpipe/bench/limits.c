@@ -25,10 +25,10 @@
 #include "load.h"
 
 enum {
-	BLOCK_BYTES = 1 << 18,
-	BLOCKS = 128,
+	BLOCK_BYTES = 1 << 21, /* ring as the pipeline has it */
+	BLOCKS = 16,
 	GRANULE = 2048,
-	RETIRE_MS = 5,
+	RETIRE_MS = 20,
 	BATCH = 256,
 	DATAGRAM = 576,
 	BUFFER_BYTES = 32 << 20,
