@@ -157,6 +157,12 @@ static bool is_old(const struct assembly *frame, uint64_t clock_ns)
 	return (int64_t)(clock_ns - frame->begun_ns) >= (int64_t)ASSEMBLY_TIMEOUT_NS;
 }
 
+/* Whether a board has sent so much since the frame was begun that it will not join it any more. */
+static bool has_passed(const struct assembly_ring *ring, const struct assembly *frame, unsigned q)
+{
+	return ring->arrivals[q] - frame->arrivals[q] >= ASSEMBLY_PASSED;
+}
+
 static bool may_leave(const struct assembly_ring *ring, const struct assembly *frame,
 		      uint64_t clock_ns)
 {
@@ -164,9 +170,13 @@ static bool may_leave(const struct assembly_ring *ring, const struct assembly *f
 
 	if (is_old(frame, clock_ns))
 		return true;
+	/* The usual reason to stay, seen without looking at any packet number. */
+	for (unsigned q = 0; q < MODULE_QUABOS; q++)
+		if (~frame->boards >> q & 1 && !has_passed(ring, frame, q))
+			return false;
 	waiting = waited_for(ring, frame);
 	for (unsigned q = 0; q < MODULE_QUABOS; q++)
-		if (waiting >> q & 1 && ring->arrivals[q] - frame->arrivals[q] < ASSEMBLY_PASSED)
+		if (waiting >> q & 1 && !has_passed(ring, frame, q))
 			return false;
 	return true;
 }

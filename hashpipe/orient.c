@@ -47,6 +47,9 @@ void orient_board_scalar(uint8_t *image, size_t row_bytes, const uint8_t *pixels
 
 #ifdef __SSE2__
 
+/* Of a loop: so that its arrays become registers. */
+#define ALL_IN_REGISTERS _Pragma("GCC unroll 16")
+
 /* A quarter turn is a transposition with the rows of the source (90 degrees) or of the result
  * (270 degrees) taken from the other end. */
 
@@ -67,16 +70,20 @@ static inline void transpose_8x8_words(uint8_t *dst, ptrdiff_t dst_step, const u
 {
 	__m128i a[8], b[8];
 
+	ALL_IN_REGISTERS
 	for (int k = 0; k < 8; k++)
 		a[k] = load(src + k * src_step);
+	ALL_IN_REGISTERS
 	for (int k = 0; k < 4; k++) { /* three rounds of interleaving row k with row k+4 */
 		b[2 * k] = _mm_unpacklo_epi16(a[k], a[k + 4]);
 		b[2 * k + 1] = _mm_unpackhi_epi16(a[k], a[k + 4]);
 	}
+	ALL_IN_REGISTERS
 	for (int k = 0; k < 4; k++) {
 		a[2 * k] = _mm_unpacklo_epi16(b[k], b[k + 4]);
 		a[2 * k + 1] = _mm_unpackhi_epi16(b[k], b[k + 4]);
 	}
+	ALL_IN_REGISTERS
 	for (int k = 0; k < 4; k++) {
 		store(dst + 2 * k * dst_step, _mm_unpacklo_epi16(a[k], a[k + 4]));
 		store(dst + (2 * k + 1) * dst_step, _mm_unpackhi_epi16(a[k], a[k + 4]));
@@ -104,17 +111,35 @@ static void quarter_turn_8(uint8_t *image, size_t row_bytes, const uint8_t *pixe
 	uint8_t *dst = clockwise ? image : image + 15 * row_bytes;
 	__m128i a[16], b[16];
 
+	ALL_IN_REGISTERS
 	for (int k = 0; k < 16; k++)
 		a[k] = load(src + k * src_step);
+	ALL_IN_REGISTERS
 	for (int round = 0; round < 4; round++) { /* 16 rows need four rounds */
+		ALL_IN_REGISTERS
 		for (int k = 0; k < 8; k++) {
 			b[2 * k] = _mm_unpacklo_epi8(a[k], a[k + 8]);
 			b[2 * k + 1] = _mm_unpackhi_epi8(a[k], a[k + 8]);
 		}
 		memcpy(a, b, sizeof(a));
 	}
+	ALL_IN_REGISTERS
 	for (int k = 0; k < 16; k++)
 		store(dst + k * dst_step, a[k]);
+}
+
+static void no_turn(uint8_t *image, size_t row_bytes, const uint8_t *pixels, unsigned pixel_bytes)
+{
+	for (int i = 0; i < BOARD_SIDE; i++) {
+		uint8_t *row = image + (size_t)i * row_bytes;
+
+		if (pixel_bytes == 2) {
+			store(row, load(pixels + i * 32));
+			store(row + 16, load(pixels + i * 32 + 16));
+		} else {
+			store(row, load(pixels + i * 16));
+		}
+	}
 }
 
 static inline __m128i reverse_words(__m128i v)
@@ -151,8 +176,7 @@ void orient_board(uint8_t *image, size_t row_bytes, const uint8_t *pixels, unsig
 		half_turn(image, row_bytes, pixels, pixel_bytes);
 		return;
 	case 3:
-		for (unsigned i = 0; i < BOARD_SIDE; i++, pixels += BOARD_SIDE * pixel_bytes)
-			memcpy(image + i * row_bytes, pixels, BOARD_SIDE * pixel_bytes);
+		no_turn(image, row_bytes, pixels, pixel_bytes);
 		return;
 	default:
 		if (pixel_bytes == 2)
