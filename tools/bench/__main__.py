@@ -147,9 +147,15 @@ def write_json(path: Path, results: table.Results) -> None:
     )
 
 
+def _end(number: int, frame: object) -> None:
+    """SIGTERM: what was begun is ended in order."""
+    sys.exit(128 + number)
+
+
 def main() -> int:
     """Measure, print; 1 if a recording was wrong or a measurement impossible."""
     options = arguments()
+    signal.signal(signal.SIGTERM, _end)
     programs.build()
     is_root = os.geteuid() == 0 and not options.loopback
     with place.two_hosts() if is_root else place.loopback() as where:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools.bench.place import Place
+from tools.bench.place import MORTAL, Place
 
 REPO = Path(__file__).resolve().parents[2]
 HASHPIPE = REPO / "hashpipe"
@@ -70,7 +70,9 @@ def kept(process: subprocess.Popen[str]) -> dict[str, Any]:
 @contextmanager
 def started(words: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
     """A program until the end of the block; killed if it still runs then."""
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*MORTAL, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         yield process
     finally:
@@ -205,8 +207,9 @@ def recording(
     words = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
     with (folder / RUN / "hp_stdout").open("wb") as sink:
         process = subprocess.Popen(
-            [*place.receive, str(HASHPIPE / "hashpipe"), "-p", str(HASHPIPE / "hashpipe.so"),
-             "-I", "0", *words, "net_thread", "compute_thread", "output_thread"],
+            [*MORTAL, *place.receive, str(HASHPIPE / "hashpipe"),
+             "-p", str(HASHPIPE / "hashpipe.so"), "-I", "0", *words,
+             "net_thread", "compute_thread", "output_thread"],
             cwd=folder, stdout=sink, stderr=sink, stdin=subprocess.DEVNULL,
             env=os.environ | {"HASHPIPE_KEYFILE": str(folder)},
         )  # fmt: skip
