@@ -119,8 +119,8 @@ BUILTIN_TYPES = {
     "list", "dict", "tuple", "set", "frozenset", "type", "int", "str", "bytes", "float", "bool",
 }  # fmt: skip
 
-# Places of one computer, not of the program; in pieces, so that this file does not name them.
-MACHINE_PLACES = ("/" + "work/", "/tmp" + "/team", "/tmp" + "/isolate", "/" + "root/", str(REPO))
+# Places of one computer, not of the program.
+MACHINE_PLACES = (str(REPO), f"{Path.home()}/")
 
 
 # --- reading the code ---
