@@ -111,11 +111,14 @@ static void test_good_and_bad(enum capture_choice choice, const char *host)
 	CHECK_EQUAL(capture_receive(&capture, &target, 20), 0);
 	CHECK_EQUAL(capture_start(&capture, fault, sizeof(fault)), 0);
 	before_ns = clock_ns(CLOCK_REALTIME);
-	for (unsigned k = 0; k < 1000; k++)
-		send_from(board, payload,
-			  check_packet(payload, k & 1 ? 7 : 2, 1018, (uint16_t)k, 5, 1000 * k,
-				       (uint16_t)(k & 0xff)));
-	CHECK_EQUAL(take(1000), 1000);
+	/* Not all at once: where the kernel is behind, loopback holds no more than a thousand. */
+	for (unsigned begin = 0; begin < 1000; begin += 100) {
+		for (unsigned k = begin; k < begin + 100; k++)
+			send_from(board, payload,
+				  check_packet(payload, k & 1 ? 7 : 2, 1018, (uint16_t)k, 5,
+					       1000 * k, (uint16_t)(k & 0xff)));
+		CHECK_EQUAL(take(100), 100);
+	}
 	CHECK_EQUAL(target.n, 1000);
 	for (unsigned k = 0; k < target.n; k++) {
 		const uint8_t *pixels = payloads[k] + PACKET_HEADER_BYTES;
