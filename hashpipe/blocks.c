@@ -2,8 +2,35 @@
 #include "blocks.h"
 
 #include <errno.h>
+#include <string.h>
+#include <sys/resource.h>
 
+#include "leftovers.h"
 #include "pipeline.h"
+
+static void refuse(struct pipeline *pipeline, const char *option, unsigned blocks, size_t bytes,
+		   bool in_use, int err)
+{
+	struct rlimit locked = { RLIM_INFINITY, RLIM_INFINITY };
+
+	getrlimit(RLIMIT_MEMLOCK, &locked);
+	if (in_use)
+		pipeline_refuse(pipeline,
+				"cannot make the ring of %s=%u blocks: one of another size is "
+				"there, and somebody uses it; when no other pipeline runs, "
+				"`hashpipe_clean_shmem -d -I %d` removes it",
+				option, blocks, pipeline->instance);
+	else if (locked.rlim_cur != RLIM_INFINITY && locked.rlim_cur < bytes)
+		pipeline_refuse(pipeline,
+				"cannot make the ring of %s=%u blocks: %zu MB are to be locked in "
+				"memory, the limit is %llu kB; raise it (`ulimit -l`), or give "
+				"fewer blocks",
+				option, blocks, bytes / 1000000,
+				(unsigned long long)locked.rlim_cur / 1024);
+	else
+		pipeline_refuse(pipeline, "cannot make the ring of %s=%u blocks (%zu MB): %s",
+				option, blocks, bytes / 1000000, err ? strerror(err) : "refused");
+}
 
 /* Both threads of a ring ask for it; the second gets what the first made. */
 static hashpipe_databuf_t *create(int instance_id, int databuf_id, const char *option,
@@ -11,7 +38,9 @@ static hashpipe_databuf_t *create(int instance_id, int databuf_id, const char *o
 {
 	struct pipeline *pipeline = pipeline_get(instance_id);
 	hashpipe_databuf_t *ring;
+	enum leftover found;
 	unsigned blocks;
+	int err;
 
 	if (!pipeline || pipeline->options_bad)
 		return NULL;
@@ -19,8 +48,22 @@ static hashpipe_databuf_t *create(int instance_id, int databuf_id, const char *o
 	errno = 0;
 	ring = hashpipe_databuf_create(instance_id, databuf_id, header_bytes, block_bytes,
 				       (int)blocks);
+	if (ring)
+		return ring;
+	err = errno;
+	found = leftovers_remove_ring(instance_id, databuf_id, header_bytes, block_bytes,
+				      (int)blocks);
+	if (found == LEFTOVER_REMOVED) {
+		journal_note(&pipeline->journal, JOURNAL_INFO,
+			     "removed a ring of another size that a dead pipeline had left");
+		errno = 0;
+		ring = hashpipe_databuf_create(instance_id, databuf_id, header_bytes, block_bytes,
+					       (int)blocks);
+		err = errno;
+	}
 	if (!ring)
-		pipeline_refuse_ring(pipeline, option, blocks, block_bytes);
+		refuse(pipeline, option, blocks, header_bytes + blocks * block_bytes,
+		       found == LEFTOVER_IN_USE, err);
 	return ring;
 }
 

@@ -12,11 +12,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "leftovers.h"
 #include "status_report.h"
 
 enum {
 	INSTANCES = 64, /* as many as HASHPIPE knows */
 	GIVE_UP_MS = 3000,
+	STATUS_LOCK_MS = 3000,
 };
 
 uint64_t monotonic_ns(void)
@@ -52,20 +54,6 @@ void pipeline_refuse(struct pipeline *pipeline, const char *format, ...)
 		status_report_file(pipeline);
 }
 
-void pipeline_refuse_ring(struct pipeline *pipeline, const char *option, unsigned blocks,
-			  size_t block_bytes)
-{
-	int err = errno;
-
-	pipeline_refuse(
-		pipeline,
-		"cannot make the ring of %s=%u blocks (%zu MB): %s; if an older pipeline left one "
-		"of another size, `hashpipe_clean_shmem -d -I %d` removes it; if memory may not "
-		"be locked, raise `ulimit -l` or take fewer blocks",
-		option, blocks, blocks * block_bytes / 1000000, err ? strerror(err) : "refused",
-		pipeline->instance);
-}
-
 /* Options come as cards of the status buffer. */
 static bool look_up(void *context, const char *key, char *value)
 {
@@ -89,7 +77,12 @@ static int read_options(struct pipeline *pipeline)
 				pipeline->instance);
 		return -EIO;
 	}
-	hashpipe_status_lock(&status);
+	if (!leftovers_lock_status(&status, STATUS_LOCK_MS)) {
+		pipeline_refuse(pipeline, "the status buffer of instance %d stays locked",
+				pipeline->instance);
+		hashpipe_status_detach(&status);
+		return -EBUSY;
+	}
 	err = options_read(&pipeline->options, look_up, &status, fault, sizeof(fault));
 	for (unsigned k = 0; k < sizeof(once) / sizeof(*once); k++)
 		hdel(status.buf, once[k]);

@@ -94,10 +94,6 @@ int pipeline_prepare(struct pipeline *pipeline);
 __attribute__((format(printf, 2, 3))) void pipeline_refuse(struct pipeline *pipeline,
 							   const char *format, ...);
 
-/* The same for a ring that hashpipe_databuf_create did not give (errno as it left it). */
-void pipeline_refuse_ring(struct pipeline *pipeline, const char *option, unsigned blocks,
-			  size_t block_bytes);
-
 /* First and last call of a thread's run function, the latter when it has nothing more to do or to
  * send.  pipeline_leave() returns when all threads may return; its value is the run function's. */
 void pipeline_enter(struct pipeline *pipeline, enum pipeline_thread thread);

@@ -8,6 +8,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "leftovers.h"
+
+enum { STATUS_LOCK_MS = 100 };
+
 static const char *const thread_names[PIPELINE_THREADS] = { "net_thread", "compute_thread",
 							    "output_thread" };
 static const char *const thread_keys[PIPELINE_THREADS] = { "NETSTAT", "COMPUTES", "OUTSTAT" };
@@ -236,7 +240,8 @@ void status_report_keys(struct pipeline *pipeline, hashpipe_status_t *status)
 	const struct account *account = &pipeline->account;
 	char *buffer = status->buf;
 
-	hashpipe_status_lock(status);
+	if (!leftovers_lock_status(status, STATUS_LOCK_MS))
+		return; /* somebody died with the lock, perhaps: that is not to hold us up */
 	for (int k = 0; k < PIPELINE_THREADS; k++) {
 		int activity = atomic_load(&pipeline->activity[k]);
 

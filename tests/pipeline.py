@@ -162,13 +162,14 @@ def recording(
     environment: Mapping[str, str] | None = None,
     ready: bool = True,
     output: str = "hp_stdout",
+    programs: Path | None = None,
 ) -> Iterator[Recorder]:
     """Run the pipeline in `folder` until the end of the block; killed if it has not ended by then.
 
     `options` go on top of the usual ones; `wrapper` comes before the program (it must exec it).
-    With ready=False it may end at once.
+    With ready=False it may end at once.  `programs`: where else hashpipe and hashpipe.so are.
     """
-    programs = build(sanitizer)
+    programs = programs or build(sanitizer)
     prefix = private_prefix()
     host = head_address(prefix)
     port = free_udp_port(host)

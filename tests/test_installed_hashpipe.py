@@ -1,0 +1,285 @@
+"""The threads under a launcher like HASHPIPE's own: memory that outlives the process, pauses at the
+start, threads that are cancelled at the end.
+
+Where no HASHPIPE is installed (HASHPIPE_PREFIX), the stand-in of hashpipe/tests/installed is, built
+with pauses of 0.1 instead of 3 s.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import wait_for
+from tests.pipeline import (
+    HASHPIPE,
+    RUN,
+    Boards,
+    Recorder,
+    boards,
+    packet,
+    recording,
+)
+
+STAND_IN = HASHPIPE / "tests" / "installed"
+FEW = {"NETBLKS": 4, "OUTBLKS": 4}
+LIMIT_BYTES = 1_000_000  # less than a ring
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.sem_open.restype = ctypes.c_void_p
+libc.sem_wait.argtypes = libc.sem_post.argtypes = (ctypes.c_void_p,)
+libc.shmat.restype = ctypes.c_void_p
+libc.shmat.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
+libc.shmdt.argtypes = (ctypes.c_void_p,)
+IPC_CREAT, IPC_RMID = 0o1000, 0
+
+
+def installed() -> Path | None:
+    """Prefix of a HASHPIPE that is installed here."""
+    prefixes = [os.environ.get("HASHPIPE_PREFIX", ""), "/usr/local", "/usr", "/opt/hashpipe"]
+    return next((Path(p) for p in prefixes if p and Path(p, "include/hashpipe.h").exists()), None)
+
+
+def make_stand_in(prefix: Path) -> None:
+    """Install the stand-in."""
+    for name in ("include", "lib", "bin"):
+        (prefix / name).mkdir(parents=True)
+    shutil.copy(HASHPIPE / "engine" / "hashpipe.h", prefix / "include")
+    gcc = ["gcc", "-std=gnu11", "-D_GNU_SOURCE", "-pthread", f"-I{prefix}/include"]
+    sources = [str(STAND_IN / "library.c"), str(HASHPIPE / "engine" / "cards.c")]
+    library = f"{prefix}/lib/libhashpipe.so"
+    subprocess.run([*gcc, "-shared", "-fPIC", "-o", library, *sources], check=True)
+    subprocess.run(
+        [*gcc, "-DPAUSE_MS=100", "-DPOLL_MS=100", "-o", f"{prefix}/bin/hashpipe",
+         str(STAND_IN / "launcher.c"), f"-L{prefix}/lib", "-lhashpipe", f"-Wl,-rpath,{prefix}/lib",
+         "-ldl"],
+        check=True,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the launcher, and of the plugin built against its HASHPIPE."""
+    folder = tmp_path_factory.mktemp("installed")
+    prefix = installed()
+    if prefix is None:
+        prefix = folder / "prefix"
+        make_stand_in(prefix)
+    ignored = shutil.ignore_patterns("build", "corpus", "hashpipe", "hashpipe.so")
+    copy = shutil.copytree(HASHPIPE, folder / "hashpipe source", ignore=ignored)
+    subprocess.run(
+        ["make", "-s", "-j2", "-C", str(copy), f"HASHPIPE={prefix}", "CFLAGS=-O1 -g"], check=True
+    )
+    (copy / "hashpipe").symlink_to(prefix / "bin" / "hashpipe")
+    return Path(copy)
+
+
+class Shared:
+    """HASHPIPE's keys of a folder (HASHPIPE_KEYFILE): what lies under them, and its removal."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {"HASHPIPE_KEYFILE": str(folder)}
+
+    def _ring_key(self, ring: int, instance: int) -> int:
+        return int(libc.ftok(str(self.folder).encode(), 0x80 | instance)) + ring - 1
+
+    def _status_key(self, instance: int) -> int:
+        return int(libc.ftok(str(self.folder).encode(), 0x40 | instance))
+
+    def _lock_name(self, instance: int) -> str:
+        return "/" + f"{self.folder}_hashpipe_status_{instance}"[1:].replace("/", "_")
+
+    def ring(self, ring: int, instance: int = 0) -> int:
+        """Segment of a ring (they count from 1); -1: there is none."""
+        return int(libc.shmget(self._ring_key(ring, instance), 0, 0))
+
+    def make_ring(self, ring: int, instance: int) -> int:
+        """A segment of some size; its number."""
+        key = self._ring_key(ring, instance)
+        found = int(libc.shmget(key, 8192, IPC_CREAT | 0o600))
+        assert found >= 0
+        return found
+
+    def lock(self, instance: int = 0) -> None:
+        """Take the lock of the status buffer, and keep it."""
+        lock = libc.sem_open(self._lock_name(instance).encode(), 0)
+        assert lock and not libc.sem_wait(lock)
+
+    @contextmanager
+    def attached(self, segment: int) -> Iterator[None]:
+        """We are somebody who uses a segment."""
+        memory = libc.shmat(segment, None, 0)
+        assert memory not in (None, ctypes.c_void_p(-1).value)
+        try:
+            yield
+        finally:
+            libc.shmdt(memory)
+
+    def status(self, instance: int = 0) -> int:
+        """Segment of the status buffer."""
+        return int(libc.shmget(self._status_key(instance), 0, 0))
+
+    def clear(self) -> None:
+        """Nothing of this stays."""
+        for instance in (0, 1):
+            for ring in (1, 2):
+                libc.shmctl(self.ring(ring, instance), IPC_RMID, None)
+                libc.semctl(libc.semget(self._ring_key(ring, instance), 0, 0), 0, IPC_RMID)
+            libc.shmctl(self.status(instance), IPC_RMID, None)
+            libc.sem_unlink(self._lock_name(instance).encode())
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[Shared]:
+    found = Shared(tmp_path)
+    yield found
+    found.clear()
+
+
+@contextmanager
+def run(programs: Path, shared: Shared, name: str = "one", **how: Any) -> Iterator[Recorder]:
+    """A recording in a folder of its own, under the keys of `shared`."""
+    how.setdefault("options", FEW)
+    folder, environment = shared.folder / name, shared.environment
+    with recording(folder, programs=programs, environment=environment, **how) as recorder:
+        yield recorder
+
+
+def send_frames(senders: Boards, n: int) -> None:
+    """So many images of all four boards."""
+    for number in range(n):
+        for boardloc in range(1016, 1020):
+            senders.send(packet(2, boardloc, number, 5, number * 10_000), boardloc)
+
+
+def check_frames(recorder: Recorder, n: int) -> None:
+    """They are all there."""
+    numbers = [frame.numbers for frame in recorder.frames(254, "img16")]
+    assert numbers == [dict.fromkeys(range(4), number) for number in range(n)]
+
+
+def check_refused(recorder: Recorder, *named: str) -> None:
+    """It ends soon, with exit code 1 and a line that says why."""
+    assert recorder.process.wait(timeout=20) == 1
+    for words in named:
+        assert words in recorder.output, recorder.output
+
+
+def test_threads_are_known(programs: Path) -> None:
+    listed = subprocess.run(
+        [str(programs / "hashpipe"), "-p", "./hashpipe.so", "-l"],
+        cwd=programs, capture_output=True, text=True,
+    )  # fmt: skip
+    for thread in ("net_thread", "compute_thread", "output_thread"):
+        assert thread in listed.stdout + listed.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_all_that_was_received_is_recorded(programs: Path, shared: Shared, number: int) -> None:
+    """A backlog when the signal comes, threads that are about to be cancelled."""
+    with run(programs, shared) as recorder, boards(recorder) as senders:
+        recorder.process.send_signal(signal.SIGSTOP)
+        send_frames(senders, 20)
+        recorder.process.send_signal(number)
+        recorder.process.send_signal(signal.SIGCONT)
+        assert recorder.stop(number)["totals"]["recorded"] == 80
+        check_frames(recorder, 20)
+
+
+def test_one_run_after_another(programs: Path, shared: Shared) -> None:
+    """Rings and status of the first are there when the second begins."""
+    for name in ("one", "two"):
+        with run(programs, shared, name) as recorder, boards(recorder) as senders:
+            send_frames(senders, 10)
+            recorder.stop()
+            check_frames(recorder, 10)
+        assert shared.ring(1) >= 0 and shared.status() >= 0
+    # What the first was told in its options does not hold for the next.
+    with run(programs, shared, "three", options=FEW | {"RUNDIR": ""}, ready=False) as recorder:
+        check_refused(recorder, "RUNDIR=")
+
+
+def test_rings_of_a_dead_pipeline_are_replaced(programs: Path, shared: Shared) -> None:
+    """Of other sizes than ours, and nobody uses them; those of another instance stay."""
+    other = shared.make_ring(1, instance=1)
+    with run(programs, shared) as recorder:
+        recorder.end(signal.SIGKILL)
+    old = {ring: shared.ring(ring) for ring in (1, 2)}
+    assert all(segment >= 0 for segment in old.values())
+    more = {"NETBLKS": 6, "OUTBLKS": 5}
+    with (
+        run(programs, shared, "two", options=more) as recorder,
+        boards(recorder) as senders,
+    ):
+        send_frames(senders, 10)
+        recorder.stop()
+        check_frames(recorder, 10)
+        assert recorder.log.count("removed a ring of another size") == 2
+    assert all(shared.ring(ring) not in (-1, segment) for ring, segment in old.items())
+    assert shared.ring(1, instance=1) == other
+
+
+def test_a_ring_in_use_is_told_with_what_removes_it(programs: Path, shared: Shared) -> None:
+    with run(programs, shared) as recorder:
+        recorder.end(signal.SIGKILL)
+    segment = shared.ring(1)
+    with (
+        shared.attached(segment),
+        run(programs, shared, "two", options=FEW | {"NETBLKS": 6}, ready=False) as recorder,
+    ):
+        check_refused(recorder, "NETBLKS=6", "`hashpipe_clean_shmem -d -I 0` removes it")
+    assert shared.ring(1) == segment
+
+
+def test_limit_of_locked_memory_is_told(programs: Path, shared: Shared) -> None:
+    wrapper = ["prlimit", f"--memlock={LIMIT_BYTES}:{LIMIT_BYTES}"]
+    if not os.geteuid():
+        wrapper += ["setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock"]
+    with run(programs, shared, wrapper=wrapper, ready=False) as recorder:
+        check_refused(recorder, f"the limit is {LIMIT_BYTES // 1024} kB", "`ulimit -l`")
+
+
+def test_a_lock_of_a_dead_process_is_freed(programs: Path, shared: Shared) -> None:
+    with run(programs, shared) as recorder:
+        recorder.stop()
+    shared.lock()
+    with run(programs, shared, "two") as recorder, boards(recorder) as senders:
+        send_frames(senders, 10)
+        assert recorder.end() == 0
+        check_frames(recorder, 10)
+        assert "a process that is gone had left the status buffer locked" in recorder.output
+
+
+def test_a_lock_that_somebody_may_hold_is_told(programs: Path, shared: Shared) -> None:
+    with run(programs, shared) as recorder:
+        recorder.stop()
+    shared.lock()
+    with (
+        shared.attached(shared.status()),
+        run(programs, shared, "two", ready=False) as recorder,
+    ):
+        check_refused(recorder, "keeps it locked", "`hashpipe_clean_shmem -d -I 0`")
+
+
+def test_a_lock_that_is_never_given_back_holds_nothing_up(programs: Path, shared: Shared) -> None:
+    """Somebody looks at the status buffer and dies while a pipeline records."""
+    with run(programs, shared) as recorder, boards(recorder) as senders:
+        shared.lock()
+        send_frames(senders, 10)
+        wait_for(lambda: recorder.status()["totals"]["recorded"] == 40, "the status file")
+        begin = time.monotonic()
+        recorder.stop()
+        assert time.monotonic() - begin < 10
+        check_frames(recorder, 10)
+        assert (recorder.folder / RUN).is_dir()
