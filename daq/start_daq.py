@@ -16,7 +16,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import List, NamedTuple, Optional, Sequence
+from typing import Dict, List, NamedTuple, Optional, Sequence
 
 import daq_facts
 from daq_launch import Attempt, Interruption, Launch
@@ -66,6 +66,7 @@ class Order(NamedTuple):
     modules: List[int]
     launcher: str
     options: List[str]
+    cpus: List[int]
     deadline_s: float
 
 
@@ -113,6 +114,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--bindport", type=int, default=60001, help="UDP port (default: %(default)s)")
     add("--max_file_size_mb", type=int, default=0, help="size of a file, 0 = no limit")
     add("--group_ph_frames", type=int, choices=(0, 1), default=0, help="1: ph1024 frames")
+    add("--capture", choices=("auto", "udp", "packet"), help="way of capturing (standard: auto)")
+    add("--receive_buffer_mb", type=int, help="the kernel's buffer (standard: 32)")
+    add("--busy_poll", type=int, choices=(0, 1), help="1: the net thread never sleeps")
+    add("--cpus", help="CPUs of the net, compute and output thread, for example 4,5,6")
     add("--deadline_s", type=float, default=30.0, help="to be ready (default: %(default)g)")
     add("--helpers", help="refuse unless the set of helpers here has this digest")
     add("--hashpipe_dir", help="prefix of an installed HASHPIPE whose launcher is to be used")
@@ -141,6 +146,7 @@ def _order(args: argparse.Namespace) -> Order:
         "GROUPPHFRAMES": str(args.group_ph_frames),
         "OBS": args.obs,
         "LOGFILE": log,
+        **_tuning(args),
     }
     for key, value in values.items():
         if len(value) > daq_facts.OPTION_MAX_LENGTH:
@@ -163,8 +169,35 @@ def _order(args: argparse.Namespace) -> Order:
         modules=modules,
         launcher=launcher,
         options=[f"{key}={value}" for key, value in values.items()],
+        cpus=_cpus(args.cpus),
         deadline_s=args.deadline_s,
     )
+
+
+def _tuning(args: argparse.Namespace) -> Dict[str, str]:
+    """Options of the pipeline that are left to it unless they are given."""
+    given = {
+        "CAPTURE": args.capture,
+        "RCVMB": args.receive_buffer_mb,
+        "BUSYPOLL": args.busy_poll,
+    }
+    return {key: str(value) for key, value in given.items() if value is not None}
+
+
+def _cpus(text: Optional[str]) -> List[int]:
+    """CPUs of the pipeline's threads, in their order; [] = any."""
+    if text is None:
+        return []
+    threads = daq_facts.PIPELINE_THREADS
+    words = text.split(",")
+    if len(words) != len(threads) or not all(word.isdecimal() for word in words):
+        raise UsageError(f"--cpus {text}: give {len(threads)} numbers, for {', '.join(threads)}")
+    here = os.sched_getaffinity(0)
+    for cpu in map(int, words):
+        if cpu not in here:
+            known = ",".join(map(str, sorted(here)))
+            raise UsageError(f"--cpus {text}: no CPU {cpu} can be used here (there are {known})")
+    return [int(word) for word in words]
 
 
 def _check_idle(order: Order) -> Optional[str]:
@@ -316,7 +349,10 @@ def launch_script(order: Order) -> str:
     plugin = os.path.join(os.getcwd(), daq_facts.PLUGIN)
     lines = [f"exec {shlex.quote(order.launcher)} -p {shlex.quote(plugin)} -I 0"]
     lines += [f"    -o {shlex.quote(option)}" for option in order.options]
-    lines += ["    " + " ".join(daq_facts.PIPELINE_THREADS)]
+    threads = list(daq_facts.PIPELINE_THREADS)
+    if order.cpus:
+        threads = [f"-c {order.cpus[k]} {thread}" for k, thread in enumerate(threads)]
+    lines += ["    " + " ".join(threads)]
     return (
         "#!/bin/sh\n"
         "# Written by start_daq.py for each run; starts the recording pipeline.\n"

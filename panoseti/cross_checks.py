@@ -156,6 +156,20 @@ def homes_are_known(
     return faults
 
 
+def capture_has_its_interface(nodes: Sequence[Placed[DaqNode]]) -> list[Fault]:
+    """Packet capture is of an interface, not of an address."""
+    faults = []
+    for placed in nodes:
+        node = placed.item
+        if node.tuning.capture == "packet" and not node.binds_interface:
+            remedy = (
+                f"captures from an interface, but bindhost is {node.bindhost}: write its name"
+                ' there (see `ip address` on the node), or capture "udp"'
+            )
+            faults.append(placed.fault("capture", "packet", remedy))
+    return faults
+
+
 def same_host(one: str, other: str, addresses: Mapping[str, str]) -> bool:
     """Whether two hosts as written are one."""
     return one == other or addresses.get(one, one) == addresses.get(other, other)

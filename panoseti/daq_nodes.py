@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -39,7 +39,7 @@ from panoseti.node_types import (
     Stopped,
 )
 from panoseti.remote import Result, Shell
-from panoseti.site import DaqNode, ObsConfig
+from panoseti.site import DaqNode, ObsConfig, PipelineTuning
 
 REPO = Path(__file__).resolve().parent.parent
 INIT_REMEDY = "config.py --init_daq_nodes"
@@ -130,6 +130,17 @@ def _parse(shell: Shell, build: Callable[[Document], T], document: Document, ste
         ) from error
 
 
+def _tuning_words(tuning: PipelineTuning) -> list[str]:
+    """Options of start_daq.py, called as the fields, for what the pipeline is told."""
+    words = []
+    for name, standard in asdict(PipelineTuning()).items():
+        value = getattr(tuning, name)
+        if value != standard:
+            parts = value if isinstance(value, tuple) else (value,)
+            words += [f"--{name}", ",".join("1" if part is True else str(part) for part in parts)]
+    return words
+
+
 def start_recording(shell: Shell, order: Order) -> Started:
     """Start recording; returns when the pipeline runs and has its socket open."""
     node = shell.node
@@ -143,6 +154,7 @@ def start_recording(shell: Shell, order: Order) -> Started:
         *("--group_ph_frames", str(int(order.group_ph_frames))),
         *("--deadline_s", f"{node.ready_deadline_s:g}"),
         *("--helpers", current_helpers()),
+        *_tuning_words(node.tuning),
     ]
     if node.hashpipe_dir is not None:
         words += ["--hashpipe_dir", node.hashpipe_dir]

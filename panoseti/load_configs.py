@@ -250,6 +250,7 @@ class _Loader:
         addresses = self._addresses
         self._faults += checks.nodes_are_distinct(nodes, addresses)
         self._faults += checks.nodes_are_disjoint(nodes)
+        self._faults += checks.capture_has_its_interface(nodes)
         if head is not None and self._written_head is not None:
             self._faults += checks.head_shares_its_directory(head, nodes, addresses)
             self._faults += checks.homes_are_known(

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import ipaddress
 import json
 import os
 import shlex
@@ -180,7 +179,8 @@ def _capability_warnings(
         words = setcap_words(had)
     elif (
         not now["root"]
-        and _is_interface(node.bindhost)
+        and node.tuning.capture != "udp"
+        and node.binds_interface
         and not has_capability(str(now["capabilities"]), CAP_NET_RAW)
     ):
         why = f"{launcher} may not capture at interface {node.bindhost}"
@@ -189,14 +189,6 @@ def _capability_warnings(
         return ()
     command = shlex.join(["sudo", "setcap", words, launcher])
     return (f"{node.ip_addr}: {why}; type on that node: {command}",)
-
-
-def _is_interface(bindhost: str) -> bool:
-    try:
-        ipaddress.ip_address(bindhost)
-    except ValueError:
-        return True
-    return False
 
 
 def _copy(

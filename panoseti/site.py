@@ -6,6 +6,7 @@ Units are in the names; the sources of ranges are the JSON Schemas in `panoseti/
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -244,6 +245,20 @@ class ObsConfig:
 
 
 @dataclass(frozen=True)
+class PipelineTuning:
+    """How a node's pipeline takes packets; the defaults are those of the pipeline.
+
+    capture: "auto", "udp" or "packet"; receive_buffer_mb: of the kernel; busy_poll: the net thread
+    never sleeps; cpus: of the net, compute and output thread, empty = any.
+    """
+
+    capture: str = "auto"
+    receive_buffer_mb: int = 32
+    busy_poll: bool = False
+    cpus: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class DaqNode:
     """One recording computer.
 
@@ -251,7 +266,7 @@ class DaqNode:
     module_ids: every id it would record, ascending, in use or not; bindhost: interface name or
     address for the capture.  Of our own: ssh_port; hashpipe_dir: prefix of an installed HASHPIPE
     whose launcher is to be used (None = our own engine); ready_deadline_s: how long the pipeline
-    may take until it records.
+    may take until it records; tuning: options of the pipeline.
     """
 
     ip_addr: str
@@ -262,6 +277,16 @@ class DaqNode:
     ssh_port: int = 22
     hashpipe_dir: str | None = None
     ready_deadline_s: float = 30.0
+    tuning: PipelineTuning = PipelineTuning()
+
+    @property
+    def binds_interface(self) -> bool:
+        """Whether bindhost names an interface, not an address."""
+        try:
+            ipaddress.ip_address(self.bindhost)
+        except ValueError:
+            return True
+        return False
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from panoseti.site import (
     Module,
     ObsConfig,
     OnDeadPipeline,
+    PipelineTuning,
     PowerSwitch,
     PulseHeightConfig,
     Quabo,
@@ -212,6 +213,17 @@ def _node(raw: dict[str, Any]) -> DaqNode:
         ssh_port=int(raw.get("ssh_port", 22)),
         hashpipe_dir=raw.get("hashpipe_dir"),
         ready_deadline_s=float(raw.get("ready_deadline_s", 30)),
+        tuning=_tuning(raw),
+    )
+
+
+def _tuning(raw: dict[str, Any]) -> PipelineTuning:
+    standard = PipelineTuning()
+    return PipelineTuning(
+        capture=raw.get("capture", standard.capture),
+        receive_buffer_mb=int(raw.get("receive_buffer_mb", standard.receive_buffer_mb)),
+        busy_poll=raw.get("busy_poll", standard.busy_poll),
+        cpus=tuple(int(cpu) for cpu in raw.get("cpus", standard.cpus)),
     )
 
 

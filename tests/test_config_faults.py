@@ -25,6 +25,7 @@ Changes = dict[Place, Any]
 KINDS = {"obs": OBS, "daq": DAQ, "data": DATA}
 FULL = {
     **KINDS,
+    "daq": changed(DAQ, {("daq_nodes", 0, "cpus"): [1, 2, 3]}),
     "obs": changed(
         OBS,
         {
@@ -106,6 +107,10 @@ WRONG: list[tuple[str, Place, Any, str, str]] = [
     ("daq", (*NODE, "module_ids"), 1, "", "ids 0..255"),
     ("daq", (*NODE, "bindhost"), "a/b", "", "neither an interface name"),
     ("daq", (*NODE, "bindhost"), "sixteen-letters-", "", "at most 15 characters"),
+    ("daq", (*NODE, "capture"), "raw", "", '"auto", "udp" or "packet"'),
+    ("daq", (*NODE, "capture"), "packet", "packet", "but bindhost is 0.0.0.0: write its name"),
+    ("daq", (*NODE, "busy_poll"), 1, "", "never sleeps"),
+    ("daq", (*NODE, "cpus"), [1, 2], "a list of 2", "net, compute and output thread"),
     ("daq", ("daq_nodes",), [], "an empty list", "at least one DAQ node"),
     ("data", ("run_type",), "a_b", "", "letters, digits or '-'"),
     ("data", ("run_type",), "x" * 15, "", "1 to 14"),
@@ -353,6 +358,8 @@ NUMBERS: list[tuple[str, Place, float, float, bool]] = [
     ("obs", ("detector_overvoltage",), 2, 3, True),
     ("daq", (*NODE, "ssh_port"), 1, 65535, True),
     ("daq", (*NODE, "ready_deadline_s"), 1, 600, False),
+    ("daq", (*NODE, "receive_buffer_mb"), 1, 2000, True),
+    ("daq", (*NODE, "cpus", 1), 0, 31, True),
     ("data", ("gain",), 0, 255, False),
     ("data", ("max_file_size_mb",), 0, 1_000_000, True),
     ("data", ("image", "pe_threshold"), 5e-324, 10_000, False),

@@ -25,6 +25,7 @@ from panoseti.site import (
     ImageConfig,
     MayBeMissing,
     OnDeadPipeline,
+    PipelineTuning,
     PulseHeightConfig,
     Quabo,
     RunPolicy,
@@ -285,7 +286,8 @@ def test_fields_arrive(tmp_path: Path) -> None:
          ("command_pacing",): {"boards_at_once": 32}},
     )  # fmt: skip
     node = {"ssh_port": 2222, "hashpipe_dir": "/opt/hashpipe/", "ready_deadline_s": 12,
-            "bindhost": "enp3s0", "data_dir": "/mnt/a b/"}  # fmt: skip
+            "bindhost": "enp3s0", "data_dir": "/mnt/a b/", "capture": "packet",
+            "receive_buffer_mb": 64, "busy_poll": True, "cpus": [4, 5, 6]}  # fmt: skip
     daq = changed(DAQ, {("daq_nodes", 0, name): value for name, value in node.items()})
     data = changed(
         DATA,
@@ -313,7 +315,7 @@ def test_fields_arrive(tmp_path: Path) -> None:
     assert site.obs.power_switch(second) is None
     assert site.daq.nodes[0] == DaqNode(
         "192.168.1.101", "observer", "/mnt/a b", tuple(range(128)), "enp3s0", 2222,
-        "/opt/hashpipe", 12.0,
+        "/opt/hashpipe", 12.0, PipelineTuning("packet", 64, True, (4, 5, 6)),
     )  # fmt: skip
     assert site.modules_of(site.daq.nodes[0]) == (first,)
     assert site.data.flash == FlashParams(7, 1, 15)

@@ -170,6 +170,22 @@ def test_the_launch_script_can_be_read_and_run_by_hand(node: NodeDir) -> None:
         assert byhand.wait(10) == 0
 
 
+def test_options_of_the_pipeline(node: NodeDir) -> None:
+    cpu = max(os.sched_getaffinity(0))
+    started = node.start(capture="udp", receive_buffer_mb=8, busy_poll=1, cpus=f"{cpu},{cpu},{cpu}")
+    assert started.code == 0, started.error
+    tasks = Path(f"/proc/{started.document['pid']}/task").glob("*/status")
+    threads = [dict(line.split(":\t", 1) for line in task.read_text().splitlines()
+                    if ":\t" in line) for task in tasks]  # fmt: skip
+    pinned = {t["Name"] for t in threads if t["Cpus_allowed_list"] == str(cpu)}
+    assert pinned >= {"net_thread", "compute_thread", "output_thread"}
+    assert node.stop().code == 0
+    script = (node.path / "run_hashpipe.sh").read_text().splitlines()
+    for option in ("CAPTURE=udp", "RCVMB=8", "BUSYPOLL=1"):
+        assert f"    -o {option} \\" in script
+    assert script[-1] == f"    -c {cpu} net_thread -c {cpu} compute_thread -c {cpu} output_thread"
+
+
 def test_installed_launcher_is_used(node: NodeDir, tmp_path: Path) -> None:
     prefix = tmp_path / "hash pipe"
     (prefix / "bin").mkdir(parents=True)
@@ -426,6 +442,11 @@ BAD_RUNS = ["", "..", "../x", f"{RUN}/..", f"{RUN}\n", f"{RUN};id", f" {RUN}", "
         {"max_file_size_mb": -1},
         {"owner": ""},
         {"group_ph_frames": 2},
+        {"capture": "raw"},
+        {"busy_poll": 2},
+        {"cpus": "0,0"},
+        {"cpus": "0,0,net"},
+        {"cpus": "0,0,4096"},
     ],
 )
 def test_bad_arguments(tmp_path: Path, changes: dict[str, str]) -> None:

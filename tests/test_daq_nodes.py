@@ -16,7 +16,7 @@ from panoseti.daq_nodes import NodeShells, Order
 from panoseti.errors import RefusedError, RemoteError
 from panoseti.node_types import NodeStatus
 from panoseti.remote import Shell, UnreachableError
-from panoseti.site import DaqNode, ObsConfig
+from panoseti.site import DaqNode, ObsConfig, PipelineTuning
 from simulator.private_services import OperatorKeys, PrivateSshd, private_sshd
 from tests.helpers import free_port
 from tests.node_dir import OTHER_RUN, RUN, end_hashpipes, hashpipe_pids, is_alive, pipeline_built
@@ -154,6 +154,18 @@ def test_start_needs_the_helpers_of_this_head_node(shell: Shell) -> None:
     with pytest.raises(RefusedError, match="are not those of this head node"):
         daq_nodes.start_recording(shell, ORDER)
     assert daq_nodes.status(shell).helpers != daq_nodes.current_helpers()
+
+
+def test_options_of_the_pipeline_reach_it(shell: Shell, obs: ObsConfig) -> None:
+    node_init.init_node(shell)
+    cpu = min(os.sched_getaffinity(0))
+    tuning = PipelineTuning("udp", 8, busy_poll=True, cpus=(cpu, cpu, cpu))
+    with Shell(dataclasses.replace(shell.node, tuning=tuning), obs) as other:
+        daq_nodes.start_recording(other, ORDER)
+        daq_nodes.stop_recording(other)
+    script = (Path(shell.node.data_dir) / "run_hashpipe.sh").read_text()
+    for words in ("-o CAPTURE=udp", "-o RCVMB=8", "-o BUSYPOLL=1", f"-c {cpu} output_thread"):
+        assert f" {words}" in script
 
 
 def test_start_that_fails_says_why(shell: Shell, obs: ObsConfig) -> None:
