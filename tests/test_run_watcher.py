@@ -24,6 +24,7 @@ from panoseti.run_state import read_holder
 from panoseti.watch_log import acts, read_entries
 from simulator.private_observatory import DATA, PrivateObservatory, private_observatory
 from tests.helpers import REPO, wait_for
+from tests.node_dir import is_alive
 
 ALARM_WITHIN_S = 10.0
 PATIENCE_S = 60.0
@@ -102,11 +103,26 @@ def files_of(folder: Path) -> dict[str, bytes]:
             if parse_data_file(path.name)}  # fmt: skip
 
 
+def tear(folder: Path) -> Path:
+    """Leave a piece of a frame at the end of a file, as a kill in the middle of a write does."""
+    path = max(folder.glob("*.dp_img16.*.pff"), key=lambda path: path.stat().st_size)
+    with path.open("r+b") as file:
+        piece = file.read(1000)
+        assert len(piece) == 1000
+        file.seek(0, os.SEEK_END)
+        file.write(piece)
+    return path
+
+
 def test_a_killed_pipeline_goes_on_in_the_next_files(obs: PrivateObservatory) -> None:
     run_dir = start(obs)
     (pipeline,) = activities.pipelines()
+    folder = obs.data_dir / "module_254" / run_dir.name
+    wait_for(lambda: any(p.stat().st_size for p in folder.glob("*.dp_img16.*")), "frames")
     killed_unix = time.time()
     os.kill(pipeline.pid, signal.SIGKILL)
+    wait_for(lambda: not is_alive(pipeline.pid), "its end")
+    torn = tear(folder)
     before = {
         name: data
         for module in (1, 254)
@@ -126,6 +142,7 @@ def test_a_killed_pipeline_goes_on_in_the_next_files(obs: PrivateObservatory) ->
     assert finished["verdict"] in ("lossy", "partial")
     assert any("restarted" in reason for reason in finished["reasons"]), finished["reasons"]
     after = files_of(run_dir)
+    assert torn.name in [cut["name"] for cut in finished["cuts"]]
     for name, data in before.items():
         file = parse_data_file(name)
         assert file is not None

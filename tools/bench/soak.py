@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -74,7 +75,7 @@ class Checker(threading.Thread):
     def __init__(self, words: list[str]) -> None:
         super().__init__(daemon=True)
         self._process = subprocess.Popen(
-            [*_NICE, *words],
+            [*place.MORTAL, *_NICE, *words],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         self._queue: SimpleQueue[Path | None] = SimpleQueue()
@@ -340,6 +341,7 @@ def text(label: str, case: Case, options: argparse.Namespace, done: Soak) -> str
 def main() -> int:
     """Soak, print; 1 if anything was wrong."""
     options = arguments()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     programs.build()
     is_root = os.geteuid() == 0 and not options.loopback
     with place.two_hosts() if is_root else place.loopback() as where:
