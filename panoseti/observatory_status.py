@@ -38,7 +38,9 @@ RUNS_LOOKED_AT = 200
 
 @dataclass(frozen=True)
 class RunStatus:
-    """The run in progress; problem: why nothing more is known of it."""
+    """The run in progress; stop_begun: whether a stop has begun to end it; problem: why nothing
+    more is known of it.
+    """
 
     run: str
     owner: str
@@ -47,6 +49,7 @@ class RunStatus:
     recording_unix: float | None = None
     planned_end_unix: float | None = None
     half_done: tuple[str, ...] = ()
+    stop_begun: bool = False
     problem: str = ""
 
 
@@ -216,6 +219,7 @@ def _run_status(data_dir: Path, holder: Holder) -> RunStatus:
             half_done=tuple(
                 f"{step['what']} {step['subject']}".strip() for step in unfinished(document)
             ),
+            stop_begun=any(step.get("phase") in ("stop", "collect") for step in document["steps"]),
         )
     except FileNotFoundError:
         return RunStatus(*known, problem=f"it has no {RUN_JSON}")
@@ -369,9 +373,14 @@ def _advice_on_run(found: ObservatoryStatus, holder: Holder) -> list[str]:
     run = found.run
     begun = run is not None and run.recording_unix is not None
     should_record = _recording_nodes(found, holder) if begun else set()
-    if run is not None and run.recording_unix is None and not run.problem:
-        advice.append("the run is being started, or its start was broken off: then stop.py")
-    if run is not None and run.problem:
+    at_work = run_state.control_pid(Path(found.data_dir))
+    if at_work is not None:
+        advice.append(f"a start.py or stop.py is at work (pid {at_work})")
+    elif run is not None and run.stop_begun:
+        advice.append("the stop of this run was broken off: stop.py goes on with it")
+    elif run is not None and run.recording_unix is None and not run.problem:
+        advice.append("the start of this run was broken off: stop.py")
+    if run is not None and run.problem and at_work is None:
         advice.append(f"{run.problem}: stop.py")
     end = run.planned_end_unix if run else None
     if end is not None and found.time_unix > end + 10:

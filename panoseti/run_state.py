@@ -319,7 +319,20 @@ def collect_lock(directory: Path) -> Iterator[bool]:
 
 def collector_pid(directory: Path) -> int | None:
     """Pid of the process that collects a run at this moment, None when nobody does."""
-    status = directory.stat()
+    return _flock_pid(directory)
+
+
+def control_pid(data_dir: Path) -> int | None:
+    """Pid of the start or stop that is at work at this moment, None when none is."""
+    try:
+        return _flock_pid(log_dir(data_dir) / CONTROL_LOCK)
+    except FileNotFoundError:
+        return None
+
+
+def _flock_pid(path: Path) -> int | None:
+    """Who holds the lock on a file or folder, which is not touched."""
+    status = path.stat()
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     with open("/proc/locks", encoding="ascii", errors="replace") as file:
         for line in file:

@@ -214,13 +214,14 @@ def test_locks_name_their_holder_and_end_with_it(
     with run_state.collect_lock(tmp_path) as free:
         assert not free
     assert run_state.collector_pid(tmp_path) == other_holder.pid
+    assert run_state.control_pid(tmp_path) == other_holder.pid
     other_holder.kill()
     other_holder.wait(20)
     assert wait_for(lambda: lock.take("stop.py"), "the lock of a dead process")
     with lock, run_state.collect_lock(tmp_path) as free:
         assert free and run_state.collector_pid(tmp_path) == os.getpid()
         assert lock.held_by().pid == os.getpid()
-    assert run_state.collector_pid(tmp_path) is None
+    assert run_state.collector_pid(tmp_path) is run_state.control_pid(tmp_path) is None
 
 
 # --- run.json ---
