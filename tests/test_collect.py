@@ -8,18 +8,20 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from panoseti import collect, names, pff
+from panoseti import collect, daq_nodes, names, pff
 from panoseti.collect import Collection, NodeResult
 from panoseti.flight import FlightRecorder
-from panoseti.node_types import NodeFile
+from panoseti.node_types import FilesDone, NodeFile
 from panoseti.remote import Shell
+from panoseti.rsync_fetch import Fetcher
 from panoseti.site import DaqNode, ObsConfig
 from simulator.private_services import OperatorKeys, PrivateSshd, private_sshd
 from tests.helpers import REPO
@@ -277,6 +279,90 @@ def test_a_copy_that_differs_is_never_taken_for_the_file(
     assert not (apart.run_dir / path.name).exists()
     monkeypatch.undo()
     assert apart.collect().ok and (apart.run_dir / path.name).read_bytes() == content
+
+
+def test_an_rsync_that_is_killed_is_tried_again_and_named(
+    apart: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = apart.record(1, 2)
+    monkeypatch.setattr(collect, "RETRY_PAUSE_S", 0.01)
+    once = 'if [ ! -e $MARK ]; then touch $MARK; kill -KILL $$; fi; exec $REAL "$@"'
+    monkeypatch.setenv("PATH", rsync_that(tmp_path / "once", once))
+    assert apart.collect().ok and not path.exists()
+    path = apart.record(254, 2)
+    monkeypatch.setenv("PATH", rsync_that(tmp_path / "always", "kill -KILL $$"))
+    result = apart.collect()
+    assert path.exists() and "rsync: ended by signal 9" in str(result.failed)
+    assert not (apart.run_dir / path.name).exists()
+
+
+# What can happen to a file on the node while it is being collected.
+CHANGES: dict[str, Callable[[bytes], bytes]] = {
+    "truncated": lambda data: data[:-IMAGE_BYTES],
+    "bit-flipped": lambda data: data[:700] + bytes([data[700] ^ 1]) + data[701:],
+    "grown": lambda data: data + b"g" * IMAGE_BYTES,
+}
+
+
+def changes_once(path: Path, change: str) -> Callable[[], None]:
+    """What changes a file when it is called for the first time."""
+    left = [CHANGES[change]]
+
+    def once() -> None:
+        if left:
+            path.write_bytes(left.pop()(path.read_bytes()))
+
+    return once
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_file_that_changes_between_copy_and_hash_is_fetched_again(
+    apart: Place, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    path, other = apart.record(1, 3), apart.record(1, 3)
+    meant = {path.name: CHANGES[change](path.read_bytes()), other.name: other.read_bytes()}
+    act, fetch = changes_once(path, change), Fetcher.fetch
+    fetched: list[list[str]] = []
+
+    def fetch_and_change(self: Fetcher, paths: Sequence[str], target: Path) -> None:
+        fetch(self, paths, target)
+        fetched.append([Path(one).name for one in paths])
+        act()
+
+    monkeypatch.setattr(collect, "RETRY_PAUSE_S", 0.01)
+    monkeypatch.setattr(Fetcher, "fetch", fetch_and_change)
+    (result,) = collect.collect(apart.collection(), [apart.shell])
+    assert result.ok and fetched[1:] == [[path.name]], "again, alone"
+    assert {name: (apart.run_dir / name).read_bytes() for name in meant} == meant
+    assert contents(apart.node) == {}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_file_that_changes_between_hash_and_deletion_is_not_deleted(
+    apart: Place, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    path, other = apart.record(1, 3), apart.record(1, 3)
+    before, act, hash_files = path.read_bytes(), changes_once(path, change), daq_nodes.hash_files
+    after = CHANGES[change](before)
+
+    def hash_and_change(*words: Any) -> FilesDone:
+        done = hash_files(*words)
+        act()
+        return done
+
+    monkeypatch.setattr(collect, "RETRY_PAUSE_S", 0.01)
+    monkeypatch.setattr(daq_nodes, "hash_files", hash_and_change)
+    result = apart.collect()
+    assert path.read_bytes() == after and "kept" in str(result.undeleted), result
+    assert (apart.run_dir / path.name).read_bytes() == before
+    assert not other.exists() and (apart.run_dir / other.name).exists()
+    again = apart.collect()
+    here = (apart.run_dir / path.name).read_bytes()
+    if change == "grown":  # begins with all that came before
+        assert again.ok and here == after and contents(apart.node) == {}
+    else:
+        assert "both are kept" in str(again.failed)
+        assert here == before and path.read_bytes() == after
 
 
 def test_a_missing_rsync_is_named(
