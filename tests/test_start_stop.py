@@ -9,170 +9,38 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from panoseti import activities, data_arrival, names, pff, run_start, run_state, run_stop
+from panoseti import activities, data_arrival, run_start, run_state
 from panoseti.addresses import is_loopback
 from panoseti.console import Console
 from panoseti.errors import ConfigError, ObsError, RefusedError
-from panoseti.flight import FlightRecorder
 from panoseti.load_configs import load_site
 from panoseti.site_at_any_price import find_site
 from panoseti.start_checks import StartOptions
-from simulator.private_observatory import DATA, PrivateObservatory, private_observatory
-from simulator.private_services import PrivateSshd, private_sshd
-from simulator.site_writer import head_address
 from tests.helpers import REPO, wait_for
-
-PIPES = subprocess.PIPE
-QUIET = FlightRecorder(None, "test")
-
-
-@dataclass
-class Done:
-    """A script that has ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads(self.out)
-        return document
-
-
-@dataclass
-class Obs:
-    """The observatory of this module's tests."""
-
-    private: PrivateObservatory
-    node_sshd: PrivateSshd
-    node_dir: Path
-    children: list[subprocess.Popen[str]] = field(default_factory=list)
-
-    @property
-    def head_dir(self) -> Path:
-        return self.private.data_dir
-
-    @property
-    def command_dir(self) -> Path:
-        return self.private.command_dir
-
-    @property
-    def quabos(self) -> tuple[str, ...]:
-        return self.private.site.quabos
-
-    def begin(self, name: str, *words: str) -> subprocess.Popen[str]:
-        child = subprocess.Popen(
-            [str(REPO / name), *words],
-            cwd=self.command_dir, stdin=subprocess.DEVNULL, stdout=PIPES, stderr=PIPES, text=True,
-        )  # fmt: skip
-        self.children.append(child)
-        return child
-
-    def type(self, name: str, *words: str) -> Done:
-        child = self.begin(name, *words)
-        out, err = child.communicate(timeout=100)
-        return Done(child.returncode, out, err)
-
-    def start_here(self, **options: Any) -> run_start.Started:
-        """A start in this process: quicker than the script."""
-        site = load_site(self.command_dir)
-        return run_start.start(site, StartOptions(**options), Console(), QUIET)
-
-    def stop_here(self, **options: Any) -> run_stop.StopReport:
-        site = load_site(self.command_dir, data_config=False)
-        return run_stop.stop(site, run_stop.StopOptions(**options), Console(), QUIET)
-
-    def runs(self) -> list[str]:
-        return run_state.runs(self.head_dir)
-
-    def is_idle(self) -> bool:
-        """Nothing records, no state of a run is left."""
-        state = [self.head_dir / "run_name"]
-        state += [self.node_dir / name for name in ("current_run_daq", "daq_pid")]
-        active = activities.pipelines() + activities.hk_recorders(self.head_dir)
-        return not active and not any(path.exists() for path in state)
-
-    def left_on_node(self) -> list[str]:
-        """Files and folders of runs on the DAQ node."""
-        found = [path for run in self.node_dir.rglob("*.pffd") for path in (run, *run.iterdir())]
-        return [str(path.relative_to(self.node_dir)) for path in found]
-
-
-def end(child: subprocess.Popen[str]) -> None:
-    if child.poll() is None:
-        child.kill()
-    child.communicate()
+from tests.typed_site import QUIET, Obs, frames_of, put_right, typed_site
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Obs]:
     """The observatory after config.py."""
-    folder = tmp_path_factory.mktemp("start stop")
-    image = {**DATA["image"], "integration_time_usec": 10000}
-    data = {**DATA, "image": image}
-    with private_observatory(folder, data, data_dir=folder / "head data") as private:
-        address = head_address(private.site.prefix, 2)
-        node_dir = folder / "data of node"
-        with private_sshd(folder / "node", private.site.keys, address) as sshd:
-            path = private.command_dir / "daq_config.json"
-            content = json.loads(path.read_text())
-            content["daq_nodes"][0].update(
-                ip_addr=address, bindhost=address, data_dir=str(node_dir), ssh_port=sshd.port
-            )
-            path.write_text(json.dumps(content))
-            found = Obs(private, sshd, node_dir)
-            done = found.type("config.py")
-            assert done.code == 0, done.err
-            yield found
+    with typed_site(tmp_path_factory.mktemp("start stop")) as found:
+        yield found
 
 
 @pytest.fixture
 def obs(built: Obs) -> Iterator[Obs]:
     """The same, idle before and after each test."""
-    texts = {path: path.read_text() for path in built.command_dir.glob("*.json")}
-    assert built.is_idle()
-    yield built
-    for child in built.children:
-        end(child)
-    built.children.clear()
-    for path, text in texts.items():
-        path.write_text(text)
-    if not built.node_sshd.alive():
-        built.node_sshd.start()
-    with built.private.client() as client:
-        client.fault("all", "none")
-    if not built.is_idle():
-        built.stop_here(force=True)
-    assert sorted(path.name for path in built.command_dir.iterdir() if path.is_file()) == [
-        "daq_config.json", "data_config.json", "obs_config.json",
-    ]  # fmt: skip
-    for run in built.runs():
-        shutil.rmtree(built.head_dir / run)
-
-
-def frames_of(run_dir: Path) -> dict[tuple[int, str], int]:
-    """Frames by module and product; every file must be whole and right."""
-    found: dict[tuple[int, str], int] = {}
-    for path in run_dir.glob("*.pff"):
-        file = names.parse_data_file(path.name)
-        if file is None:
-            continue
-        check = pff.check_file(file.product, path.read_bytes())
-        assert check.ok, (path.name, check.problems)
-        key = file.module, file.product
-        found[key] = found.get(key, 0) + check.frames
-    return found
+    with put_right(built):
+        yield built
 
 
 # --- the way through ---

@@ -1,0 +1,187 @@
+"""A simulated observatory on loopback addresses whose scripts are typed as an operator types them.
+
+    with typed_site(tmp_path) as obs, put_right(obs):
+        assert obs.type("start.py").code == 0
+
+Head node and DAQ node have addresses and data directories of their own (with blanks in them).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from panoseti import activities, names, pff, run_start, run_state, run_stop
+from panoseti.console import Console
+from panoseti.flight import FlightRecorder
+from panoseti.load_configs import load_site
+from panoseti.start_checks import StartOptions
+from simulator.private_observatory import DATA, MODULES, PrivateObservatory, private_observatory
+from simulator.private_services import PrivateSshd, private_sshd
+from simulator.site_writer import head_address
+from tests.helpers import REPO
+
+PIPES = subprocess.PIPE
+QUIET = FlightRecorder(None, "test")
+SCRIPT_S = 110.0  # less than the limit of a test, so that what was said is shown
+
+
+@dataclass
+class Done:
+    """A script that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The document it printed."""
+        document: dict[str, Any] = json.loads(self.out)
+        return document
+
+
+@dataclass
+class Obs:
+    """The observatory, and the scripts that were started in it."""
+
+    private: PrivateObservatory
+    node_sshd: PrivateSshd
+    node_dir: Path
+    children: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @property
+    def head_dir(self) -> Path:
+        """Data directory of the head node."""
+        return self.private.data_dir
+
+    @property
+    def command_dir(self) -> Path:
+        """Where the configs are."""
+        return self.private.command_dir
+
+    @property
+    def quabos(self) -> tuple[str, ...]:
+        """Addresses of the boards."""
+        return self.private.site.quabos
+
+    def begin(self, name: str, *words: str, before: Sequence[str] = ()) -> subprocess.Popen[str]:
+        """Start a script; before: what goes before it on the command line."""
+        child = subprocess.Popen(
+            [*before, str(REPO / name), *words],
+            cwd=self.command_dir, stdin=subprocess.DEVNULL, stdout=PIPES, stderr=PIPES, text=True,
+        )  # fmt: skip
+        self.children.append(child)
+        return child
+
+    @staticmethod
+    def finish(child: subprocess.Popen[str]) -> Done:
+        """Wait until a script has ended."""
+        out, err = child.communicate(timeout=SCRIPT_S)
+        return Done(child.returncode, out, err)
+
+    def type(self, name: str, *words: str) -> Done:
+        """Run a script."""
+        return self.finish(self.begin(name, *words))
+
+    def start_here(self, **options: Any) -> run_start.Started:
+        """A start in this process: quicker than the script."""
+        site = load_site(self.command_dir)
+        return run_start.start(site, StartOptions(**options), Console(), QUIET)
+
+    def stop_here(self, **options: Any) -> run_stop.StopReport:
+        """A stop in this process."""
+        site = load_site(self.command_dir, data_config=False)
+        return run_stop.stop(site, run_stop.StopOptions(**options), Console(), QUIET)
+
+    def boards(self) -> dict[str, Any]:
+        """The state of all boards."""
+        with self.private.client() as client:
+            boards: dict[str, Any] = client.state()["boards"]
+            return boards
+
+    def runs(self) -> list[str]:
+        """Runs on the head node."""
+        return run_state.runs(self.head_dir)
+
+    def is_idle(self) -> bool:
+        """Nothing records, no state of a run is left."""
+        state = [self.head_dir / "run_name"]
+        state += [self.node_dir / name for name in ("current_run_daq", "daq_pid")]
+        active = activities.pipelines() + activities.hk_recorders(self.head_dir)
+        return not active and not any(path.exists() for path in state)
+
+    def left_on_node(self) -> list[str]:
+        """Files and folders of runs on the DAQ node."""
+        found = [path for run in self.node_dir.rglob("*.pffd") for path in (run, *run.iterdir())]
+        return [str(path.relative_to(self.node_dir)) for path in found]
+
+    def node_folders(self) -> list[list[Path]]:
+        """Where the DAQ node can have files of runs (for a Witness)."""
+        return [[self.node_dir, *(self.node_dir / f"module_{module}" for module in MODULES)]]
+
+
+@contextmanager
+def typed_site(folder: Path) -> Iterator[Obs]:
+    """Bring it up, from power-on to ready."""
+    data = {**DATA, "image": {**DATA["image"], "integration_time_usec": 10000}}
+    with private_observatory(folder, data, data_dir=folder / "head data") as private:
+        address = head_address(private.site.prefix, 2)
+        node_dir = folder / "data of node"
+        with private_sshd(folder / "node", private.site.keys, address) as sshd:
+            path = private.command_dir / "daq_config.json"
+            content = json.loads(path.read_text())
+            content["daq_nodes"][0].update(
+                ip_addr=address, bindhost=address, data_dir=str(node_dir), ssh_port=sshd.port
+            )
+            path.write_text(json.dumps(content))
+            found = Obs(private, sshd, node_dir)
+            done = found.type("config.py")
+            assert done.code == 0, done.err
+            yield found
+
+
+@contextmanager
+def put_right(obs: Obs) -> Iterator[None]:
+    """Idle before and after what is done with it; runs are forgotten."""
+    texts = {path: path.read_text() for path in obs.command_dir.glob("*.json")}
+    assert obs.is_idle()
+    yield
+    for child in obs.children:
+        if child.poll() is None:
+            child.kill()
+        child.communicate()
+    obs.children.clear()
+    for path, text in texts.items():
+        path.write_text(text)
+    if not obs.node_sshd.alive():
+        obs.node_sshd.start()
+    with obs.private.client() as client:
+        client.fault("all", "none")
+    if not obs.is_idle():
+        obs.stop_here(force=True)
+    assert sorted(path.name for path in obs.command_dir.iterdir() if path.is_file()) == [
+        "daq_config.json", "data_config.json", "obs_config.json",
+    ]  # fmt: skip
+    for run in obs.runs():
+        shutil.rmtree(obs.head_dir / run)
+
+
+def frames_of(run_dir: Path) -> dict[tuple[int, str], int]:
+    """Frames by module and product; every file must be whole and right."""
+    found: dict[tuple[int, str], int] = {}
+    for path in run_dir.glob("*.pff"):
+        file = names.parse_data_file(path.name)
+        if file is None:
+            continue
+        check = pff.check_file(file.product, path.read_bytes())
+        assert check.ok, (path.name, check.problems)
+        key = file.module, file.product
+        found[key] = found.get(key, 0) + check.frames
+    return found
