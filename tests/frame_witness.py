@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from panoseti.names import parse_data_file
 from panoseti.pff import PRODUCTS
 from panoseti.run_state import runs
-from tests.hosted_site import HostedSite, NodePlan
-from tests.hosts import DISK
 
 OLD_RUN = "obs_Simulated.start_2020-01-02T03:04:05Z.runtype_hosts.pffd"
 # Of somebody else, or of another run; none of the programs may touch them.
@@ -49,21 +47,26 @@ def frames_in(folder: Path) -> Iterator[Seen]:
 
 
 class Witness:
-    """What was seen on the disks of a site."""
+    """What was seen on the disks of a site.
 
-    def __init__(self, site: HostedSite) -> None:
-        self._site = site
+    head_data: the head node's data directory; nodes: for each node the folders where runs can
+    have files, links followed, as the test sees them at the moment.
+    """
+
+    def __init__(self, head_data: Path, nodes: Callable[[], Sequence[Sequence[Path]]]) -> None:
+        self._head_data = head_data
+        self._nodes = nodes
         self._seen: set[Seen] = set()
         self._bystanders: dict[Path, bytes] = {}
 
     def place_bystanders(self) -> None:
         """Put files of others beside those of the runs."""
-        for plan in self._site.plans:
-            for folder in self.folders(plan):
+        for number, folders in enumerate(self._nodes()):
+            for folder in folders:
                 for name in BYSTANDERS:
                     place = folder / name
                     place.parent.mkdir(parents=True, exist_ok=True)
-                    place.write_text(f"{plan.host}: {place.name}")
+                    place.write_text(f"node {number}: {place.name}")
                     self._bystanders[place] = place.read_bytes()
 
     def look(self) -> int:
@@ -90,24 +93,13 @@ class Witness:
 
     def _here(self) -> Iterator[Seen]:
         """On the head node."""
-        for run in runs(self._site.head_data):
-            yield from frames_in(self._site.head_data / run)
+        for run in runs(self._head_data):
+            yield from frames_in(self._head_data / run)
 
     def _there(self) -> Iterator[Seen]:
         """On the nodes."""
-        for plan in self._site.plans:
-            for folder in self.folders(plan):
+        for folders in self._nodes():
+            for folder in folders:
                 for run in runs(folder):
-                    if run != OLD_RUN and folder != self._site.head_data:
+                    if run != OLD_RUN and folder != self._head_data:
                         yield from frames_in(folder / run)
-
-    def folders(self, plan: NodePlan) -> list[Path]:
-        """Where runs can have files on a node."""
-        return [self._site.node_data(plan), *(self.module_dir(plan, m) for m in plan.modules)]
-
-    def module_dir(self, plan: NodePlan, module: int) -> Path:
-        """Where the data of a module are, as the test sees it; a link is followed on its host."""
-        place = self._site.node_data(plan) / f"module_{module}"
-        if place.is_symlink():
-            place = self._site.world.disk_outside(plan.host) / place.readlink().relative_to(DISK)
-        return place

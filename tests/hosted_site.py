@@ -155,6 +155,17 @@ class HostedSite:
         """A node's data directory as the test sees it."""
         return self.outside(plan.host, plan.data_dir)
 
+    def module_dir(self, plan: NodePlan, module: int) -> Path:
+        """Where the data of a module are, as the test sees it; a link is followed on its host."""
+        place = self.node_data(plan) / f"module_{module}"
+        if place.is_symlink():
+            place = self.outside(plan.host, place.readlink())
+        return place
+
+    def folders(self, plan: NodePlan) -> list[Path]:
+        """Where runs can have files on a node."""
+        return [self.node_data(plan), *(self.module_dir(plan, m) for m in plan.modules)]
+
     # --- a run ---
 
     def record(self, while_recording: Sequence[Sequence[str]] = ()) -> Recording:

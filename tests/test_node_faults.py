@@ -96,7 +96,7 @@ class Faults:
     def frames_on_node(self, plan: NodePlan, run: Run) -> int:
         """Image frames in the files of the run that are on a node."""
         (module,) = plan.modules
-        folder = self.witness.module_dir(plan, module) / run.name
+        folder = self.site.module_dir(plan, module) / run.name
         return sum(
             path.stat().st_size // PRODUCTS["img16"].frame_bytes
             for path in folder.glob("*.pff")
@@ -144,7 +144,7 @@ class Faults:
         check_run_is_complete(self.site.head_data / run.name)
         self.check_idle()
         for plan in self.site.plans:
-            assert not [f for f in self.witness.folders(plan) if (f / run.name).exists()]
+            assert not [f for f in self.site.folders(plan) if (f / run.name).exists()]
 
     def check_idle(self) -> None:
         """Nothing records, and no state file says so."""
@@ -171,7 +171,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faults]:
         node.check(["mkdir", str(LINKED_DIR)])
         node.check(["ln", "-s", str(LINKED_DIR), str(MODULE_DIR)])
         site.bring_up()
-        witness = Witness(site)
+        witness = Witness(site.head_data, lambda: [site.folders(plan) for plan in site.plans])
         witness.place_bystanders()
         yield Faults(site, witness)
 
@@ -195,7 +195,7 @@ def faults(built: Faults) -> Iterator[Faults]:
     if not over:  # of a test that failed
         built.site.finish(built.site.begin("stop.py"))
         for plan in built.site.plans:
-            for folder in built.witness.folders(plan):
+            for folder in built.site.folders(plan):
                 for run in set(runs(folder)) - {OLD_RUN}:
                     shutil.rmtree(folder / run)
 
