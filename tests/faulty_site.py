@@ -1,0 +1,180 @@
+"""An observatory on loopback addresses to which something happens, and what must be true then.
+
+with faulty_site(tmp_path) as site, site.case():
+    before = site.begin()
+    ...                     # something happens
+    site.recover(before)
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from panoseti import activities, run_state
+from panoseti.run_record import read_record
+from panoseti.run_state import Marker
+from tests.frame_witness import OLD_RUN, Witness
+from tests.helpers import REPO, wait_for
+from tests.recording_truth import Recording, check_every_packet, check_pixels
+from tests.typed_site import Done, Obs, frames_of, put_right, typed_site
+
+FAULT_POINT = REPO / "tests" / "fault_point.py"
+MODULES = (1, 254)
+MIN_IMAGES_BYTES = 15_000
+IDLE_STREAMS = {"image": None, "ph": None}
+
+
+@dataclass
+class FaultySite:
+    """The observatory under test, and who watches its disks."""
+
+    obs: Obs
+    witness: Witness
+    folder: Path
+
+    @contextmanager
+    def case(self) -> Iterator[None]:
+        """Idle before and after."""
+        with put_right(self.obs):
+            yield
+            for run in self.obs.runs():
+                self.witness.forget(run)
+
+    def begin(self) -> dict[str, Any]:
+        """A run that has recorded a little; the boards as they were before."""
+        before = self.obs.boards()
+        started = self.obs.start_here()
+        wait_for(lambda: self.records(started.holder.run), "some images on the node")
+        return before
+
+    def records(self, run: str) -> bool:
+        """Whether images of all modules have been written."""
+        folders = [self.obs.node_dir / f"module_{module}" / run for module in MODULES]
+        return all(
+            any(path.stat().st_size > MIN_IMAGES_BYTES for path in folder.glob("*dp_img16*"))
+            for folder in folders
+        )
+
+    @property
+    def run(self) -> str:
+        """The run in progress."""
+        holder = run_state.read_holder(self.obs.head_dir)
+        assert holder is not None
+        return holder.run
+
+    @property
+    def node(self) -> str:
+        """Address of the DAQ node."""
+        return self.obs.node_sshd.address
+
+    def hit(
+        self, number: signal.Signals, at: int, phase: str, name: str, *words: str
+    ) -> tuple[Done, str]:
+        """Run a script that gets a signal at a point; how it ended, and the point's name.
+
+        The name is "" when there are not so many points.
+        """
+        points = self.folder / "points"
+        points.unlink(missing_ok=True)
+        before = ["env", f"FAULT_POINTS={points}", sys.executable, str(FAULT_POINT)]
+        child = self.obs.begin(name, *words, before=[*before, number.name, str(at), phase])
+        done = self.obs.finish(child)
+        reached = points.read_text().splitlines() if points.exists() else []
+        return done, reached[at - 1] if len(reached) >= at else ""
+
+    # --- afterwards ---
+
+    def recover(self, before: dict[str, Any], whole: bool = True) -> Done:
+        """What an operator does who finds it so, and what must be true then; what stop.py said.
+
+        whole: every packet that was sent has to be in the files.
+        """
+        during = self.obs.boards()
+        self.witness.look()
+        self.check_status()
+        done = self.obs.type("stop.py")
+        assert done.code == 0, done
+        assert "Traceback" not in done.err, done
+        after = self.obs.boards()
+        self.check_over(done)
+        if whole and all(board["streams"]["image"] for board in during.values()):
+            (run,) = self.obs.runs()
+            recording = Recording(self.obs.head_dir / run, before, during, after)
+            for module in MODULES:
+                check_every_packet(recording, module)
+                check_pixels(recording, module, "img16")
+        self.forget()
+        return done
+
+    def check_over(self, done: Done) -> None:
+        """Nothing runs; every run is complete on the head node, and nothing is anywhere else."""
+        obs = self.obs
+        assert obs.is_idle() and not activities.watchers(obs.head_dir), done
+        assert not [left for left in obs.left_on_node() if OLD_RUN not in left], done
+        self.witness.check(complete=True)
+        assert all(board["streams"] == IDLE_STREAMS for board in obs.boards().values())
+        for run in obs.runs():
+            run_dir = obs.head_dir / run
+            assert (run_dir / Marker.RUN_COMPLETE).exists(), done
+            assert read_record(run_dir).document["verdict"] is not None
+            assert not list(run_dir.glob(".*"))
+            frames_of(run_dir)
+
+    def check_status(self) -> None:
+        """status.py names the run, and what to type where something is half done."""
+        obs = self.obs
+        done = obs.type("status.py", "--json")
+        assert done.code == 0, done
+        told, advice = done.json, " ".join(done.json["advice"])
+        holder = run_state.read_holder(obs.head_dir)
+        if holder is None:
+            assert told["run"] is None
+            for run in obs.runs():
+                complete = (obs.head_dir / run / Marker.RUN_COMPLETE).exists()
+                assert complete or f"stop.py --run {run}" in advice, advice
+            return
+        assert told["run"]["run"] == holder.run
+        if not recording_undisturbed(obs.head_dir / holder.run):
+            assert "stop.py" in advice, (told["run"], advice)
+
+    def forget(self) -> None:
+        """Delete the runs."""
+        for run in self.obs.runs():
+            self.witness.forget(run)
+            shutil.rmtree(self.obs.head_dir / run)
+
+    def pipeline(self) -> int:
+        """Pid of the pipeline."""
+        (pipeline,) = activities.pipelines()
+        return pipeline.pid
+
+    def signal_pipeline(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        os.kill(self.pipeline(), number)
+
+
+def recording_undisturbed(run_dir: Path) -> bool:
+    """Whether a run's start succeeded, and no stop has begun."""
+    try:
+        document = read_record(run_dir).document
+    except FileNotFoundError:
+        return False
+    phases = {step["phase"] for step in document["steps"]}
+    return document["recording_unix"] is not None and phases == {"start"}
+
+
+@contextmanager
+def faulty_site(folder: Path) -> Iterator[FaultySite]:
+    """The observatory after config.py, with files of others on its disks."""
+    with typed_site(folder) as obs:
+        witness = Witness(obs.head_dir, obs.node_folders)
+        witness.place_bystanders()
+        yield FaultySite(obs, witness, folder)
