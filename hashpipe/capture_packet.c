@@ -239,21 +239,22 @@ static void take(struct capture *capture, struct capture_target *target,
 	const uint8_t *ip = (const uint8_t *)header + header->tp_net, *udp;
 	uint64_t recv_ns = header->tp_sec * 1000000000ull + header->tp_nsec;
 	struct packet_info *info = &target->info[target->n];
-	size_t headers, length;
+	size_t there = header->tp_snaplen, headers, length = 0;
 	uint32_t source;
 
-	if (header->tp_snaplen < IP_HEADER_MIN)
+	if (there < IP_HEADER_MIN)
 		return; /* cannot be: the filter has seen a port behind it */
+	if (get16(ip + 2) < there)
+		there = get16(ip + 2); /* the rest is padding */
 	headers = (size_t)(ip[0] & 0xf) * 4 + UDP_HEADER;
-	if (headers > header->tp_snaplen)
-		return;
 	udp = ip + headers - UDP_HEADER;
 	source = (uint32_t)get16(ip + 12) << 16 | get16(ip + 14);
-	length = get16(udp + 4);
-	/* A packet that carries less than it states has a length that no science packet has. */
-	length = length < UDP_HEADER || length - UDP_HEADER > header->tp_snaplen - headers
-			 ? 0
-			 : length - UDP_HEADER;
+	/* What is no IPv4, or carries less than it states, gets a length that no science packet
+	 * has: the kernel shows it to us before it looks at it. */
+	if (ip[0] >> 4 == 4 && headers >= IP_HEADER_MIN + UDP_HEADER && headers <= there)
+		length = get16(udp + 4);
+	length = length < UDP_HEADER || length - UDP_HEADER > there - headers ? 0
+									      : length - UDP_HEADER;
 	if (capture_judge(capture, udp + UDP_HEADER, length, source, recv_ns, info))
 		memcpy(target->payload[target->n++], udp + UDP_HEADER, length);
 }

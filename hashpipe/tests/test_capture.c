@@ -1,6 +1,8 @@
 /* Real datagrams over loopback, by UDP socket and by packet socket: what is taken, what is told. */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
 #include <net/if.h>
 #include <sched.h>
 #include <stdio.h>
@@ -169,6 +171,131 @@ closed:
 	check_case("%s", "");
 }
 
+enum { ETHERNET = 14, IP = 20, UDP = 8, FRAME = ETHERNET + IP + 4 + UDP + PACKET_MAX_BYTES + 64 };
+
+struct raw_frame {
+	uint8_t bytes[FRAME];
+	size_t length;
+};
+
+static void put16(uint8_t *at, unsigned value)
+{
+	at[0] = (uint8_t)(value >> 8);
+	at[1] = (uint8_t)value;
+}
+
+/* An image of board 1018 as it is on the wire; `extra`: bytes of IP options. */
+static struct raw_frame raw_frame(uint16_t number, unsigned extra)
+{
+	struct raw_frame frame = { .length = ETHERNET + IP + extra + UDP + PACKET_BYTES_16 };
+	uint8_t *ip = frame.bytes + ETHERNET, *udp = ip + IP + extra;
+
+	put16(frame.bytes + 12, ETH_P_IP);
+	ip[0] = (uint8_t)(0x40 | (IP + extra) / 4);
+	put16(ip + 2, IP + extra + UDP + PACKET_BYTES_16);
+	ip[8] = 64;
+	ip[9] = IPPROTO_UDP;
+	put16(ip + 12, 0x7f01);
+	put16(ip + 14, 0x03fa);
+	ip[16] = 127;
+	ip[19] = 1;
+	memset(ip + IP, 1, extra); /* no operation */
+	put16(udp, 60001);
+	put16(udp + 2, port);
+	put16(udp + 4, UDP + PACKET_BYTES_16);
+	check_packet(udp + UDP, 2, 1018, number, 5, 0, 7);
+	return frame;
+}
+
+static void send_raw(int fd, const struct raw_frame *frame)
+{
+	struct sockaddr_ll address = { .sll_family = AF_PACKET,
+				       .sll_ifindex = (int)if_nametoindex("lo"),
+				       .sll_halen = 6 };
+
+	CHECK_EQUAL(sendto(fd, frame->bytes, frame->length, 0, (struct sockaddr *)&address,
+			   sizeof(address)),
+		    frame->length);
+}
+
+/* Whatever is on the wire: a packet ring sees it before the kernel has looked at it. */
+static void test_raw_frames(void)
+{
+	int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
+	struct raw_frame frame;
+	uint8_t *ip = frame.bytes + ETHERNET, *udp = ip + IP;
+
+	check_case("raw frames");
+	CHECK(open_capture(CAPTURE_PACKET, "lo"));
+	CHECK_EQUAL(capture_start(&capture, fault, sizeof(fault)), 0);
+	frame = raw_frame(1, 0);
+	send_raw(fd, &frame);
+	frame = raw_frame(2, 4);
+	send_raw(fd, &frame);
+	frame = raw_frame(3, 0);
+	frame.length += 64; /* padding */
+	send_raw(fd, &frame);
+	CHECK_EQUAL(take(3), 3);
+	CHECK_EQUAL(target.n, 3);
+	for (unsigned k = 0; k < target.n; k++)
+		CHECK_EQUAL(infos[k].number, k + 1);
+
+	/* Seen, and refused. */
+	frame = raw_frame(4, 0);
+	ip[0] = 0x65; /* version 6 */
+	send_raw(fd, &frame);
+	frame = raw_frame(5, 0);
+	put16(udp + 4, UDP - 1);
+	send_raw(fd, &frame);
+	frame = raw_frame(6, 0);
+	put16(udp + 4, 9000);
+	send_raw(fd, &frame);
+	frame = raw_frame(7, 0);
+	put16(ip + 2, IP + UDP + 100); /* less than UDP says */
+	send_raw(fd, &frame);
+	frame = raw_frame(8, 0);
+	put16(ip + 2, IP); /* less than its headers */
+	send_raw(fd, &frame);
+	frame = raw_frame(9, 0);
+	frame.length = ETHERNET + IP + UDP + 100; /* cut off */
+	send_raw(fd, &frame);
+	/* No IP header at all: what stands there is a science packet and a UDP header at once. */
+	frame = raw_frame(10, 0);
+	ip[0] = 0x40;
+	put16(ip + 2, port);
+	put16(ip + 4, UDP + PACKET_BYTES_16);
+	check_packet(ip + 8, 2, 1018, 10, 5, 0, 7);
+	ip[9] = IPPROTO_UDP;
+	put16(ip + 14, 0x03fa);
+	send_raw(fd, &frame);
+	CHECK_EQUAL(take(7), 7);
+	CHECK_EQUAL(target.n, 3);
+	CHECK_EQUAL(counted(&account.received), 10);
+	CHECK_EQUAL(counted(&account.rejected), 7);
+
+	/* Not for us: fragments, other protocols, other ports; the last one is good. */
+	frame = raw_frame(11, 0);
+	put16(ip + 6, 0x2000);
+	send_raw(fd, &frame);
+	put16(ip + 6, 0x0001);
+	send_raw(fd, &frame);
+	frame = raw_frame(12, 0);
+	ip[9] = IPPROTO_TCP;
+	send_raw(fd, &frame);
+	frame = raw_frame(13, 0);
+	put16(udp + 2, port + 1u);
+	send_raw(fd, &frame);
+	frame = raw_frame(14, 0);
+	send_raw(fd, &frame);
+	CHECK_EQUAL(take(1), 1);
+	CHECK_EQUAL(target.n, 4);
+	CHECK_EQUAL(infos[3].number, 14);
+	CHECK_EQUAL(counted(&account.received), 11);
+	close_capture();
+	close(fd);
+	check_case("%s", "");
+}
+
 /* More than the buffer holds: the kernel's drops are all counted. */
 static void test_drops(enum capture_choice choice, const char *host)
 {
@@ -277,6 +404,7 @@ int main(void)
 	if (is_root) {
 		test_good_and_bad(CAPTURE_PACKET, "lo");
 		test_drops(CAPTURE_PACKET, "lo");
+		test_raw_frames();
 	} else {
 		fprintf(stderr, "test_capture: no right to use packet sockets: not tried\n");
 	}
