@@ -302,11 +302,9 @@ class BringUp:
 
     def _high_voltage(self) -> None:
         """Boards that came to a running updater get their high voltage in its next round."""
-        if self._dry_run or not session.state(HV_UPDATER, self.work.site.head_data_dir).works:
-            return
-        session_setup.confirm_hv(
-            self.work, [quabo for quabo in self._present if quabo.ip not in self.work.failed]
-        )
+        if not self._dry_run:
+            boards = [quabo for quabo in self._present if quabo.ip not in self.work.failed]
+            session_setup.confirm_hv(self.work, boards)
 
 
 def _ips(boards: Iterable[Quabo]) -> list[str]:

@@ -353,6 +353,7 @@ def _beat(daemon: Daemon, updater: HvUpdater, problem: str) -> None:
     states = {
         ip: {
             "hv": hv.stage.value,
+            "coming": hv.coming,
             "codes": hv.codes,
             "reason": hv.reason,
             "problem": hv.problem,

@@ -107,7 +107,8 @@ class BoardHv:
 
     stage, codes (told last), reason (why it is not on), problem (what went wrong last),
     latched (why it is off for good), hk_unix: arrival of the packet that showed it on last;
-    paused: it did not rise, and is tried again after PAUSE_S.
+    coming: it may have HV, and is on its way to it; paused: it did not rise, and is tried again
+    after PAUSE_S.
     """
 
     def __init__(self, follow_s: float = 5.0) -> None:
@@ -117,6 +118,7 @@ class BoardHv:
         self.problem = ""
         self.latched = ""
         self.hk_unix = 0.0
+        self.coming = False
         self._follow_s = follow_s
         self._off = OffWatch()
         self._step = 0
@@ -145,6 +147,11 @@ class BoardHv:
 
     def plan(self, want: Want, seen: HvSeen | None, now_s: float) -> Codes | None:
         """The codes to send now, None = nothing is due.  seen: what HVMON shows, if known."""
+        codes = self._plan(want, seen, now_s)
+        self.coming = not (isinstance(want, Off) or self.paused or self.stage is Stage.ON)
+        return codes
+
+    def _plan(self, want: Want, seen: HvSeen | None, now_s: float) -> Codes | None:
         if isinstance(want, Off):
             self.reason, self._cause = want.reason, ""
             if want.latch:
@@ -211,11 +218,11 @@ class BoardHv:
                 if shown is Shown.GONE and self.stage is Stage.RISING and not seen.booted:
                     self.paused, self._paused_until_s = True, now_s + PAUSE_S
                 return self._fall(fault, seen, now_s)
-            if self.stage is Stage.ON:
+            if self.stage is Stage.ON and self._reached(shown):
                 self.hk_unix = seen.utc_s
         if isinstance(want, Hold):
             return None
-        if self.stage is Stage.RISING and shown is not None and self._risen(shown):
+        if self.stage is Stage.RISING and shown is not None and self._reached(shown):
             self._step += 1
             self._low = 0
             if self._step < len(RAMP):
@@ -254,6 +261,6 @@ class BoardHv:
             return f"{difference(seen.volts, self.codes)}: it rebooted, or lost its supply"
         return None
 
-    def _risen(self, shown: Shown) -> bool:
-        """Whether a step is reached.  One dead detector does not keep the others dark."""
+    def _reached(self, shown: Shown) -> bool:
+        """Whether what was asked for is there.  One dead detector does not keep the others dark."""
         return shown is Shown.GOOD or (shown is Shown.LOW and self._low >= PATIENT_PACKETS)

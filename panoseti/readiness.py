@@ -22,7 +22,7 @@ from panoseti.ledger import HOUR_S, Ledger, Step
 from panoseti.ledger_file import held_ledger, read_ledger
 from panoseti.load_configs import Site
 from panoseti.session import CAPTURE_HK, HV_UPDATER, TEMPERATURE_GUARD
-from panoseti.session_setup import hv_off_reasons
+from panoseti.session_setup import hv_lacks
 from panoseti.site import Quabo
 from panoseti.store import Store
 
@@ -67,8 +67,16 @@ def readiness(site: Site, need_hv: bool = True, need_redis: bool = True) -> list
     for quabo in boards:
         lacks += judge.lacks(quabo)
     lacks += _baseline_lacks(site, boards, uids, [lack.ip for lack in lacks])
-    lacks += _daemon_lacks(site, need_hv, need_redis)
+    no_daemon = _daemon_lacks(site, need_hv, need_redis)
+    lacks += no_daemon
+    if need_hv and not no_daemon:
+        lacks += _hv_lacks(site, boards)
     return _grouped(lacks, len(boards))
+
+
+def hv_lacks_of_start(site: Site, boards: Sequence[Quabo]) -> list[str]:
+    """The part of `readiness` that concerns high voltage, while hv_updater works."""
+    return _grouped(_hv_lacks(site, boards), len(boards))
 
 
 class _Judge:
@@ -164,6 +172,17 @@ def _daemon_lacks(site: Site, need_hv: bool, need_redis: bool) -> list[Lack]:
     return lacks
 
 
+def _hv_lacks(site: Site, boards: Sequence[Quabo]) -> list[Lack]:
+    """High voltage that will be there soon, or is nowhere; one board without it is a warning."""
+    off = hv_lacks(site, boards)
+    nowhere = len(off) == len(boards)
+    return [
+        Lack(ip, f"HV {lack.reason}", "config.py, which waits for it" if lack.coming else MEND_ALL)
+        for ip, lack in off.items()
+        if lack.coming or nowhere
+    ]
+
+
 def _grouped(lacks: Sequence[Lack], boards: int) -> list[str]:
     """One line for all boards with the same lack."""
     by_text: dict[tuple[str, str], list[str]] = {}
@@ -181,8 +200,7 @@ def _grouped(lacks: Sequence[Lack], boards: int) -> list[str]:
 
 def warnings_before_run(site: Site) -> list[str]:
     """What does not keep a run from being started, but should be known: boards without HV."""
-    reasons = hv_off_reasons(site, present_boards(site))
-    return [f"{ip}: HV {reason}" for ip, reason in reasons.items()]
+    return [f"{ip}: HV {lack.reason}" for ip, lack in hv_lacks(site, present_boards(site)).items()]
 
 
 @dataclass(frozen=True)

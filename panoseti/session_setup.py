@@ -8,14 +8,14 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from panoseti import session
 from panoseti.board_work import Work, addresses
 from panoseti.errors import ObsError
 from panoseti.hk_watch import StoreWatch, wait_heard
 from panoseti.launch import read_heartbeat
-from panoseti.ledger import Inputs, Step, content_digest
+from panoseti.ledger import Inputs, Step, Value, content_digest
 from panoseti.load_configs import DAQ_CONFIG, OBS_CONFIG, Site
 from panoseti.session import CAPTURE_HK, HV_UPDATER, SESSION_DAEMONS, TEMPERATURE_GUARD
 from panoseti.site import Quabo
@@ -28,19 +28,34 @@ FIRST_HK_S = 10.0
 HV_ON_S = 60.0
 
 
-def wanted_inputs(work: Work) -> Inputs:
-    """What the daemons work with."""
+def wanted_inputs(site: Site, name: str) -> Inputs:
+    """What a daemon works with: of obs_config.json no more than it uses, since a new start of
+    hv_updater costs the high voltage of all boards.
+    """
+    obs = site.obs
+    modules = [(m.id, m.ip_addr, m.command_echo, m.wps) for m in obs.modules]
+    fields: dict[str, Value] = {
+        "modules": content_digest(modules),
+        "redis": f"{obs.redis_host}:{obs.redis_port}",
+        "alarm_hook": content_digest(obs.alarm_hook),
+        "command_source_port": obs.command_source_port,
+        "command_pacing": content_digest(dataclasses.asdict(obs.command_pacing)),
+    }
+    if name in (TEMPERATURE_GUARD, HV_UPDATER):
+        fields["hk_max_age_s"] = obs.hk_max_age_s
+    if name == TEMPERATURE_GUARD:
+        outlets = [dataclasses.asdict(outlet) for outlet in obs.power_switches]
+        how = (outlets, obs.power_credentials, obs.power_switch_api)
+        fields["power switches"] = content_digest(how)
+    if name == HV_UPDATER:
+        fields["detector_overvoltage"] = obs.detector_overvoltage_v
     return {
-        OBS_CONFIG: {"content": content_digest(_plain(work.site.obs))},
+        OBS_CONFIG: fields,
         DAQ_CONFIG: {
-            "head_node_ip_addr": work.site.daq.head_node_ip_addr,
-            "head_node_data_dir": work.site.daq.head_node_data_dir,
+            "head_node_ip_addr": site.daq.head_node_ip_addr,
+            "head_node_data_dir": site.daq.head_node_data_dir,
         },
     }
-
-
-def _plain(value: Any) -> Any:
-    return dataclasses.asdict(value)
 
 
 def why_start(work: Work, name: str) -> str | None:
@@ -51,7 +66,7 @@ def why_start(work: Work, name: str) -> str | None:
     entry = work.ledger.others.get(name)
     if entry is None or entry.facts.get("pid") != found.pid:
         return None  # somebody started it by hand, with configs of their own choice
-    return work.ledger.why_other(name, wanted_inputs(work))
+    return work.ledger.why_other(name, wanted_inputs(work.site, name))
 
 
 def start_daemon(work: Work, name: str) -> bool:
@@ -68,7 +83,7 @@ def start_daemon(work: Work, name: str) -> bool:
         work.fault(name, DAEMONS, str(error))
         return False
     found = session.state(name, work.site.head_data_dir)
-    work.ledger.finish_other(name, time.time(), wanted_inputs(work), {"pid": found.pid})
+    work.ledger.finish_other(name, time.time(), wanted_inputs(work.site, name), {"pid": found.pid})
     work.book.save()
     work.console.note(f"{name}: started ({reason}), {time.monotonic() - begin_s:.1f} s")
     return True
@@ -122,41 +137,62 @@ def start_hv(work: Work) -> bool:
 def confirm_hv(work: Work, boards: Sequence[Quabo]) -> None:
     """Wait until the boards have confirmed their high voltage; one whose stays off is a fault.
 
-    A confirmation from before a board's last reboot is none.
+    A confirmation from before a board's last reboot or PH baseline, which takes HV away for a
+    while, is none.
     """
-    for ip, reason in _await_hv(work, boards).items():
-        work.fault(ip, "HV", reason)
+    found = session.state(HV_UPDATER, work.site.head_data_dir)
+    if not found.works:
+        if not any(problem.step == DAEMONS for problem in work.problems):
+            work.fault(HV_UPDATER, DAEMONS, f"{found.problem}, and HV is off: config.py --hv_on")
+        return
+    for ip, lack in _await_hv(work, boards).items():
+        work.fault(ip, "HV", lack.reason)
 
 
-def _await_hv(work: Work, boards: Sequence[Quabo]) -> dict[str, str]:
+def _await_hv(work: Work, boards: Sequence[Quabo]) -> dict[str, HvLack]:
     """The boards whose HV is not on in the end, and why."""
     deadline = time.monotonic() + HV_ON_S
+    disturbed = {quabo.ip: _disturbed_unix(work, quabo.ip) for quabo in boards}
     while True:
-        booted = {q.ip: work.ledger.done_unix(q.ip, Step.REBOOT) or 0.0 for q in boards}
-        off = hv_off_reasons(work.site, boards, booted)
-        if not off or time.monotonic() > deadline:
-            return off
+        lacks = hv_lacks(work.site, boards, disturbed)
+        if not lacks or time.monotonic() > deadline:
+            return lacks
         time.sleep(0.1)
 
 
-def hv_off_reasons(
-    site: Site, boards: Sequence[Quabo], booted: Mapping[str, float] | None = None
-) -> dict[str, str]:
+def _disturbed_unix(work: Work, ip: str) -> float:
+    """When something that takes the HV of a board away was done last, Unix time in s."""
+    entries = [work.ledger.entry(ip, step) for step in (Step.REBOOT, Step.PH_BASELINE)]
+    return max((e.done_unix or e.begun_unix for e in entries if e is not None), default=0.0)
+
+
+@dataclass(frozen=True)
+class HvLack:
+    """Why the HV of a board is not on; coming: it is on its way, and needs nothing but time."""
+
+    reason: str
+    coming: bool = False
+
+
+def hv_lacks(
+    site: Site, boards: Sequence[Quabo], since: Mapping[str, float] | None = None
+) -> dict[str, HvLack]:
     """The boards that the updater has not got on, with its reasons.
 
-    booted: Unix times by address; the housekeeping that showed HV on must have come later.
+    since: Unix times by address; the housekeeping that showed HV on must have come later.
     """
     beat = read_heartbeat(site.head_data_dir, HV_UPDATER)
     states = beat.details.get("boards", {}) if beat else {}
-    reasons = {}
+    lacks = {}
     for quabo in boards:
         state = states.get(quabo.ip, {})
         if state.get("hv") != "on":
             said = state.get("reason") or state.get("problem") or "hv_updater does not know it"
-            reasons[quabo.ip] = f"off: {said}"
-        elif float(state.get("hk_unix", 0.0)) < (booted or {}).get(quabo.ip, 0.0):
-            reasons[quabo.ip] = "not set again since the reboot"
-    return reasons
+            coming = bool(state.get("coming"))
+            lacks[quabo.ip] = HvLack(said if coming else f"off: {said}", coming)
+        elif float(state.get("hk_unix", 0.0)) < (since or {}).get(quabo.ip, 0.0):
+            lacks[quabo.ip] = HvLack("not seen on since the reboot or the PH baseline", True)
+    return lacks
 
 
 def end_daemons(work: Work, names: Sequence[str] = tuple(reversed(SESSION_DAEMONS))) -> None:

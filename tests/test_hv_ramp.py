@@ -175,6 +175,29 @@ def test_off_first_then_up_in_steps_that_are_seen(board: Board) -> None:
     assert board.wait(20) == [], "nothing to say while nothing changes"
 
 
+def test_coming_means_that_time_alone_is_needed(board: Board) -> None:
+    while board.hv.stage is not Stage.ON:
+        board.second(ON)
+        assert board.hv.coming is (board.hv.stage is not Stage.ON)
+    board.second(Off("no guard"))
+    assert not board.hv.coming
+    board.wait(12, Hold("2 of 3 HK packets seen"))
+    assert board.hv.stage is Stage.OFF and board.hv.coming, "the third packet is on its way"
+
+
+def test_on_is_what_a_packet_shows(board: Board) -> None:
+    """One packet without voltage switches nothing off, but it confirms nothing either."""
+    on(board)
+    board.wait(6)
+    before = board.hv.hk_unix
+    board.volts = [0.0] * 4
+    board.wait(3)
+    assert board.hv.stage is Stage.ON and board.hv.hk_unix == before
+    board.volts = None
+    board.wait(3)
+    assert board.hv.stage is Stage.ON and board.hv.hk_unix > before
+
+
 def test_a_step_waits_for_housekeeping(board: Board) -> None:
     board.until(Stage.RISING)
     board.silent = True

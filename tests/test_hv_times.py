@@ -181,6 +181,7 @@ def trips_broken(night: HvNight) -> tuple[Iterable[str], Cure]:
 
 def stuck(night: HvNight) -> tuple[Iterable[str], Cure]:
     """A board ignores HV off."""
+    feed_modules(night)
     night.control.fault(night.ips[1], "hv_stuck")
     night.daemons[UPDATER].kill()
     return night.ips[:4], lambda: None
@@ -188,17 +189,22 @@ def stuck(night: HvNight) -> tuple[Iterable[str], Cure]:
 
 def gone_with_hv(night: HvNight) -> tuple[Iterable[str], Cure]:
     """Nothing reaches a board any more, and nothing comes from it; its HV stays on."""
+    feed_modules(night)
     night.control.fault(night.ips[5], "unreachable")
     return night.ips[4:], lambda: None
 
 
-def feed_modules(night: HvNight) -> None:
-    """Each module has an outlet of its own, which feeds its boards."""
+def two_outlets(night: HvNight) -> None:
+    """Each module has an outlet of its own."""
     obs = json.loads((night.config_dir / "obs_config.json").read_text())
     obs["domes"][0]["modules"][1]["wps"] = "wps_2"
     night.write_site(
         domes=obs["domes"], wps_2={"url": night.switch.url, "quabo_socket": OUTLET + 1}
     )
+
+
+def feed_modules(night: HvNight) -> None:
+    """From now on the outlets feed the boards."""
 
     def feed(outlet: int, on: bool) -> None:
         with night.sim.client() as client:
@@ -277,7 +283,7 @@ def test_programs_that_die(tmp_path: Path) -> None:
 
 def test_power_that_is_cut(tmp_path: Path) -> None:
     with hv_night(tmp_path, HASTY) as night:
-        feed_modules(night)
+        two_outlets(night)
         night.hv_on()
         measure_together(night, POWER)
         assert night.switch.outlets_on == set(range(1, 9)) - {OUTLET, OUTLET + 1}
@@ -301,7 +307,7 @@ def test_more_causes(tmp_path: Path) -> None:
 def test_at_the_real_pace(tmp_path: Path, case: tuple[str, str, Cause]) -> None:
     """Intervals, housekeeping and way down as at a real site."""
     with hv_night(tmp_path, REAL) as night:
-        feed_modules(night)
+        two_outlets(night)
         night.hv_on()
         measure(night, *case)
 

@@ -1,0 +1,335 @@
+"""Tasks of config.py asked for alone, and what a start needs of the boards."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from panoseti import console, session, settings
+from panoseti.board_files import read_ph_baseline
+from panoseti.board_link import open_link
+from panoseti.data_flow import start_data_flow, stop_data_flow
+from panoseti.flight import FlightRecorder
+from panoseti.ledger import Step
+from panoseti.ledger_file import LEDGER_FILE, LOCK_FILE, held_ledger, read_ledger
+from panoseti.load_configs import load_site
+from panoseti.readiness import load_settings, readiness
+from panoseti.run_state import RUN_NAME_FILE
+from panoseti.session import state
+from simulator.flash import Firmware, firmware_image
+from simulator.private_observatory import DATA, PrivateObservatory
+from tests.config_calls import (
+    boards,
+    check_registers,
+    config,
+    write_data,
+)
+from tests.helpers import wait_for
+from tests.ready_observatory import Look, fresh_observatory, looking, restore
+
+
+@pytest.fixture
+def look(
+    ready: PrivateObservatory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Look:
+    return looking(ready, monkeypatch, capsys)
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateObservatory]:
+    """Brought up."""
+    with fresh_observatory(tmp_path_factory.mktemp("config tasks")) as observatory:
+        answer = config(observatory)
+        assert answer.code == 0, answer
+        yield observatory
+
+
+def test_reboot_of_one_module_shows_the_silver_versions(
+    ready: PrivateObservatory, look: Look
+) -> None:
+    before = read_ledger(ready.data_dir)
+    answer = look("--reboot", "--module", "254", "--json")
+    assert answer.code == 0, answer
+    rebooted = ready.site.quabos[4:]
+    silver = answer.json["silver"]
+    assert {ip: firmware["version"] for ip, firmware in silver.items()} == dict(
+        zip(rebooted, ("0208", "0208", "0208", "0209"), strict=True)
+    )
+    after = read_ledger(ready.data_dir)
+    times = [after.done_unix(ip, Step.REBOOT) or 0.0 for ip in rebooted]
+    assert times == sorted(times), "0, 1, 2, 3: each back before the next one goes"
+    assert times[0] > (before.done_unix(rebooted[0], Step.REBOOT) or 0.0)
+    assert all(after.entry(ip, Step.MAROC) is None for ip in rebooted)
+    other = ready.site.quabos[0]
+    assert after.boards[other] == before.boards[other], "the other module is left alone"
+    restore(ready, look)
+    check_registers(ready)
+
+
+def test_one_task_alone_for_one_board(ready: PrivateObservatory, look: Look) -> None:
+    target, other = ready.site.quabos[4], ready.site.quabos[5]
+    before = read_ledger(ready.data_dir)
+    answer = look("--calibrate_ph", "--quabo", target)
+    assert answer.code == 0, answer
+    assert target in answer.out and "stddev" in answer.out and other not in answer.out
+    after = read_ledger(ready.data_dir)
+    assert after.entry(other, Step.PH_BASELINE) == before.entry(other, Step.PH_BASELINE)
+    assert after.entry(target, Step.PH_BASELINE) != before.entry(target, Step.PH_BASELINE)
+    # The file is as old as its oldest set; the shutter of the module was open, and is again.
+    file = read_ph_baseline(ready.data_dir / "quabo_ph_baseline.json")
+    oldest = min(after.done_unix(ip, Step.PH_BASELINE) or 0.0 for ip in ready.site.quabos)
+    assert file.date_unix == pytest.approx(oldest, abs=0.01)
+    check_registers(ready)
+    shown = look("--show_ph_baselines", "--json").json["ph_baselines"]
+    values = file.coefs[boards(ready)[other]["uid"]]
+    assert shown[other]["min"] == min(values) and shown[other]["max"] == max(values)
+    assert shown[other]["mean"] == pytest.approx(sum(values) / 256)
+
+
+def test_shutters_move_and_are_remembered(ready: PrivateObservatory, look: Look) -> None:
+    drivers = [ready.site.quabos[1], ready.site.quabos[5]]
+    assert look("--shutter_close", "--module", "1").code == 0
+    now = boards(ready)
+    assert [now[ip]["shutter_open"] for ip in drivers] == [False, True]
+    plan = look("--dry-run")
+    assert plan.out == f"shutter of {drivers[0]}: shutter closed -> open\n", plan
+    assert look("--shutter_open").code == 0
+    assert [boards(ready)[ip]["shutter_open"] for ip in drivers] == [True, True]
+
+
+def test_a_shutter_that_does_not_move_is_believed(ready: PrivateObservatory, look: Look) -> None:
+    """What housekeeping shows counts, not the echo."""
+    path = ready.command_dir / "obs_config.json"
+    text = path.read_text()
+    driver = ready.site.quabos[5]
+    path.write_text(json.dumps({**json.loads(text), "shutter_status_open": 0}))
+    try:
+        answer = look("--shutter_open", "--module", "254")
+    finally:
+        path.write_text(text)
+    assert answer.code == 1, answer
+    assert f"{driver}: shutter: was told to be open, but SHUTTER_STATUS is 1" in answer.err
+    entry = read_ledger(ready.data_dir).entry(driver, Step.SHUTTER)
+    assert entry is not None and entry.done_unix is None
+    assert look("--shutter_open", "--module", "254").code == 0
+
+
+def test_a_board_that_does_not_obey_hides_no_other(ready: PrivateObservatory, look: Look) -> None:
+    deaf = ready.site.quabos[7]
+    with ready.client() as client:
+        client.fault(deaf, "mute")
+    answer = look("--mask_config", "--json")
+    assert answer.code == 1, answer
+    assert [(p["where"], p["step"]) for p in answer.json["problems"]] == [(deaf, "masks")]
+    assert "7 of 8 boards" in answer.err
+    entry = read_ledger(ready.data_dir).entry(deaf, Step.MASKS)
+    assert entry is not None and entry.done_unix is None, "what it holds is not known"
+    restore(ready, look)
+
+
+def test_hv_off_ends_the_updater_and_needs_nothing(ready: PrivateObservatory, look: Look) -> None:
+    """Not even the lock, whole state files or a data config."""
+    ledger = (ready.data_dir / LEDGER_FILE).read_bytes()
+    (ready.data_dir / LEDGER_FILE).write_text("broken")
+    write_data(ready, gain="much")
+    try:
+        with open(ready.data_dir / "log" / LOCK_FILE, "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            answer = config(ready, "--hv_off")
+        assert answer.code == 0, answer
+        assert "confirmed by 8 boards" in answer.err
+        assert "verified: HV off of 8 boards (HVMON at most 0." in answer.err
+        wait_for(
+            lambda: max(max(b["hv"]["volts"]) for b in boards(ready).values()) < 1,
+            "HV to be off",
+        )
+        assert not state("hv_updater", ready.data_dir).works
+    finally:
+        (ready.data_dir / LEDGER_FILE).write_bytes(ledger)
+        write_data(ready)
+    plan = look("--dry-run")
+    assert plan.out == "start of hv_updater: does not run\n", plan
+    site = load_site(ready.command_dir)
+    assert session.start(site, "hv_updater", FlightRecorder(None, "test"))
+    assert all(" HV " in line for line in readiness(site)), "a start is refused"
+    coming = "HV on its way up; run: config.py, which waits for it"
+    wait_for(lambda: any(coming in line for line in readiness(site)), "it to come")
+    answer = config(ready, "--hv_on")
+    assert answer.code == 0, answer
+    assert readiness(site) == []
+    check_registers(ready)
+
+
+def test_refusals(ready: PrivateObservatory, look: Look) -> None:
+    with held_ledger(ready.data_dir, "config.py --reboot"):
+        answer = config(ready, "--mask_config")
+        assert answer.code == 3, answer
+        assert "config.py --reboot of " in answer.err
+        assert look("--show").code == 0, "looking is no work"
+    run = "obs_Simulated.start_2026-11-25T00:36:33Z.runtype_night.pffd"
+    (ready.data_dir / RUN_NAME_FILE).write_text(f"{run}\n")
+    try:
+        for words in ((), ("--reboot",), ("--shutdown",), ("--calibrate_ph",), ("--get_uids",)):
+            answer = look(*words)
+            assert answer.code == 3, answer
+            assert run in answer.err and "stop.py" in answer.err
+        assert look("--shutter_open").code == 0, "allowed during a run"
+        assert look("--dry-run").code == 0
+    finally:
+        (ready.data_dir / RUN_NAME_FILE).unlink()
+    answer = look("--reboot", "--module", "77")
+    assert answer.code == 2, answer
+    assert "--module: 77: not in obs_config.json; domes: dome 1, dome 2" in answer.err
+    with pytest.raises(SystemExit, match="2"):
+        look("--hv_on", "--hv_off")
+
+
+def test_not_on_the_head_node(ready: PrivateObservatory, look: Look) -> None:
+    path = ready.command_dir / "daq_config.json"
+    text = path.read_text()
+    path.write_text(text.replace(f'_addr": "{ready.site.head}"', '_addr": "192.0.2.7"'))
+    try:
+        answer = look("--reboot")
+        assert (answer.code, "not the head node (192.0.2.7" in answer.err) == (3, True), answer
+        assert look("--show").code == 0
+    finally:
+        path.write_text(text)
+
+
+def test_disk_space_and_show_tell_every_board_and_volume(
+    ready: PrivateObservatory, look: Look
+) -> None:
+    rooms = look("--disk_space", "--json").json["disk_space"]
+    assert [room["modules"] for room in rooms] == [[1, 254]], "one file system is shown once"
+    assert all(room["free_bytes"] > 0 for room in rooms)
+    shown = look("--show", "--only", "dome 2")
+    assert shown.code == 0 and "SN01016" in shown.out and "SN00004" not in shown.out
+
+
+def test_helpers_on_the_daq_node_are_kept_up_to_date(ready: PrivateObservatory, look: Look) -> None:
+    helper = ready.data_dir / "status_daq.py"
+    wanted = helper.read_bytes()
+    helper.write_text("old")
+    answer = look("--init_daq_nodes")
+    assert answer.code == 0, answer
+    assert helper.read_bytes() == wanted
+
+
+def test_new_firmware_is_loaded_compared_and_booted(ready: PrivateObservatory, look: Look) -> None:
+    target = ready.site.quabos[5]
+    image = ready.folder / "quabo_0210_29000000.bin"
+    image.write_bytes(firmware_image(Firmware("0210", 0x29000000), 0x20000))
+    path = ready.command_dir / "obs_config.json"
+    text = path.read_text()
+    try:
+        answer = look("--loads", "--quabo", target)
+        assert (answer.code, "$.firmware.qfp: missing" in answer.err) == (2, True), answer
+        path.write_text(json.dumps({**json.loads(text), "firmware": {"qfp": str(image)}}))
+        answer = look("--loads", "--reboot", "--quabo", target, "--json")
+        assert answer.code == 0, answer
+        assert answer.json["firmware"][target]["written"] is True
+        assert answer.json["silver"][target]["version"] == "0210"
+    finally:
+        path.write_text(text)
+    restore(ready, look)
+
+
+def test_readiness_says_what_mends_it(
+    ready: PrivateObservatory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacks(**needs: bool) -> list[str]:
+        return readiness(load_site(ready.command_dir), **needs)
+
+    assert lacks() == []
+    write_data(ready, gain=62)
+    assert lacks() == [
+        "all 8 boards: PH baseline: settings changed in MAROC;"
+        " run: config.py --maroc_config --calibrate_ph"
+    ]
+    old = time.time() + 25 * 3600
+    write_data(ready)
+    with monkeypatch.context() as later:
+        later.setattr(time, "time", lambda: old)
+        found = lacks(need_hv=False, need_redis=False)
+        assert len(found) == 1
+        words = r".*: PH baseline: 25\.\d h old \(limit 24 h\); run: config\.py --calibrate_ph"
+        assert re.fullmatch(words, found[0])
+    path = ready.data_dir / LEDGER_FILE
+    text = path.read_bytes()
+    with held_ledger(ready.data_dir, "test") as book:
+        book.ledger.saw_reboot(ready.site.quabos[2], time.time(), {})
+        book.ledger.forget(ready.site.quabos[3], [Step.HK_DEST])
+        book.save()
+    found = lacks()
+    assert len(found) == 2 and all(line.endswith("; run: config.py") for line in found)
+    assert found[0].startswith(f"{ready.site.quabos[2]}: HK destination: rebooted at 2")
+    assert found[1].startswith(f"{ready.site.quabos[3]}: HK destination: not done")
+    path.write_bytes(text)
+    (ready.data_dir / "quabo_uids.json").rename(ready.data_dir / "aside")
+    assert "run: config.py" in lacks()[0]
+    (ready.data_dir / "aside").rename(ready.data_dir / "quabo_uids.json")
+
+
+def test_a_start_loads_what_the_data_config_changed(ready: PrivateObservatory, look: Look) -> None:
+    image_only = {name: value for name, value in DATA.items() if name != "pulse_height"}
+    text = json.dumps({**image_only, "gain": 61})
+    (ready.command_dir / "data_config.json").write_text(text)
+    site, flight = load_site(ready.command_dir), FlightRecorder(None, "test")
+    assert readiness(site) == [], "no PH is recorded: its baseline does not matter"
+    loaded = load_settings(site, console.Console(), flight)
+    assert loaded.ok
+    assert loaded.boards == dict.fromkeys((Step.MASKS, Step.MAROC), ready.site.quabos)
+    check_registers(ready)
+    assert load_settings(site, console.Console(), flight).boards == {}
+    restore(ready, look)
+
+
+def test_data_flow_starts_and_stops(ready: PrivateObservatory) -> None:
+    site = load_site(ready.command_dir)
+    dead = ready.site.quabos[4]
+    with ready.client() as client:
+        client.fault(dead, "unreachable")
+    stop = settings.stop_acquisition().mode
+    with open_link(site) as link:
+        outcomes = start_data_flow(site, link, site.obs.quabos)
+        assert [ip for ip, outcome in outcomes.items() if not outcome.ok] == [dead]
+        now = boards(ready)
+        assert {board["acquisition"]["mode"] for board in now.values()} == {stop}
+        alive = [quabo for quabo in site.obs.quabos if quabo.ip != dead]
+        outcomes = start_data_flow(site, link, alive)
+        assert all(outcome.ok for outcome in outcomes.values())
+        now = boards(ready)
+        for ip in outcomes:
+            assert now[ip]["acquisition"]["mode"] == 3
+            assert now[ip]["acquisition"]["interval_field"] == 999
+            assert now[ip]["image_destination"] == now[ip]["ph_destination"] == ready.site.head
+        outcomes = stop_data_flow(site, link, site.obs.quabos)
+        assert [ip for ip, outcome in outcomes.items() if not outcome.ok] == [dead]
+    with ready.client() as client:
+        client.fault(dead, "none")
+    assert {board["acquisition"]["mode"] for board in boards(ready).values()} == {stop}
+
+
+def test_a_destination_without_arp_answer_is_a_problem(ready: PrivateObservatory) -> None:
+    path = ready.command_dir / "daq_config.json"
+    text = path.read_text()
+    daq = json.loads(text)
+    daq["daq_nodes"][0]["ip_addr"] = "192.0.2.7"
+    path.write_text(json.dumps(daq))
+    try:
+        site = load_site(ready.command_dir)
+        with open_link(site) as link:
+            board = site.obs.quabos[0]
+            outcome = start_data_flow(site, link, [board])[board.ip]
+            assert stop_data_flow(site, link, [board])[board.ip].ok
+        assert outcome.problem is not None
+        assert "192.0.2.7 does not answer its ARP requests" in outcome.problem
+    finally:
+        path.write_text(text)

@@ -1,0 +1,122 @@
+"""The session's daemons: which configs start which anew, and whether the high voltage is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from panoseti import readiness
+from panoseti.launch import HEARTBEAT_VERSION, heartbeat_path
+from panoseti.ledger import differences
+from panoseti.load_configs import Site, load_site
+from panoseti.session import SESSION_DAEMONS
+from panoseti.session_setup import HvLack, hv_lacks, wanted_inputs
+from tests.site_files import DAQ, OBS, changed, write_site
+
+ON: Mapping[str, Any] = {"hv": "on", "hk_unix": 100.0}
+RISING: Mapping[str, Any] = {"hv": "rising", "coming": True, "reason": "on its way up"}
+TRIPPED: Mapping[str, Any] = {"hv": "off", "coming": False, "reason": "too hot"}
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    daq = changed(DAQ, {("head_node_data_dir",): str(tmp_path)})
+    (tmp_path / "log").mkdir()
+    return load_site(write_site(tmp_path / "site", daq=daq))
+
+
+EVERY = set(SESSION_DAEMONS)
+MODULE = ("domes", 0, "modules", 0)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "daemons", "reason"),
+    [
+        (("redis_port",), 6380, EVERY, "redis 127.0.0.1:6379 -> 127.0.0.1:6380"),
+        ((*MODULE, "ip_addr"), "192.168.0.8", EVERY, "modules changed"),
+        ((*MODULE, "command_echo"), False, EVERY, "modules changed"),
+        (("command_source_port",), 60000, EVERY, "command_source_port 0 -> 60000"),
+        (("alarm_hook",), ["/bin/tell"], EVERY, "alarm_hook changed"),
+        (("hk_max_age_s",), 9, {"temperature_guard", "hv_updater"}, "hk_max_age_s 15 -> 9"),
+        (("detector_overvoltage",), 2, {"hv_updater"}, "detector_overvoltage 3 -> 2"),
+        (("wps", "quabo_socket"), 2, {"temperature_guard"}, "power switches changed"),
+        (("power_credentials",), "/etc/power.json", {"temperature_guard"},
+         "power switches changed"),
+        ((*MODULE, "absent_quabos"), [3], set(), ""),
+        ((*MODULE, "mobo_serialno"), "M9", set(), ""),
+        (("firmware",), {"qfp": "/srv/quabo_0208_28b4667a.bin"}, set(), ""),
+        (("ph_baseline_max_age_h",), 2, set(), ""),
+        (("shutter_status_open",), 0, set(), ""),
+        (("name",), "Other", set(), ""),
+    ],
+    ids=lambda value: str(value)[:30],
+)  # fmt: skip
+def test_a_change_starts_those_anew_that_use_it(
+    site: Site, place: tuple[str | int, ...], value: Any, daemons: set[str], reason: str
+) -> None:
+    """Each new start of hv_updater takes the high voltage away for half a minute."""
+    daq = changed(DAQ, {("head_node_data_dir",): str(site.head_data_dir)})
+    after = load_site(write_site(site.command_dir, changed(OBS, {place: value}), daq))
+    found = {
+        name: differences(wanted_inputs(site, name), wanted_inputs(after, name))
+        for name in SESSION_DAEMONS
+    }
+    assert {name for name, reasons in found.items() if reasons} == daemons
+    assert {text for reasons in found.values() for text in reasons} == (
+        {f"{reason} in obs_config.json"} if reason else set()
+    )
+
+
+def updater_says(site: Site, *states: Mapping[str, Any]) -> None:
+    """The heartbeat of hv_updater, with the states of the first boards."""
+    boards = dict(zip((quabo.ip for quabo in site.obs.quabos), states, strict=False))
+    beat = {
+        "version": HEARTBEAT_VERSION, "name": "hv_updater", "pid": os.getpid(), "started_unix": 0,
+        "updated_unix": time.time(), "interval_s": 1, "state": "ok", "details": {"boards": boards},
+    }  # fmt: skip
+    heartbeat_path(site.head_data_dir, "hv_updater").write_text(json.dumps(beat))
+
+
+def test_what_is_on_on_its_way_and_off(site: Site) -> None:
+    boards = site.obs.quabos[:4]
+    updater_says(site, ON, RISING, TRIPPED)
+    assert hv_lacks(site, boards) == {
+        boards[1].ip: HvLack("on its way up", coming=True),
+        boards[2].ip: HvLack("off: too hot"),
+        boards[3].ip: HvLack("off: hv_updater does not know it"),
+    }
+
+
+def test_on_must_have_been_seen_after_what_takes_it_away(site: Site) -> None:
+    board = site.obs.quabos[0]
+    updater_says(site, ON)
+    assert hv_lacks(site, [board], {board.ip: 100.0}) == {}
+    assert hv_lacks(site, [board], {board.ip: 100.1})[board.ip].coming
+
+
+@pytest.mark.parametrize(
+    ("states", "told"),
+    [
+        ((ON, ON), []),
+        ((ON, TRIPPED), []),  # a warning: one board without is no reason to lose the night
+        ((ON, RISING), ["{1}: HV on its way up; run: config.py, which waits for it"]),
+        ((TRIPPED, RISING), [
+            "{0}: HV off: too hot; run: config.py",
+            "{1}: HV on its way up; run: config.py, which waits for it",
+        ]),
+        ((TRIPPED, TRIPPED), ["all 2 boards: HV off: too hot; run: config.py"]),
+    ],
+)  # fmt: skip
+def test_a_start_is_refused_while_hv_is_coming_or_nowhere(
+    site: Site, states: tuple[Mapping[str, Any], ...], told: list[str]
+) -> None:
+    boards = site.obs.quabos[:2]
+    updater_says(site, *states)
+    ips = [board.ip for board in boards]
+    assert readiness.hv_lacks_of_start(site, boards) == [line.format(*ips) for line in told]
