@@ -10,6 +10,7 @@
 
 enum {
 	IDLE_MS = 250,	 /* with no frame in the making */
+	BEHIND_MS = 20,	 /* with some in hand that the output thread has no time for */
 	WAITING_MS = 25, /* with some: they may have to leave incomplete */
 };
 
@@ -19,6 +20,7 @@ struct compute {
 	struct packet_databuf *in;
 	struct frame_databuf *out;
 	int in_index, out_index;
+	int handed_over;		/* block before the one in hand; -1: none yet */
 	struct frame_block *block;	/* in hand, NULL: none */
 	uint8_t spill[FRAME_MAX_BYTES]; /* takes frames when the output thread is gone */
 };
@@ -60,8 +62,17 @@ static void hand_over(struct compute *compute)
 	atomic_store_explicit(&compute->block->header.handed_over, 1, memory_order_release);
 	hashpipe_databuf_set_filled(&compute->out->base, compute->out_index);
 	set_counter(&compute->pipeline->compute_block_out, (uint64_t)compute->out_index);
+	compute->handed_over = compute->out_index;
 	compute->out_index = next;
 	compute->block = NULL;
+}
+
+/* The output thread has not done yet with what it got last: the block in hand then takes on more,
+ * for the reason that net_thread.c tells. */
+static bool is_behind(const struct compute *compute)
+{
+	return compute->handed_over >= 0 &&
+	       hashpipe_databuf_block_status(&compute->out->base, compute->handed_over) == 1;
 }
 
 /* Room for a frame in the block in hand, see framer_reserve. */
@@ -126,7 +137,9 @@ static void process_until_end(struct compute *compute)
 		/* Read before looking for a block: all that came up to then is in blocks. */
 		uint64_t idle_clock_ns =
 			atomic_load_explicit(&pipeline->idle_clock_ns, memory_order_acquire);
-		int wait_ms = framer_is_waiting(compute->framer) ? WAITING_MS : IDLE_MS;
+		int wait_ms = compute->block			   ? BEHIND_MS
+			      : framer_is_waiting(compute->framer) ? WAITING_MS
+								   : IDLE_MS;
 		int filled = pipeline_wait_filled(pipeline, &compute->in->base, compute->in_index,
 						  NET_THREAD, wait_ms);
 
@@ -142,7 +155,8 @@ static void process_until_end(struct compute *compute)
 		}
 		/* Hand on what there is as soon as nothing more is waiting to be added. */
 		if (compute->block && compute->block->header.n &&
-		    !hashpipe_databuf_block_status(&compute->in->base, compute->in_index))
+		    !hashpipe_databuf_block_status(&compute->in->base, compute->in_index) &&
+		    !is_behind(compute))
 			hand_over(compute);
 	}
 }
@@ -155,6 +169,7 @@ static void *compute_run(hashpipe_thread_args_t *args)
 
 	memset(compute, 0, sizeof(*compute));
 	compute->pipeline = pipeline;
+	compute->handed_over = -1;
 	compute->in = (struct packet_databuf *)args->ibuf;
 	compute->out = (struct frame_databuf *)args->obuf;
 	pipeline_enter(pipeline, COMPUTE_THREAD);

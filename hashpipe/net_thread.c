@@ -29,6 +29,7 @@ struct net {
 	struct pipeline *pipeline;
 	struct packet_databuf *ring;
 	int index;		    /* of the block in hand */
+	int handed_over;	    /* the one before it; -1: none yet */
 	struct packet_block *block; /* NULL: none in hand */
 	struct capture_target target;
 	uint64_t first_ns; /* when the first packet was put into the block in hand */
@@ -109,9 +110,19 @@ static void hand_over(struct net *net, bool end)
 	hashpipe_databuf_set_filled(&net->ring->base, net->index);
 	set_counter(&net->pipeline->net_block, (uint64_t)net->index);
 	count(&net->pipeline->account.net_blocks, 1);
+	net->handed_over = net->index;
 	net->index = next;
 	net->block = NULL;
 	net->target.n = 0;
+}
+
+/* The compute thread has not done yet with what it got last.  Then the block in hand takes on more,
+ * until it is full: so a disk that stands still for seconds finds all the room of the ring, and not
+ * as many blocks with a few packets each. */
+static bool is_behind(const struct net *net)
+{
+	return net->handed_over >= 0 &&
+	       hashpipe_databuf_block_status(&net->ring->base, net->handed_over) == 1;
 }
 
 /* One round: receive, hand the block over when it is time.  Returns what capture_receive did, or
@@ -130,13 +141,16 @@ static int receive_once(struct net *net, int timeout_ms)
 	if (before && timeout_ms > 0) {
 		int64_t left_ns = (int64_t)(net->first_ns + capture->gather_ns - begun_ns);
 
+		if (left_ns <= 0 && is_behind(net))
+			left_ns = GATHER_MS * 1000000;
 		timeout_ms = left_ns > 0 ? (int)(left_ns / 1000000) + 1 : 0;
 	}
 	n = capture_receive(capture, &net->target, timeout_ms);
 	if (net->target.n && !before)
 		net->first_ns = monotonic_ns();
 	if (net->target.n == net->target.size ||
-	    (net->target.n && monotonic_ns() - net->first_ns >= capture->gather_ns))
+	    (net->target.n && monotonic_ns() - net->first_ns >= capture->gather_ns &&
+	     !is_behind(net)))
 		hand_over(net, false);
 	else if (n == 0 && !net->target.n)
 		atomic_store_explicit(&net->pipeline->idle_clock_ns, begun_ns - capture->lag_ns,
@@ -216,7 +230,9 @@ static void end(struct net *net)
 static void *net_run(hashpipe_thread_args_t *args)
 {
 	struct pipeline *pipeline = pipeline_get(args->instance_id);
-	struct net net = { .pipeline = pipeline, .ring = (struct packet_databuf *)args->obuf };
+	struct net net = { .pipeline = pipeline,
+			   .ring = (struct packet_databuf *)args->obuf,
+			   .handed_over = -1 };
 	struct sigaction action, before_int, before_term;
 	char fault[CAPTURE_FAULT];
 	void *result;

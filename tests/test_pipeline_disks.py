@@ -343,6 +343,28 @@ def test_stopped_writer(tmp_path: Path, number: int) -> None:
             assert frames[-1].numbers == dict.fromkeys(range(4), sent // 4 - 1)
 
 
+def test_stopped_writer_while_little_comes(tmp_path: Path) -> None:
+    """Blocks fill up while the writer stands still: the rings hold packets, not moments."""
+    with (
+        recording(tmp_path, options=FEW | {"RCVMB": 1}) as recorder,
+        packet_source() as source,
+    ):
+        source.add_module(recorder, 254)
+        with stopped_writer(recorder):
+            for address in source.address.values():
+                source.tell(
+                    f"image {address} dest={recorder.destination} acq=2 period_ns=2000000"
+                    " frames=1500"
+                )
+            source.done(4)
+            wait_for(lambda: recorder.status()["totals"]["received"] == 6000, "all packets")
+            assert recorder.status()["totals"]["kernel_drops"] == 0
+        status = recorder.stop()
+        assert status["totals"]["recorded"] == 6000
+        frames = recorder.frames(254, "img16")
+        assert [f.numbers for f in frames] == [dict.fromkeys(range(4), n) for n in range(1500)]
+
+
 # ---- killed ----
 
 KILLED_WHILE_WRITING = """
