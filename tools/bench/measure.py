@@ -21,6 +21,7 @@ from tools.bench.programs import (
     BenchError,
     Pipeline,
     Sender,
+    StalledError,
     check,
     kept,
     recording,
@@ -32,6 +33,7 @@ FLAT_OUT = 0
 FLAT_OUT_PERIOD_NS = 20_000  # the boards' shortest image
 _WARM_S = 0.3
 _SAMPLE_S = 0.05
+_FRAME_TIMEOUT_S = 0.25  # of the pipeline: a frame in the making waits no longer
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,9 @@ def folder(parent: Path) -> Iterator[Path]:
 def _settle(status: dict[str, Any], checked: dict[str, int], sent: int) -> tuple[int, int]:
     """Drops and recorded packets, once the accounts are seen to agree with files and sender."""
     totals = status["totals"]
+    longest_gap_s = max(quabo["longest_gap_s"] for quabo in status["quabos"])
+    if totals["late"] and longest_gap_s >= _FRAME_TIMEOUT_S:
+        raise StalledError(f"packets stood still for {longest_gap_s:.2f} s")
     drops: int = totals["kernel_drops"]
     recorded: int = totals["recorded"]
     if totals["in_flight"] or recorded != totals["received"] or recorded != checked["packets"]:

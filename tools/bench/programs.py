@@ -53,6 +53,10 @@ class BenchError(Exception):
     """A measurement that cannot be made or whose recording is wrong."""
 
 
+class StalledError(BenchError):
+    """The machine was so busy that packets of one frame came too far apart to be one."""
+
+
 def build() -> None:
     """Bring the pipeline and the programs up to date."""
     subprocess.run(["make", "-s", "-C", str(HASHPIPE), "bench"], check=True)
