@@ -11,6 +11,7 @@ from functools import cached_property
 
 from panoseti import pixel_masks, settings
 from panoseti.board_files import (
+    DETECTOR_INFO,
     MASKED_PIXELS,
     QUABO_CONFIG,
     QUABO_INFO,
@@ -77,6 +78,8 @@ class BoardSettings:
                 return {"MAROC": {"settings": content_digest(self.inputs(Step.MAROC, uid))}}
             case Step.SHUTTER:
                 return self.shutter_inputs(OPEN)
+            case Step.HV:
+                return self._hv_inputs(uid)
             case _:
                 return {}
 
@@ -92,6 +95,15 @@ class BoardSettings:
         """The inputs of moving the shutter to OPEN or CLOSED."""
         value = self._site.obs.shutter_open_value
         return {"": {"shutter": state}, OBS_CONFIG: {"shutter_open_value": value}}
+
+    def _hv_inputs(self, uid: str) -> Inputs:
+        """What the set points follow from, beside the temperature."""
+        overvoltage_v = self._site.obs.detector_overvoltage_v
+        nominal = " ".join(f"{volt:g}" for volt in self.db.nominal_v(uid, overvoltage_v))
+        return {
+            OBS_CONFIG: {"detector_overvoltage": overvoltage_v},
+            DETECTOR_INFO: {"nominal V": nominal},
+        }
 
     def _mask_inputs(self) -> Inputs:
         ph = self._site.data.pulse_height

@@ -80,7 +80,7 @@ class BringUp:
         self._boards(Step.MAROC, load_maroc)
         self._boards(Step.PH_BASELINE, calibrate_ph)
         self._boards(Step.SHUTTER, lambda work, boards: move_shutters(work, boards, OPEN))
-        self._high_voltage()
+        self._boards(Step.HV, session_setup.confirm_hv)
 
     def plan(self, items: Sequence[Due]) -> bool:
         """Note that something is due; whether it shall be done now."""
@@ -240,6 +240,7 @@ class BringUp:
     def _reasons(self, step: Step, boards: Sequence[Quabo]) -> dict[str, str]:
         now_unix = time.time()
         reasons: dict[str, str] = {}
+        off = session_setup.why_hv_off(self.work.site, boards) if step is Step.HV else {}
         for quabo in boards:
             if self.asked_again(step):
                 reasons[quabo.ip] = "asked for by --redo"
@@ -247,7 +248,7 @@ class BringUp:
                 reasons[quabo.ip] = self._suspicions[quabo.ip]
             elif step is Step.UID and quabo.ip in self._strangers:
                 reasons[quabo.ip] = self._strangers[quabo.ip]
-            elif reason := self._why(quabo, step, now_unix):
+            elif reason := self._why(quabo, step, now_unix) or off.get(quabo.ip):
                 reasons[quabo.ip] = reason
         return reasons
 
@@ -279,6 +280,8 @@ class BringUp:
         """Housekeeping, guard, high voltage: what does not work, in this order."""
         work = self.work
         reasons = {name: session_setup.why_start(work, name) for name in SESSION_DAEMONS}
+        if self.asked_again(Step.HV) and not reasons[HV_UPDATER]:
+            reasons[HV_UPDATER] = "asked for by --redo"
         items = [Due("start", name, reason) for name, reason in reasons.items() if reason]
         if not self.plan(items):
             self._note_listener()
@@ -289,6 +292,8 @@ class BringUp:
             well = session_setup.start_housekeeping(work, boards)
         self._note_listener()
         if well and reasons[HV_UPDATER]:
+            if self.asked_again(Step.HV):
+                session_setup.end_daemons(work, [HV_UPDATER])
             session_setup.start_hv(work)
 
     def _note_listener(self) -> None:
@@ -299,12 +304,6 @@ class BringUp:
             return
         work.ledger.finish_other(LISTENER, time.time(), {}, {STARTED: since_unix})
         work.book.save()
-
-    def _high_voltage(self) -> None:
-        """Boards that came to a running updater get their high voltage in its next round."""
-        if not self._dry_run:
-            boards = [quabo for quabo in self._present if quabo.ip not in self.work.failed]
-            session_setup.confirm_hv(self.work, boards)
 
 
 def _ips(boards: Iterable[Quabo]) -> list[str]:

@@ -37,6 +37,7 @@ class Step(StrEnum):
     MAROC = "maroc"
     PH_BASELINE = "ph_baseline"
     SHUTTER = "shutter"
+    HV = "hv"
 
     @property
     def label(self) -> str:
@@ -52,6 +53,7 @@ _LABELS = {
     Step.MAROC: "MAROC",
     Step.PH_BASELINE: "PH baseline",
     Step.SHUTTER: "shutter",
+    Step.HV: "HV",
 }
 UNDONE_BY_REBOOT = (
     Step.HK_DEST,
@@ -59,6 +61,7 @@ UNDONE_BY_REBOOT = (
     Step.MAROC,
     Step.PH_BASELINE,
     Step.SHUTTER,
+    Step.HV,
 )
 
 Value = str | int | float | bool | None

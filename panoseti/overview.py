@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from panoseti import session_setup
 from panoseti.addresses import redis_key
 from panoseti.board_work import Work
 from panoseti.errors import ConfigError, ObsError
@@ -56,7 +57,8 @@ def board_rows(work: Work) -> list[BoardRow]:
     names = {module.id: (module.dome, module.label) for module in work.site.obs.modules}
     chosen = {*work.boards, *work.known_absent}
     shown = [quabo for quabo in work.site.obs.quabos if quabo in chosen]
-    return [_row(work, quabo, names[quabo.module_id], records) for quabo in shown]
+    off = session_setup.why_hv_off(work.site, shown)
+    return [_row(work, quabo, names[quabo.module_id], records, off) for quabo in shown]
 
 
 def _records(work: Work) -> dict[str, Record]:
@@ -71,7 +73,11 @@ def _records(work: Work) -> dict[str, Record]:
 
 
 def _row(
-    work: Work, quabo: Quabo, names: tuple[str, str], records: Mapping[str, Record]
+    work: Work,
+    quabo: Quabo,
+    names: tuple[str, str],
+    records: Mapping[str, Record],
+    off: Mapping[str, str],
 ) -> BoardRow:
     uid = work.uids.get(quabo.ip, "")
     board = work.settings.db.boards.get(uid)
@@ -94,11 +100,11 @@ def _row(
         detectors_c=None if temp1 is None else signed_detector_c(temp1),
         fpga_c=_rounded(_number(record, "TEMP2")),
         hv_v=None if None in volts else tuple(round(abs(v or 0.0), 2) for v in volts),
-        state=_state(work, quabo),
+        state=_state(work, quabo, off.get(quabo.ip)),
     )
 
 
-def _state(work: Work, quabo: Quabo) -> str:
+def _state(work: Work, quabo: Quabo, hv_off: str | None) -> str:
     if quabo in work.known_absent:
         return "absent, as obs_config.json says"
     uid = work.uids.get(quabo.ip)
@@ -114,6 +120,8 @@ def _state(work: Work, quabo: Quabo) -> str:
             why = work.why(quabo, step, now_unix)
         except ConfigError as error:
             why = str(error.faults[0])
+        if step is Step.HV:
+            why = why or hv_off
         if why is not None:
             return f"{step.label}: {why}"
     return "ready"

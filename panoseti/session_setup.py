@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from panoseti import session
-from panoseti.board_work import Work, addresses
+from panoseti.board_work import Result, Results, Work, addresses
 from panoseti.errors import ObsError
 from panoseti.hk_watch import StoreWatch, wait_heard
 from panoseti.launch import read_heartbeat
@@ -134,30 +134,40 @@ def start_hv(work: Work) -> bool:
     return start_daemon(work, HV_UPDATER)
 
 
+def why_hv_off(site: Site, boards: Sequence[Quabo]) -> dict[str, str]:
+    """The boards whose high voltage is not on at this moment, and why."""
+    found = session.state(HV_UPDATER, site.head_data_dir)
+    if not found.works:
+        return dict.fromkeys((quabo.ip for quabo in boards), f"{HV_UPDATER} {found.problem}")
+    return {ip: lack.reason for ip, lack in hv_lacks(site, boards).items()}
+
+
 def confirm_hv(work: Work, boards: Sequence[Quabo]) -> None:
     """Wait until the boards have confirmed their high voltage; one whose stays off is a fault.
 
     A confirmation from before a board's last reboot or PH baseline, which takes HV away for a
     while, is none.
     """
-    found = session.state(HV_UPDATER, work.site.head_data_dir)
-    if not found.works:
-        if not any(problem.step == DAEMONS for problem in work.problems):
-            work.fault(HV_UPDATER, DAEMONS, f"{found.problem}, and HV is off: config.py --hv_on")
-        return
-    for ip, lack in _await_hv(work, boards).items():
-        work.fault(ip, "HV", lack.reason)
+    work.carry_out(Step.HV, boards, lambda able, heard: _await_hv(work, able, heard))
 
 
-def _await_hv(work: Work, boards: Sequence[Quabo]) -> dict[str, HvLack]:
-    """The boards whose HV is not on in the end, and why."""
+def _await_hv(work: Work, boards: Sequence[Quabo], heard: Callable[[str], None]) -> Results:
     deadline = time.monotonic() + HV_ON_S
-    disturbed = {quabo.ip: _disturbed_unix(work, quabo.ip) for quabo in boards}
+    since = {quabo.ip: _disturbed_unix(work, quabo.ip) for quabo in boards}
+    off = {quabo.ip for quabo in boards}
     while True:
-        lacks = hv_lacks(work.site, boards, disturbed)
-        if not lacks or time.monotonic() > deadline:
-            return lacks
+        found = session.state(HV_UPDATER, work.site.head_data_dir)
+        lacks = hv_lacks(work.site, boards, since)
+        for ip in sorted(off - lacks.keys()):
+            heard(ip)
+        off = set(lacks)
+        if not lacks or not found.works or time.monotonic() > deadline:
+            break
         time.sleep(0.1)
+    if not found.works:
+        problem = f"{HV_UPDATER} {found.problem}; config.py --hv_on"
+        return {quabo.ip: Result(problem) for quabo in boards}
+    return {q.ip: Result(lacks[q.ip].reason if q.ip in lacks else "") for q in boards}
 
 
 def _disturbed_unix(work: Work, ip: str) -> float:

@@ -83,6 +83,9 @@ def check_registers(observatory: PrivateObservatory, absent: tuple[str, ...] = (
         assert board["acquisition"]["mode"] == settings.stop_acquisition().mode
         assert tuple(board["baseline"]) == baselines.coefs[board["uid"]]
         assert board["shutter_open"] == (board["boardloc"] & 3 == 1)
+        nominal_v = wanted.db.nominal_v(board["uid"], site.obs.detector_overvoltage_v)
+        seen_c = round(board["temp1_c"] / 0.25) * 0.25
+        assert tuple(board["hv"]["codes"]) == settings.hv_codes(nominal_v, seen_c)
         assert min(board["hv"]["volts"]) > 50
         record = json.loads((data_dir / "quabo_config" / f"quabo_config_{ip}.json").read_text())
         assert record["GAIN17"] == ",".join(map(str, registers["GAIN17"]))

@@ -140,11 +140,11 @@ def test_boards_that_booted_behind_our_back_get_back_what_they_lost(
     assert answer.code == 0, answer
     assert f"{rebooted} rebooted by itself" in answer.err
     done = {(item["step"], item["where"]): item["reason"] for item in answer.json["plan"]}
-    for step in ("HK destination", "masks", "MAROC", "PH baseline"):
+    for step in ("HK destination", "masks", "MAROC", "PH baseline", "HV"):
         assert done.pop((step, rebooted)).startswith("rebooted at 2")
     assert done.pop(("reboot", cut)) == "answers ping but sends no housekeeping any more"
     assert set(done) == {
-        (step, cut) for step in ("HK destination", "masks", "MAROC", "PH baseline")
+        (step, cut) for step in ("HK destination", "masks", "MAROC", "PH baseline", "HV")
     }
     booted = read_ledger(ready.data_dir).done_unix(rebooted, Step.REBOOT)
     assert before is not None and booted is not None and booted > before
@@ -304,7 +304,7 @@ def test_shutdown_and_back(ready: PrivateObservatory, look: Look) -> None:
         answer = config(ready, "--json")
         assert answer.code == 0, answer
         # Nobody had listened since the boards were set up: they may have rebooted.
-        lost = {"HK destination", "masks", "MAROC", "PH baseline", "shutter"}
+        lost = {"HK destination", "masks", "MAROC", "PH baseline", "shutter", "HV"}
         assert steps_done(answer) == {"start"} | lost
         check_registers(ready)
         assert look("--shutdown").code == 0

@@ -23,6 +23,7 @@ from panoseti.run_state import RUN_NAME_FILE
 from panoseti.session import state
 from simulator.flash import Firmware, firmware_image
 from simulator.private_observatory import DATA, PrivateObservatory
+from tests.bringup_walk import walk
 from tests.config_calls import (
     boards,
     check_registers,
@@ -155,7 +156,8 @@ def test_hv_off_ends_the_updater_and_needs_nothing(ready: PrivateObservatory, lo
         (ready.data_dir / LEDGER_FILE).write_bytes(ledger)
         write_data(ready)
     plan = look("--dry-run")
-    assert plan.out == "start of hv_updater: does not run\n", plan
+    lines = [f"HV of {ip}: hv_updater does not run" for ip in ready.site.quabos]
+    assert plan.out.splitlines() == ["start of hv_updater: does not run", *lines], plan
     site = load_site(ready.command_dir)
     assert session.start(site, "hv_updater", FlightRecorder(None, "test"))
     assert all(" HV " in line for line in readiness(site)), "a start is refused"
@@ -275,6 +277,13 @@ def test_readiness_says_what_mends_it(
     (ready.data_dir / "quabo_uids.json").rename(ready.data_dir / "aside")
     assert "run: config.py" in lacks()[0]
     (ready.data_dir / "aside").rename(ready.data_dir / "quabo_uids.json")
+
+
+def test_a_short_walk(ready: PrivateObservatory, look: Look) -> None:
+    """A sample of test_bringup_walk.py."""
+    walk(ready, 1, 4)
+    (ready.command_dir / "quabo_config.txt").unlink(missing_ok=True)
+    restore(ready, look)
 
 
 def test_a_start_loads_what_the_data_config_changed(ready: PrivateObservatory, look: Look) -> None:

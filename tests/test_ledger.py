@@ -150,7 +150,12 @@ def test_baseline_follows_from_the_maroc_settings(folder: Path) -> None:
 
 
 SITE_CHANGES: list[tuple[Change, Change, set[Step], str]] = [
-    ({("detector_overvoltage",): 2}, {}, BASELINE_TOO, "detector_overvoltage 3 -> 2 in obs"),
+    (
+        {("detector_overvoltage",): 2},
+        {},
+        {*BASELINE_TOO, Step.HV},
+        "detector_overvoltage 3 -> 2 in obs",
+    ),
     ({("shutter_open_value",): 1}, {}, {Step.SHUTTER}, "shutter_open_value 0 -> 1 in obs_config"),
     ({}, {("head_node_ip_addr",): "192.168.1.103"}, {Step.HK_DEST}, "head_node_ip_addr 192.168"),
     ({("comment",): "new"}, {("comment",): "new"}, set(), ""),
@@ -195,12 +200,24 @@ def edit_info(folder: Path) -> None:
     path.write_text(json.dumps(boards))
 
 
+def edit_detector(folder: Path) -> None:
+    path = folder / "quabos" / "detector_info.json"
+    detectors = json.loads(path.read_text())
+    boards = json.loads((folder / "quabos" / "quabo_info.json").read_text())
+    serials = next(board for board in boards if board["uid"] == UID)["detector_serialno"]
+    detector = next(d for d in detectors if d["serialno"] == serials[0])
+    name = "operating_voltage" if "operating_voltage" in detector else "breakdown_voltage"
+    detector[name] = str(float(detector[name]) + 0.25)
+    path.write_text(json.dumps(detectors))
+
+
 FILE_CHANGES: list[tuple[Callable[[Path], None], set[Step], str]] = [
     (
         edit_calibration,
         BASELINE_TOO,
         "content changed in detovervol_3v/ph/quabo_calib_1016.json",
     ),
+    (edit_detector, {Step.HV}, ""),
     (edit_info, BASELINE_TOO, "board_version qfp -> bga in quabo_info.json"),
     (
         lambda folder: edit_line(folder, "RAMP8B", "RAMP8B = 1,1,1,0"),

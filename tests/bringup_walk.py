@@ -1,0 +1,173 @@
+"""What may happen to boards and configs, in any order; then one config.py puts all right."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+from typing import Any, ClassVar
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+
+from panoseti import session
+from panoseti.board_files import SHIPPED
+from panoseti.ledger_file import LEDGER_FILE
+from simulator.private_observatory import DATA, PrivateObservatory
+from tests.config_calls import boards, check_registers, config
+from tests.helpers import wait_for
+
+BOARD = st.integers(0, 3)
+TASKS = st.sampled_from(
+    [
+        "--maroc_config", "--mask_config", "--hk_dest", "--shutter_close", "--calibrate_ph",
+        "--get_uids", "--stop_redis_daemons", "--hv_off",
+    ]
+)  # fmt: skip
+TRIGGERS: list[dict[str, Any]] = [
+    {}, {"two_pixel_trigger": 1}, {"three_pixel_trigger": 1},
+    {"any_trigger": {"group_ph_frames": 1}},
+]  # fmt: skip
+LOSS = 0.05
+
+
+class Walk(RuleBasedStateMachine):
+    """What may happen; `teardown` is the proof."""
+
+    observatory: ClassVar[PrivateObservatory]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.data: dict[str, Any] = json.loads(json.dumps(DATA))
+        self._write_data()
+
+    def _write_data(self) -> None:
+        path = self.observatory.command_dir / "data_config.json"
+        path.write_text(json.dumps(self.data))
+
+    def _phase(self, ip: str) -> str:
+        return str(boards(self.observatory)[ip]["phase"])
+
+    @rule(gain=st.integers(55, 65))
+    def edit_gain(self, gain: int) -> None:
+        self.data["gain"] = gain
+        self._write_data()
+
+    @rule(image=st.sampled_from([1.5, 2, 3]), height=st.sampled_from([10, 12.5, 20]))
+    def edit_thresholds(self, image: float, height: float) -> None:
+        self.data["image"]["pe_threshold"] = image
+        self.data["pulse_height"]["pe_threshold"] = height
+        self._write_data()
+
+    @rule(trigger=st.sampled_from(TRIGGERS))
+    def edit_triggers(self, trigger: dict[str, Any]) -> None:
+        threshold = self.data["pulse_height"]["pe_threshold"]
+        self.data["pulse_height"] = {"pe_threshold": threshold, **trigger}
+        self._write_data()
+
+    @rule(word=st.integers(0, 0xFFFF))
+    def edit_masks(self, word: int) -> None:
+        text = (SHIPPED / "quabo_config.txt").read_text()
+        changed, count = re.subn(r"(?m)^(CHANMASK_0\s*=\s*)\S+", rf"\g<1>0x{word:x}", text)
+        assert count == 1
+        (self.observatory.command_dir / "quabo_config.txt").write_text(changed)
+
+    @rule(overvoltage=st.sampled_from([2, 3]))
+    def edit_overvoltage(self, overvoltage: int) -> None:
+        path = self.observatory.command_dir / "obs_config.json"
+        obs = json.loads(path.read_text())
+        path.write_text(json.dumps({**obs, "detector_overvoltage": overvoltage}))
+
+    @rule(index=BOARD)
+    def board_reboots(self, index: int) -> None:
+        ip = self.observatory.site.quabos[index]
+        with self.observatory.client() as client:
+            client.fault(ip, "rebooting")
+        wait_for(lambda: self._phase(ip) in ("silver", "gold"), "the board to be back")
+
+    @rule(index=BOARD)
+    def board_loses_power(self, index: int) -> None:
+        ip = self.observatory.site.quabos[index]
+        with self.observatory.client() as client:
+            client.power(ip, on=False)
+            client.power(ip, on=True)
+        wait_for(lambda: self._phase(ip) == "gold", "the golden firmware")
+
+    @rule(seed=st.integers(0, 9))
+    def datagrams_are_lost(self, seed: int) -> None:
+        """From now on; the bring-up at the end must do with it."""
+        with self.observatory.client() as client:
+            client.fault("all", "lossy", fraction=LOSS, seed=seed)
+
+    @rule(name=st.sampled_from(session.SESSION_DAEMONS))
+    def daemon_dies(self, name: str) -> None:
+        process = session.process(name, self.observatory.data_dir)
+        if process is not None:
+            process.send_signal(signal.SIGKILL)
+            wait_for(lambda: not process.is_running() or process.status() == "zombie", "its end")
+
+    @rule(task=TASKS)
+    def task_alone(self, task: str) -> None:
+        answer = config(self.observatory, task)
+        assert answer.code in (0, 1), answer  # a board without power cannot do it
+        assert "Traceback" not in answer.err, answer
+
+    @rule(saves=st.integers(1, 12), redo=st.sampled_from(["reboot", "maroc", "masks"]))
+    def killed(self, saves: int, redo: str) -> None:
+        """SIGKILL when the ledger has been written so often."""
+        path = self.observatory.data_dir / LEDGER_FILE
+        child = subprocess.Popen(
+            self.observatory.command("config.py", "--redo", redo),
+            cwd=self.observatory.command_dir,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        seen, left = path.stat().st_ino, saves
+
+        def reached() -> bool:
+            nonlocal seen, left
+            now = path.stat().st_ino
+            if now != seen:
+                seen, left = now, left - 1
+            return left <= 0 or child.poll() is not None
+
+        try:
+            wait_for(reached, "config.py to get so far", 90)
+        finally:
+            child.kill()
+            child.wait(20)
+        json.loads(path.read_text())
+
+    @rule()
+    def bring_up(self) -> None:
+        answer = config(self.observatory)
+        assert answer.code == 0, answer
+        check_registers(self.observatory)
+
+    def teardown(self) -> None:
+        self.bring_up()
+        with self.observatory.client() as client:
+            client.fault("all", "none")
+
+
+def walk(observatory: PrivateObservatory, examples: int, steps: int) -> None:
+    """So many walks of so many steps; the first that fails is shown as it is.
+
+    The same every time, unless the profile says otherwise: pytest --hypothesis-profile=explore
+    --hypothesis-seed=N.
+    """
+    Walk.observatory = observatory
+    run_state_machine_as_test(
+        Walk,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            phases=[Phase.generate],
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
