@@ -87,6 +87,33 @@ def test_spoiled_streams(tmp_path: Path, sanitizer: str, seed: int, loss: float)
     spoil_check(tmp_path, lossy(loss, seed), sanitizer, capture)
 
 
+@pytest.mark.parametrize("sanitizer", ["address", "thread"])
+def test_sanitizers_flat_out(tmp_path: Path, sanitizer: str) -> None:
+    """As fast as it can be sent, to a pipeline that is slow: rings full, drops, bad packets."""
+    frames = 3000
+    few = {"NETBLKS": 4, "OUTBLKS": 4, "RCVMB": 1}
+    with (
+        recording(tmp_path, (7, 254), few, sanitizer=sanitizer) as recorder,
+        packet_source() as source,
+    ):
+        for module in (7, 254):
+            source.add_module(recorder, module)
+        for address in source.address.values():
+            source.tell(f"spoil {address} {ALL_FAULTS.words()}")
+            source.tell(
+                f"image {address} dest={recorder.destination} acq=2 period_ns=20000"
+                f" frames={frames} flood=1"
+            )
+        accounts = [account["image"] for account in source.done(8).values()]
+        totals = recorder.stop()["totals"]
+    sent = sum(
+        account["sent"] + account["duplicated"] + sum(account["malformed"].values())
+        for account in accounts
+    )
+    assert totals["received"] + totals["kernel_drops"] == sent
+    assert totals["recorded"] > 0 and totals["unwritten"] == 0
+
+
 # ---- times and numbers ----
 
 
