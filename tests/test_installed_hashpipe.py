@@ -27,6 +27,7 @@ from tests.pipeline import (
     Boards,
     Recorder,
     boards,
+    build,
     packet,
     recording,
 )
@@ -195,6 +196,19 @@ def test_all_that_was_received_is_recorded(programs: Path, shared: Shared, numbe
         recorder.process.send_signal(signal.SIGCONT)
         assert recorder.stop(number)["totals"]["recorded"] == 80
         check_frames(recorder, 20)
+
+
+def test_the_plugin_that_nodes_have_works_too(programs: Path, shared: Shared) -> None:
+    """start_daq.py takes the launcher of hashpipe_dir, and the plugin built with our engine."""
+    folder = shared.folder / "data directory"
+    folder.mkdir()
+    (folder / "hashpipe").symlink_to(programs / "hashpipe")
+    shutil.copy(build() / "hashpipe.so", folder)
+    with run(folder, shared) as recorder, boards(recorder) as senders:
+        send_frames(senders, 10)
+        assert recorder.stop()["totals"]["recorded"] == 40
+        check_frames(recorder, 10)
+    assert shared.ring(1) >= 0
 
 
 def test_one_run_after_another(programs: Path, shared: Shared) -> None:
