@@ -55,7 +55,7 @@ MODULE = ("domes", 0, "modules", 0)
         (("shutter_status_open",), 0, set(), ""),
         (("name",), "Other", set(), ""),
     ],
-    ids=lambda value: str(value)[:30],
+    ids=lambda value: str(sorted(value) if isinstance(value, set) else value)[:30],
 )  # fmt: skip
 def test_a_change_starts_those_anew_that_use_it(
     site: Site, place: tuple[str | int, ...], value: Any, daemons: set[str], reason: str

@@ -4,5 +4,7 @@
 # those of another's.  Needs root.
 #
 # usage: pytest --tx "3*popen//python=tests/worker.sh" ...   (make test does so where it can)
+# Workers must find the same tests, by the same names.
+export PYTHONHASHSEED=0
 exec unshare --net --pid --ipc --mount --fork --kill-child --mount-proc sh -c '
 	mount -t tmpfs tmpfs /dev/shm && ip link set lo up && exec .venv/bin/python "$@"' worker "$@"
