@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +166,11 @@ def after_step(step_ns: int) -> list[Moment]:
     return moments(10) + moments(10, begin_ns + 10 * MS + step_ns, 10)
 
 
+def without(quabo: int, found: list[Moment]) -> list[Moment]:
+    """The same, a board silent."""
+    return [replace(moment, silent=(quabo,)) for moment in found]
+
+
 def late_pulse(begin_ns: int) -> list[Moment]:
     """At the tenth a second begins, which two of the boards do not know yet."""
     found = moments(20, begin_ns - 10 * MS)
@@ -181,6 +186,7 @@ CASES = {
     "late pulse at the wrap": late_pulse(TAI_NS + 20),
     "numbers wrap": moments(20, number=65526),
     "numbers reset": moments(10, number=5000) + moments(10, 100 * SECOND_NS + 10 * MS),
+    "numbers reset from high": moments(10, number=40000) + moments(10, 100 * SECOND_NS + 10 * MS),
     "numbers of one reset": moments(10, number=5000)
     + [
         Moment(moment.time_ns, moment.number, reset=((2, moment.number - 5010),))
@@ -189,14 +195,19 @@ CASES = {
     "clock forward": after_step(40 * SECOND_NS),
     "clock back": after_step(-40 * SECOND_NS),
     "clock back a little": after_step(-3 * MS - 500_000),
-    "quabo falls silent": moments(10)
-    + [Moment(m.time_ns, m.number, silent=(3,)) for m in moments(20)[10:]],
-    "quabo comes late": [Moment(m.time_ns, m.number, silent=(1,)) for m in moments(10)]
+    "clock forward, a quabo silent": without(3, after_step(40 * SECOND_NS)),
+    "clock back, a quabo silent": without(3, after_step(-40 * SECOND_NS)),
+    "quabo falls silent": moments(10) + without(3, moments(20)[10:]),
+    "quabo comes late": without(1, moments(10))
     + [Moment(m.time_ns, m.number, reset=((1, k),)) for k, m in enumerate(moments(20)[10:])],
     "module falls silent": moments(3),
     "module is silent": [],
 }
-RESETS = {"numbers reset": {0, 1, 2, 3}, "numbers of one reset": {2}}
+RESETS = {
+    "numbers reset": {0, 1, 2, 3},
+    "numbers reset from high": {0, 1, 2, 3},
+    "numbers of one reset": {2},
+}
 
 
 def test_times_and_numbers(tmp_path: Path) -> None:
