@@ -5,8 +5,10 @@
 
 Each board works through its own plan (`board_plans`); an answer counts when it comes from the
 board's address *and* has the content that is awaited.  A silent board costs its own time-outs and
-nobody else's.  The socket is opened for each run, so that no late answer of another run is met;
-with a fixed source port (boards before firmware v20) it is held for that run only, under a lock.
+nobody else's; where all boards are slow to answer, packets are repeated later.
+
+The socket is opened for each run, so that no late answer of another run is met; with a fixed source
+port (boards before firmware v20) it is held for that run only, under a lock.
 """
 
 from __future__ import annotations
@@ -48,6 +50,9 @@ URGENT_PATIENCE_S = 2.0
 PATIENCE_S = 60.0
 BIND_PATIENCE_S = 2.0
 SEND_BUFFER_WAIT_MS = 100
+# An answer is awaited for so many times what answers take at present, but no longer than that.
+ANSWER_TIMES, LONGEST_WAIT_S = 2.0, 5.0
+ANSWERS_AVERAGED = 16
 
 Tap = Callable[[str, bool, bytes], None]
 """Told of each datagram: board, whether it goes out, bytes."""
@@ -120,6 +125,7 @@ class BoardLink:
                     opened,
                     conversations,
                     _Pace(self._packets_per_ms),
+                    _AnswerTime(self._priority),
                     self._boards_at_once,
                     self._sent,
                     self._tap,
@@ -253,6 +259,27 @@ class _Pace:
         return True
 
 
+class _AnswerTime:
+    """How long answers take at present.
+
+    When those of all boards are late, the network or this machine is busy, and packets that are
+    repeated too early would only add to it.  What is `urgent` is repeated all the same.
+    """
+
+    def __init__(self, urgent: bool) -> None:
+        self._urgent = urgent
+        self._mean_s = 0.0
+
+    def note(self, seconds: float) -> None:
+        """An answer has come."""
+        self._mean_s += (seconds - self._mean_s) / ANSWERS_AVERAGED
+
+    @property
+    def patience_s(self) -> float:
+        """How long an answer should be awaited at least."""
+        return 0.0 if self._urgent else min(LONGEST_WAIT_S, ANSWER_TIMES * self._mean_s)
+
+
 class _Batch:
     """The event loop of one run: receive, send what is due, wait."""
 
@@ -261,6 +288,7 @@ class _Batch:
         opened: socket.socket,
         conversations: Sequence[Conversation],
         pace: _Pace,
+        answer_time: _AnswerTime,
         boards_at_once: int,
         sent: Callable[[str, str, bytes], None],
         tap: Tap | None,
@@ -275,6 +303,7 @@ class _Batch:
         self._order = 0
         self._active = 0
         self._pace = pace
+        self._answer_time = answer_time
         self._boards_at_once = boards_at_once
         self._sent, self._tap, self._ended = sent, tap, ended
 
@@ -311,7 +340,11 @@ class _Batch:
                 continue
             if self._tap is not None:
                 self._tap(ip, False, data)
-            if not talk.done and talk.receive(data, time.monotonic()):
+            now = time.monotonic()
+            waiting_s = talk.waiting_s(now)
+            if not talk.done and talk.receive(data, now):
+                if waiting_s is not None:
+                    self._answer_time.note(waiting_s)
                 self._later(talk)
 
     def _send_due(self) -> None:
@@ -325,7 +358,7 @@ class _Batch:
                 return
             heapq.heappop(self._due)
             step = talk.step
-            packet = talk.act(now)
+            packet = talk.act(now, self._answer_time.patience_s)
             if packet is not None and isinstance(step, Send):
                 self._transmit(talk, step.command.name, packet)
             self._later(talk)

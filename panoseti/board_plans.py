@@ -171,6 +171,8 @@ class Conversation:
 
     def _begin_step(self) -> None:
         self._tries = 0
+        self._waited_s = 0.0  # for answers to all tries
+        self._asked_s = 0.0
         self._awaiting = b""
         self._loads = 0  # answers to MAROC loads of this step
         self._mismatches: list[bytes] = []
@@ -197,8 +199,11 @@ class Conversation:
             packets=self._packets,
         )
 
-    def act(self, now_s: float) -> bytes | None:
-        """What to send at this moment, which is not before `wake_s`; None = nothing."""
+    def act(self, now_s: float, patience_s: float = 0.0) -> bytes | None:
+        """What to send at this moment, which is not before `wake_s`; None = nothing.
+
+        patience_s: how long to wait for the answer at least.
+        """
         step = self.step
         if isinstance(step, Pause):
             if self._pausing:
@@ -217,8 +222,17 @@ class Conversation:
             self._next(now_s + UNCONFIRMED_GAP_S)
             return packet
         self._awaiting = packet
-        self.wake_s = now_s + step.wait_s
+        self.wake_s = now_s + max(step.wait_s, patience_s)
+        self._waited_s += self.wake_s - now_s
+        if self._tries == 1:
+            self._asked_s = now_s
         return packet
+
+    def waiting_s(self, now_s: float) -> float | None:
+        """How long ago an answer that comes at once was first asked for; None = none is."""
+        step = None if self.done or not self._awaiting else self.step
+        at_once = isinstance(step, Send) and step.expected in (Reply.ECHO, Reply.READ_BACK)
+        return now_s - self._asked_s if at_once else None
 
     def receive(self, data: bytes, now_s: float) -> bool:
         """Take a datagram of this board; False: it is not what is awaited, and is forgotten."""
@@ -243,7 +257,8 @@ class Conversation:
             return False
         self._loads += 1
         if self._loads == 1:
-            self._tries, self._awaiting, self.wake_s = 0, b"", now_s
+            self._tries, self._waited_s = 0, 0.0
+            self._awaiting, self.wake_s = b"", now_s
             return True
         if maroc.used_bits_equal(self._awaiting, data):
             self._replies[self._index] = data
@@ -271,7 +286,7 @@ class Conversation:
             tries = f"{self._tries} tries in " if self._tries > 1 else ""
             said = f", {self.trouble}" if self.trouble else ""
             self._problems.append(
-                f"no answer to {name} ({tries}{self._tries * step.wait_s:g} s{said});"
+                f"no answer to {name} ({tries}{self._waited_s:.3g} s{said});"
                 " is it powered, booted and connected? Try: config.py --ping"
             )
         if step.go_on:

@@ -38,8 +38,6 @@ SIZES = (4, 64, 1024)
 TIME_SCALE = 20.0
 HK_PERIOD_S = 3.0
 PREFIX = "127.1.0"  # 127.1.0.0/22 has room for every board there can be
-# One process simulates all boards: what real ones do side by side it does one after the other.
-PACING = {"boards_at_once": 128, "packets_per_ms": 2}
 SMALL_BYTES = 64
 CALL_TIMEOUT_S = 900.0
 
@@ -139,7 +137,6 @@ def measure(folder: Path, boards: int, loop: int) -> Measured:
         modules=tuple(range(boards // 4)),
         time_scale=TIME_SCALE,
         prefix=PREFIX,
-        obs_fields={"command_pacing": PACING},
         simulator_options=("--hk_period_s", f"{HK_PERIOD_S:g}"),
     ) as observatory:
         cold_s, answer = call(observatory)

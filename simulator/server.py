@@ -22,6 +22,8 @@ from simulator.station import Station
 
 BIND_TRIES, BIND_PAUSE_S = 10, 0.1
 FILES_PER_BOARD, SPARE_FILES = 4, 64
+# What a thousand boards send next takes seconds to work out; they answer in between.
+REFRESH_TURN_S = 0.003
 
 
 class Observatory:
@@ -40,7 +42,7 @@ class Observatory:
             board = Board(identity, times, rule.allows, options.power_on_destination)
             if options.silver:
                 board.start_in_silver()
-            self.stations[identity.ip] = Station(board, rule, self.refresh)
+            self.stations[identity.ip] = Station(board, rule, self.changed)
         self._by_boardloc = {
             station.board.identity.boardloc: station for station in self.stations.values()
         }
@@ -48,6 +50,8 @@ class Observatory:
             station.board.identity.module: station.board.shutter_open
             for station in self.stations.values()
         }
+        self._stale: dict[str, Station] = {}
+        self._refreshing = False
 
     async def open(self) -> None:
         """Take all addresses and start the packet source; raises SiteError or SourceError."""
@@ -76,6 +80,7 @@ class Observatory:
 
     async def close(self) -> None:
         """End the packet source and give all addresses back."""
+        self._stale.clear()
         for station in self.stations.values():
             station.close()
         if self._source is not None:
@@ -96,6 +101,24 @@ class Observatory:
         died.cancel()
 
     # --- science streams ---
+
+    def changed(self, station: Station) -> None:
+        """The board's streams may differ from now on; answers of boards go before that."""
+        self._stale[station.ip] = station
+        if not self._refreshing:
+            self._refreshing = True
+            self._loop.call_soon(self._refresh_some)
+
+    def _refresh_some(self) -> None:
+        self._refresh_stale(self._loop.time() + REFRESH_TURN_S)
+        self._refreshing = bool(self._stale)
+        if self._refreshing:
+            self._loop.call_soon(self._refresh_some)
+
+    def _refresh_stale(self, until_s: float | None = None) -> None:
+        """Refresh boards that have changed, in their order, until they are done or it is time."""
+        while self._stale and (until_s is None or self._loop.time() < until_s):
+            self.refresh(self._stale.pop(next(iter(self._stale))))
 
     def refresh(self, station: Station) -> None:
         """Bring the packet source up to the board's present settings."""
@@ -129,7 +152,7 @@ class Observatory:
             station.ph = ph
         again = station.board.next_change_s(now)
         if again is not None:
-            station.arm("change", max(0.001, again - now), lambda: self.refresh(station))
+            station.arm("change", max(0.001, again - now), lambda: self.changed(station))
 
     # --- requests ---
 
@@ -137,6 +160,7 @@ class Observatory:
         """Serve one request of the control socket; raises ControlError or ValueError."""
         fields = dict(request)
         what = fields.pop("do", None)
+        self._refresh_stale()
         if what == "quit":
             self._loop.call_later(0.05, self.ended.set)
             return {}

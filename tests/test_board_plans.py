@@ -112,6 +112,30 @@ def test_silence_is_answered_with_the_same_packet_a_few_times_and_then_told() ->
     assert "config.py --ping" in text
 
 
+def test_where_answers_come_late_the_next_try_does_too() -> None:
+    conversation = talk(Send(HV), Send(BASELINE))
+    assert conversation.waiting_s(0.0) is None
+    conversation.act(1.0, patience_s=0.1)
+    assert conversation.wake_s == 1.0 + ECHO_TIMEOUT_S
+    conversation.act(conversation.wake_s, patience_s=3.0)
+    assert conversation.wake_s == 1.0 + ECHO_TIMEOUT_S + 3.0
+    assert conversation.waiting_s(2.5) == 1.5, "since the first try"
+    assert conversation.receive(packet(HV), 2.5)
+    assert conversation.waiting_s(2.5) is None
+    conversation.act(3.0)
+    assert conversation.waiting_s(4.0) is None, "measuring takes its own time"
+
+
+def test_the_time_that_was_waited_is_told() -> None:
+    conversation = talk(Send(MAROC, tries=2))
+    conversation.act(0.0, patience_s=2.0)
+    assert conversation.receive(packet(MAROC), 0.1), "shifts out something else"
+    conversation.act(conversation.wake_s, patience_s=1.0)
+    conversation.act(conversation.wake_s, patience_s=1.5)
+    conversation.act(conversation.wake_s)
+    assert "(2 tries in 2.5 s)" in problem(conversation.outcome())
+
+
 def test_an_answer_to_an_earlier_try_counts() -> None:
     conversation = talk(Send(HV))
     first = conversation.act(0.0)
