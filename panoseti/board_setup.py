@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from panoseti.load_configs import Site
 from panoseti.quabo_config import quabo_config_json
 from panoseti.settings import Registers
 from panoseti.site import Quabo
-from panoseti.state_files import write_state
+from panoseti.state_files import write_states
 
 QUABO_CONFIG_FOLDER = "quabo_config"
 SHUTTER_QUABO = 1
@@ -47,8 +48,7 @@ def load_masks(work: Work, boards: Sequence[Quabo]) -> list[Quabo]:
     channel_mask, goe_mask = work.settings.masks()
     plan = [Send(channel_mask), Send(goe_mask)]
     good = work.carry_out(Step.MASKS, boards, partial(_tell, work, lambda quabo: plan))
-    for quabo in good:
-        _record(work, quabo.ip, masks=(channel_mask, goe_mask))
+    _record(work, {quabo.ip: _Told(masks=(channel_mask, goe_mask)) for quabo in good})
     return good
 
 
@@ -74,8 +74,7 @@ def load_maroc(work: Work, boards: Sequence[Quabo]) -> list[Quabo]:
         return {**_run(work, plans, through), **faults}
 
     good = work.carry_out(Step.MAROC, boards, action)
-    for quabo in good:
-        _record(work, quabo.ip, registers=registers[quabo.ip])
+    _record(work, {quabo.ip: _Told(registers[quabo.ip]) for quabo in good})
     return good
 
 
@@ -206,19 +205,26 @@ def _run(work: Work, plans: Plans, through: Callable[[str], None]) -> dict[str, 
     return {ip: of_outcome(outcome) for ip, outcome in outcomes.items()}
 
 
-def _record(
-    work: Work,
-    ip: str,
-    registers: Registers | None = None,
-    masks: tuple[ChannelMask, GoeMask] | None = None,
-) -> None:
-    """Keep what a board was told in its quabo_config_<ip>.json."""
-    path = quabo_config_file(work.site.head_data_dir, ip)
-    words = tuple(masks[0].words) if masks else None
-    goe = masks[1].value if masks else None
+@dataclass(frozen=True)
+class _Told:
+    """What a board was told and has confirmed; None = nothing of that kind."""
+
+    registers: Registers | None = None
+    masks: tuple[ChannelMask, GoeMask] | None = None
+
+
+def _record(work: Work, told: Mapping[str, _Told]) -> None:
+    """Keep what boards were told, by address, in their quabo_config_<ip>.json."""
+    files: dict[Path, bytes] = {}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        earlier = path.read_text() if path.exists() else ""
-        write_state(path, quabo_config_json(earlier, registers, words, goe, path.name).encode())
+        for ip, one in told.items():
+            path = quabo_config_file(work.site.head_data_dir, ip)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            earlier = path.read_text() if path.exists() else ""
+            words = tuple(one.masks[0].words) if one.masks else None
+            goe = one.masks[1].value if one.masks else None
+            files[path] = quabo_config_json(earlier, one.registers, words, goe, path.name).encode()
+        write_states(files)
     except OSError as error:
-        raise ObsError(f"{path}: cannot be written: {error.strerror}") from error
+        where = error.filename or work.site.head_data_dir / QUABO_CONFIG_FOLDER
+        raise ObsError(f"{where}: cannot be written: {error.strerror}") from error

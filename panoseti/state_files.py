@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from panoseti.errors import RefusedError
 
 # A state file beyond this is none; reading it would only waste memory.
 MAX_BYTES = 64 << 20
+FILES_AT_ONCE = 16
 
 
 class StateError(RefusedError):
@@ -60,13 +63,26 @@ def _write_temporary(path: Path, content: bytes) -> Path:
 
 def write_state(path: Path, content: bytes) -> None:
     """Write or replace a file in one step that survives a power cut; OSError when it fails."""
+    _replace(path, content)
+    fsync_folder(path.parent)
+
+
+def _replace(path: Path, content: bytes) -> None:
     temporary = _write_temporary(path, content)
     try:
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    fsync_folder(path.parent)
+
+
+def write_states(files: Mapping[Path, bytes]) -> None:
+    """As write_state, for many files side by side: waiting for the disk is most of the time."""
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        for _ in pool.map(_replace, files, files.values()):
+            pass
+    for folder in {path.parent for path in files}:
+        fsync_folder(folder)
 
 
 def create_state(path: Path, content: bytes) -> None:
