@@ -215,9 +215,9 @@ def wait_shown(
     ips: Iterable[str],
     since_unix: float,
     timeout_s: float,
-    wanted: Callable[[Shown], bool],
+    wanted: Callable[[str, Shown], bool],
 ) -> dict[str, Shown | None]:
-    """Wait until a packet of each board that came after a Unix time shows what is wanted.
+    """Wait until a packet of each board that came after a Unix time shows what is wanted of it.
 
     The boards of which none did, with what they show instead; None = nothing has come.
     """
@@ -225,7 +225,7 @@ def wait_shown(
     deadline = time.monotonic() + timeout_s
     while True:
         fresh = {ip: shown for ip, shown in watch.shown.items() if shown.utc_s >= since_unix}
-        missing = [ip for ip in missing if ip not in fresh or not wanted(fresh[ip])]
+        missing = [ip for ip in missing if ip not in fresh or not wanted(ip, fresh[ip])]
         left_s = deadline - time.monotonic()
         if not missing or left_s <= 0:
             return {ip: fresh.get(ip) for ip in missing}

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from panoseti import firmware, session
+from panoseti import firmware, hv_ramp, session
 from panoseti.addresses import QUABOS_PER_MODULE
 from panoseti.board_link import Send
 from panoseti.board_settings import OPEN
@@ -22,13 +22,13 @@ from panoseti.firmware_images import Release
 from panoseti.hk_watch import Shown, StoreWatch, wait_shown
 from panoseti.hv_off import OFF_BELOW_V
 from panoseti.ledger import Step
-from panoseti.session import CAPTURE_HK
+from panoseti.session import CAPTURE_HK, HV_UPDATER
 from panoseti.site import Quabo
 from panoseti.store import Store
 
 # An HK packet comes every 3 s; HVMON is the mean of some time, so that the second one may count.
 HK_WAIT_S = 7.0
-HV_OFF_WAIT_S = 12.0
+HV_OFF_WAIT_S = HV_BACK_S = 12.0
 NO_CAPTURE = "capture_hk does not run"
 NO_HK = "no housekeeping has come"
 """Why nothing can be seen."""
@@ -92,7 +92,7 @@ def see_shutters(work: Work, ips: Sequence[str], state: str, since_unix: float) 
     try:
         with _watch(work, _of(work, ips)) as watch:
             left = wait_shown(
-                watch, ips, since_unix, HK_WAIT_S, lambda shown: shown.shutter_status == wanted
+                watch, ips, since_unix, HK_WAIT_S, lambda ip, shown: shown.shutter_status == wanted
             )
     except ObsError as error:
         check.unknown = dict.fromkeys(ips, str(error))
@@ -130,7 +130,7 @@ def see_hv_off(work: Work, ips: Sequence[str], since_unix: float) -> Check:
         with _watch(work, boards) as watch:
             left = wait_shown(
                 watch, ips, since_unix, HV_OFF_WAIT_S,
-                lambda shown: max(shown.hv_v) < OFF_BELOW_V,
+                lambda ip, shown: max(shown.hv_v) < OFF_BELOW_V,
             )  # fmt: skip
             seen = [watch.shown[ip] for ip in ips if ip not in left]
     except ObsError as error:
@@ -153,20 +153,23 @@ def see_hv_off(work: Work, ips: Sequence[str], since_unix: float) -> Check:
 def see_hv(work: Work, boards: Sequence[Quabo]) -> Check:
     """The high voltage that the latest housekeeping shows."""
     seen, _, why = _latest(work, boards)
-    return _hv(boards, seen, why)
+    return _hv(work, boards, seen, why)
 
 
 # --- in the end -------------------------------------------------------------------------------
 
 
 def look_at(work: Work, boards: Sequence[Quabo]) -> list[Check]:
-    """What these boards show now of everything that was done to them."""
+    """What these boards show now of everything that was done to them.
+
+    Takes some seconds when PH baselines, which switch high voltage off and on, were just measured.
+    """
     seen, running, why = _latest(work, boards)
     return [
         _uids(work, boards),
         *_firmware(work, boards, running, why),
         _confirmed(work, boards),
-        _hv(boards, seen, why),
+        _hv(work, boards, seen, why),
         _shutters(work, boards, seen, why),
     ]
 
@@ -180,12 +183,54 @@ def _latest(
     since_unix = time.time() - work.site.obs.hk_max_age_s
     try:
         with _watch(work, boards) as watch:
+            _await_hv_after_baseline(work, boards, watch)
             seen = {ip: shown for ip, shown in watch.shown.items() if shown.utc_s >= since_unix}
             said = watch.firmware
     except ObsError as error:
         return {}, {}, str(error)
     running = {ip: Release(said[ip].version, said[ip].built) for ip in seen}
     return seen, running, NO_HK
+
+
+def _await_hv_after_baseline(work: Work, boards: Sequence[Quabo], watch: StoreWatch) -> None:
+    """Wait until high voltage is seen again that the PH baseline has switched off for a moment."""
+    measured = {q.ip: work.ledger.done_unix(q.ip, Step.PH_BASELINE) or 0.0 for q in boards}
+    hv = _hv_states(work)
+    lately = {ip: done_unix for ip, done_unix in measured.items()
+              if time.time() - done_unix < HV_BACK_S and ip in hv and hv[ip].on}  # fmt: skip
+    if lately:
+        wait_shown(
+            watch,
+            list(lately),
+            min(lately.values()),
+            max(lately.values()) + HV_BACK_S - time.time(),
+            lambda ip, shown: shown.utc_s > lately[ip] and hv[ip].fits(shown),
+        )
+
+
+@dataclass(frozen=True)
+class _HvState:
+    """What hv_updater says of a board: whether it is on, the codes it has, why it is not on."""
+
+    on: bool
+    codes: hv_ramp.Codes
+    reason: str
+
+    def fits(self, shown: Shown) -> bool:
+        """Whether HVMON is near the set point."""
+        return hv_ramp.compare(shown.hv_v, self.codes) is hv_ramp.Shown.GOOD
+
+
+def _hv_states(work: Work) -> dict[str, _HvState]:
+    """By address; nothing while the updater does not work."""
+    found = session.state(HV_UPDATER, work.site.head_data_dir)
+    if not found.works or found.beat is None:
+        return {}
+    states = {}
+    for ip, said in found.beat.details.get("boards", {}).items():
+        a, b, c, d = (int(code) for code in said.get("codes", hv_ramp.HV_OFF))
+        states[ip] = _HvState(said.get("hv") == "on", (a, b, c, d), str(said.get("reason", "")))
+    return states
 
 
 def _uids(work: Work, boards: Sequence[Quabo]) -> Check:
@@ -256,16 +301,21 @@ def _listed_builds(work: Work) -> dict[str, str]:
     }
 
 
-def _hv(boards: Sequence[Quabo], seen: Mapping[str, Shown], why: str) -> Check:
-    check = Check("HV")
+def _hv(work: Work, boards: Sequence[Quabo], seen: Mapping[str, Shown], why: str) -> Check:
+    """HVMON against what hv_updater has set."""
+    check, states = Check("HV"), _hv_states(work)
     for quabo in boards:
-        shown = seen.get(quabo.ip)
+        ip = quabo.ip
+        shown, state = seen.get(ip), states.get(ip)
         if shown is None:
-            check.unknown[quabo.ip] = why
-        elif min(shown.hv_v) < OFF_BELOW_V:
-            check.unknown[quabo.ip] = f"HVMON shows {min(shown.hv_v):.1f} V"
+            check.unknown[ip] = why
+        elif state is None or not state.on:
+            reason = "hv_updater does not keep it" if state is None else f"off: {state.reason}"
+            check.unknown[ip] = f"{reason}; HVMON shows {max(shown.hv_v):.1f} V"
+        elif not state.fits(shown):
+            check.wrong[ip] = hv_ramp.difference(shown.hv_v, state.codes)
         else:
-            check.good.append(quabo.ip)
+            check.good.append(ip)
     volts = [volt for ip in check.good for volt in seen[ip].hv_v]
     amperes = [ampere for ip in check.good for ampere in seen[ip].hv_a]
     if volts:
