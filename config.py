@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from panoseti import config_tasks, console, selection
+from panoseti.firmware_load import TOLD_TWICE
 from panoseti.flight import FlightRecorder
 from panoseti.ledger import Step
 from panoseti.load_configs import load_site
@@ -29,6 +30,7 @@ EXAMPLES = """\
   ./config.py --redo maroc         everything missing or stale, and MAROC in any case
   ./config.py --show               all boards: versions, housekeeping, what they lack
   ./config.py --reboot --module 254
+  ./config.py --loads --dry-run    whose flash memory differs from the images of obs_config.json
   ./config.py --shutter_close --quabo 192.168.3.249
   ./config.py --hv_off             at any time, even during a run
   ./config.py --shutdown           HV off, shutters closed, daemons ended, power off
@@ -39,6 +41,7 @@ TASKS = {
     "ping": "which boards answer",
     "get_uids": "read the boards' UIDs; boards that do not answer are left out from then on",
     "loads": "load the silver firmware of obs_config.json into the boards' flash, and compare",
+    "load_golden": "load the golden firmware, without which no board comes up, likewise",
     "firmware_versions": "firmware of all boards, odd ones marked",
     "reboot": "boot the silver firmware, quabo 0 of all modules first; shows the versions",
     "hk_dest": "have the boards send housekeeping to this head node",
@@ -86,6 +89,9 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         choices=[*(step.value for step in Step), NODES],
         help="in the bring-up, do this step even where it is not stale (may be repeated)",
     )
+    how.add_argument(
+        TOLD_TWICE, action="store_true", help="with --load_golden, which does nothing without"
+    )
     how.add_argument("--dry-run", "--dry_run", action="store_true", help="say what would be done")
     how.add_argument("--json", action="store_true", help="one JSON document on stdout")
     how.add_argument("--verbose", action="store_true", help="details on stderr")
@@ -96,6 +102,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
             parser.error(f"--{one} and --{other} exclude one another")
     if args.redo and args.tasks:
         parser.error("--redo belongs to the bring-up; a task that is asked for is always done")
+    if args.golden_is_meant and not args.load_golden:
+        parser.error(f"{TOLD_TWICE} belongs to --load_golden")
     return args
 
 
@@ -104,7 +112,9 @@ def main(argv: Sequence[str]) -> int:
     args = parse_args(argv)
     out = console.Console(args.json, args.verbose)
     words = " ".join(["config.py", *argv])
-    request = config_tasks.Request(args.tasks, args.choices or (), args.redo, args.dry_run, words)
+    request = config_tasks.Request(
+        args.tasks, args.choices or (), args.redo, args.dry_run, words, args.golden_is_meant
+    )
     site = load_site(Path.cwd(), config_tasks.needs_data(request))
     for warning in site.warnings:
         out.detail(f"warning: {warning}") if args.tasks else out.warn(warning)

@@ -24,10 +24,11 @@ from panoseti.addresses import TFTP_PORT
 from panoseti.errors import BoardError, ObsError
 from panoseti.firmware_images import FLASH_BYTES, GOLDEN_END, SECTOR_BYTES, SILVER_ADDRESS
 from panoseti.flight import FlightRecorder
+from panoseti.site import CommandPacing
 
 UID_BYTES = 8
 READ_BYTES = 0x8000  # a request takes at most 0xffff; the deployed software asks for so many
-BOARDS_AT_ONCE = 32
+BOARDS_AT_ONCE = CommandPacing.transfers_at_once
 BLOCK_BYTES = 512
 
 Progress = Callable[[int], None]

@@ -147,7 +147,7 @@ def _await_ping(work: Work, ips: Sequence[str], timeout_s: float) -> None:
     with work.console.progress("power: boards that answer", len(pending)) as progress:
         while pending and time.monotonic() < deadline:
             began_s = time.monotonic()
-            answers = reach.ping(pending, work.site.obs.tftp_port, PING_TIMEOUT_S)
+            answers = _reached(work, pending, PING_TIMEOUT_S)
             for ip in [ip for ip in pending if answers[ip]]:
                 pending.remove(ip)
                 progress.advance()
@@ -161,22 +161,31 @@ def _await_ping(work: Work, ips: Sequence[str], timeout_s: float) -> None:
 def ping(work: Work, boards: Sequence[Quabo]) -> set[str]:
     """The boards that answer."""
     with work.console.progress("ping", len(boards)) as progress:
-        answers = reach.ping(
-            [quabo.ip for quabo in boards],
-            work.site.obs.tftp_port,
-            PING_TIMEOUT_S,
-            lambda ip: progress.advance(),
-        )
+        ips = [quabo.ip for quabo in boards]
+        answers = _reached(work, ips, PING_TIMEOUT_S, lambda ip: progress.advance())
     return {ip for ip, answered in answers.items() if answered}
+
+
+def _reached(
+    work: Work,
+    ips: Sequence[str],
+    timeout_s: float,
+    through: Callable[[str], None] | None = None,
+) -> dict[str, bool]:
+    obs = work.site.obs
+    return reach.ping(ips, obs.tftp_port, timeout_s, through, obs.command_pacing.pings_at_once)
 
 
 def ask_uids(
     work: Work, ips: Sequence[str], through: Callable[[str], None] | None = None
 ) -> dict[str, str | ObsError]:
     """The UIDs that boards say, or why not."""
-    port = work.site.obs.tftp_port
+    obs = work.site.obs
     return board_tftp.on_boards(
-        ips, lambda ip: board_tftp.get_uid(ip, port, flight=work.flight), through
+        ips,
+        lambda ip: board_tftp.get_uid(ip, obs.tftp_port, flight=work.flight),
+        through,
+        obs.command_pacing.pings_at_once,
     )
 
 
@@ -253,7 +262,7 @@ class _Reboot:
 
     def run(self) -> Results:
         """What became of each board."""
-        answers = reach.ping(self._ips, self._port, PING_TIMEOUT_S)
+        answers = _reached(self._work, self._ips, PING_TIMEOUT_S)
         for ip in self._ips:
             if not answers[ip]:
                 self._end(ip, Result("does not answer ping; is it powered?"))
@@ -262,6 +271,7 @@ class _Reboot:
         orders = board_tftp.on_boards(
             self._pending(),
             lambda ip: board_tftp.reboot(ip, self._port, flight=self._work.flight),
+            at_once=self._work.site.obs.command_pacing.pings_at_once,
         )
         for ip, answer in orders.items():
             if isinstance(answer, ObsError):
@@ -304,7 +314,7 @@ class _Reboot:
 
     def _ping(self, ips: Sequence[str]) -> None:
         """A board counts as back only after it was seen to be gone."""
-        for ip, answers in reach.ping(ips, self._port, SHORT_PING_S).items():
+        for ip, answers in _reached(self._work, ips, SHORT_PING_S).items():
             if not answers:
                 self._gone.add(ip)
                 self._back_s.pop(ip, None)

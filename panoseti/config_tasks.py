@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -31,8 +31,9 @@ from panoseti.board_work import Work, addresses
 from panoseti.bring_up import BringUp, Due, high_voltage_off, shut_down
 from panoseti.console import Console
 from panoseti.errors import EXIT_FAILED, EXIT_OK, ConfigError, Fault, ObsError, RefusedError
-from panoseti.firmware_images import built_text
-from panoseti.firmware_load import load_firmware
+from panoseti.firmware import FIELDS
+from panoseti.firmware_images import Area, built_text
+from panoseti.firmware_load import Loaded, load_firmware, would_load
 from panoseti.flight import FlightRecorder
 from panoseti.hk_watch import Firmware
 from panoseti.ledger import Ledger
@@ -57,13 +58,17 @@ SUMMARY_COLUMNS = ("board", "serial", "mean", "median", "stddev", "min", "max")
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for: tasks by name (none = the whole bring-up), boards, and how."""
+    """What was asked for: tasks by name (none = the whole bring-up), boards, and how.
+
+    golden_is_meant: that the golden firmware shall be overwritten was said a second time.
+    """
 
     tasks: Sequence[str] = ()
     choices: Sequence[Choice] = ()
     redo: Collection[str] = ()
     dry_run: bool = False
     words: str = "config.py"
+    golden_is_meant: bool = False
 
 
 @dataclass
@@ -90,7 +95,7 @@ class Task:
 
     changes: boards, ledger or daemons are changed (one config.py at a time); in_run: may be asked
     for while a run is in progress; anywhere: not only on the head node; needs_data: depends on
-    data_config.json.
+    data_config.json; plan: what it would do to which board, and why, where that can be told.
     """
 
     name: str
@@ -100,6 +105,7 @@ class Task:
     in_run: bool = False
     anywhere: bool = False
     needs_data: bool = False
+    plan: Callable[[Job], Mapping[str, str]] | None = None
 
 
 def run(site: Site, request: Request, console: Console, flight: FlightRecorder) -> int:
@@ -186,9 +192,19 @@ def _work_for_hv_off(
 
 
 def _say_only(job: Job, task: Task) -> None:
-    where = addresses([quabo.ip for quabo in job.work.boards])
-    job.console.out(f"would: {task.what} ({where})")
-    job.document.setdefault("plan", []).append({"step": task.name, "where": where, "reason": ""})
+    """What a task would do: to which boards at least, and why where it can be told."""
+    plan = job.document.setdefault("plan", [])
+    if task.plan is None:
+        where = addresses([quabo.ip for quabo in job.work.boards])
+        job.console.out(f"would: {task.what} ({where})")
+        plan.append({"step": task.name, "where": where, "reason": ""})
+        return
+    reasons = task.plan(job)
+    for ip, reason in reasons.items():
+        job.console.out(f"would: {task.what} of {ip}: {reason}")
+        plan.append({"step": task.name, "where": ip, "reason": reason})
+    if not reasons:
+        job.console.out(f"would not {task.what}: nothing is missing")
 
 
 # --- tasks ------------------------------------------------------------------------------------
@@ -228,10 +244,21 @@ def _get_uids(job: Job) -> None:
         job.console.table(("board", "UID", "serial"), rows)
 
 
-def _load_firmware(job: Job) -> None:
-    work = job.work
-    loaded = load_firmware(work, job.boards())
-    job.document["firmware"] = {ip: asdict(found) for ip, found in loaded.items()}
+def _load(area: Area) -> Callable[[Job], None]:
+    def do(job: Job) -> None:
+        told_twice = job.request.golden_is_meant
+        loaded = load_firmware(job.work, job.boards(), area=area, told_twice=told_twice)
+        _show_loaded(job, area, loaded)
+
+    return do
+
+
+def _would_load(area: Area) -> Callable[[Job], Mapping[str, str]]:
+    return lambda job: would_load(job.work, job.boards(), area)
+
+
+def _show_loaded(job: Job, area: Area, loaded: Mapping[str, Loaded]) -> None:
+    job.document[FIELDS[area]] = {ip: asdict(found) for ip, found in loaded.items()}
     if loaded and not job.console.json_output:
         rows = [
             (ip, found.file, "loaded" if found.written else "was there", f"{found.took_s:.0f} s")
@@ -444,7 +471,13 @@ TASKS = (
     Task("show", _show, "show the boards", False, True, True, True),
     Task("ping", _ping, "ping the boards", False, True),
     Task("get_uids", _get_uids, "read UIDs"),
-    Task("loads", _load_firmware, "load the silver firmware"),
+    Task(
+        "load_golden",
+        _load(Area.GOLDEN),
+        "load the golden firmware",
+        plan=_would_load(Area.GOLDEN),
+    ),
+    Task("loads", _load(Area.SILVER), "load the silver firmware", plan=_would_load(Area.SILVER)),
     Task("firmware_versions", _versions, "list firmware versions", False, True),
     Task("reboot", _reboot, "reboot boards"),
     Task("hk_dest", _hk_dest, "set the HK destination"),

@@ -28,9 +28,13 @@ from panoseti.firmware_marks import read_marks
 from panoseti.hk_watch import Firmware, open_watch, wait_heard
 from panoseti.ledger import Step, utc_text
 from panoseti.load_configs import OBS_CONFIG
-from panoseti.site import FirmwareFiles, Quabo
+from panoseti.site import FirmwareFiles, ObsConfig, Quabo
 
 STEP = "firmware"
+FIELDS = {Area.SILVER: "firmware", Area.GOLDEN: "golden_firmware"}
+"""The field of obs_config.json that names the images of an area."""
+TASKS = {Area.SILVER: "config.py --loads", Area.GOLDEN: "config.py --load_golden"}
+"""What loads them."""
 # An HK packet comes every 3 s.
 HK_WAIT_S = 7.0
 
@@ -52,7 +56,7 @@ class Image:
 def read_image(file: str, build: str, area: Area = Area.SILVER) -> Image:
     """The image in a file, for boards of a kind; ConfigError when it is missing or none."""
     path = Path(file)
-    place = f"$.firmware.{build}"
+    place = f"$.{FIELDS[area]}.{build}"
     try:
         release = check_release(path.name, build)
         data = path.read_bytes()
@@ -81,7 +85,7 @@ def images_for(
         file = files.of(build)
         if file is None:
             remedy = f"add the path of the image for {build.upper()} boards"
-            faults.append(Fault(OBS_CONFIG, f"$.firmware.{build}", "missing", remedy))
+            faults.append(Fault(OBS_CONFIG, f"$.{FIELDS[area]}.{build}", "missing", remedy))
             continue
         try:
             by_build[build] = read_image(file, build, area)
@@ -96,6 +100,11 @@ def images_for(
                 ip, STEP, f"which image is for it is unknown: add UID {uid} to quabo_info.json"
             )
     return {ip: by_build[build] for ip, build in builds.items() if build}
+
+
+def configured(obs: ObsConfig, area: Area) -> FirmwareFiles:
+    """The images of an area that obs_config.json names."""
+    return obs.firmware if area is Area.SILVER else obs.golden_firmware
 
 
 def board_build(work: Work, ip: str) -> str:
@@ -122,7 +131,7 @@ def unfinished(work: Work) -> dict[str, str]:
         if mark is not None:
             found[quabo.ip] = (
                 f"{Path(mark.file).name}, begun at {utc_text(mark.begun_unix)}, was not loaded to"
-                " the end: what is in its flash is unknown; load it again: config.py --loads"
+                f" the end: what is in its flash is unknown; load it again: {TASKS[mark.area]}"
             )
     return found
 

@@ -18,7 +18,7 @@ from panoseti.board_tftp import READ, READ_BYTES, WRITE, Patience
 from panoseti.board_work import Work, addresses
 from panoseti.console import Progress
 from panoseti.errors import BoardError, ObsError, RefusedError
-from panoseti.firmware import STEP, Image, images_for, unfinished
+from panoseti.firmware import STEP, TASKS, Image, configured, images_for, unfinished
 from panoseti.firmware_images import SECTOR_BYTES, Area, Release, may_overwrite
 from panoseti.firmware_marks import Mark, Marks, read_marks
 from panoseti.ledger import Step
@@ -28,6 +28,8 @@ from panoseti.site import FirmwareFiles, Quabo
 # What reads back wrong is written once more; then the flash itself is suspect.
 TRIES = 2
 QUARTERS = 4
+TOLD_TWICE = "--golden_is_meant"
+"""The word that says so the second time."""
 T = TypeVar("T")
 
 
@@ -62,12 +64,13 @@ def load_firmware(
     if not may_overwrite(area, told_twice):
         raise RefusedError(
             "the golden firmware is what a board needs to come up at all: it is overwritten only"
-            " when that is said twice"
+            f" when that is said twice (add {TOLD_TWICE}; it would go to"
+            f" {addresses([quabo.ip for quabo in boards])})"
         )
     data_dir = work.site.head_data_dir
     if (holder := read_holder(data_dir)) is not None:
         raise RefusedError(in_progress_text(holder))
-    images = images_for(work, boards, files or work.site.obs.firmware, area)
+    images = images_for(work, boards, files or configured(work.site.obs, area), area)
     _leave_out_other_areas(work, images, area)
     loads = _Loads(work, images, area, patience)
     first = unfinished(work)
@@ -77,15 +80,14 @@ def load_firmware(
     return done
 
 
-def would_load(
-    work: Work, boards: Sequence[Quabo], files: FirmwareFiles | None = None
-) -> dict[str, str]:
+def would_load(work: Work, boards: Sequence[Quabo], area: Area = Area.SILVER) -> dict[str, str]:
     """Which boards load_firmware would write and why, by address; nothing is changed.
 
     Reads the flash of the boards up to the first difference.
     """
-    images = images_for(work, boards, files or work.site.obs.firmware, Area.SILVER)
-    compared = _Loads(work, images, Area.SILVER).compare(list(images))
+    images = images_for(work, boards, configured(work.site.obs, area), area)
+    _leave_out_other_areas(work, images, area)
+    compared = _Loads(work, images, area).compare(list(images))
     return {
         ip: f"its flash differs from {images[ip].path.name} at {address:#x}"
         for ip, address in compared.items()
@@ -94,13 +96,16 @@ def would_load(
 
 
 def _leave_out_other_areas(work: Work, images: dict[str, Image], area: Area) -> None:
-    """A golden load that was not finished must be repeated before anything else is loaded."""
+    """A load that was not finished must be repeated before anything else is loaded."""
     marks = read_marks(work.site.head_data_dir)
     for ip in list(images):
         mark = marks.get(work.uids[ip])
-        if mark is not None and mark.address != area.address:
+        if mark is not None and mark.area is not area:
             del images[ip]
-            text = f"a load of {mark.file} at {mark.address:#x} was not finished; repeat that first"
+            text = (
+                f"a load of {mark.file} at {mark.address:#x} was not finished; repeat that first:"
+                f" {TASKS[mark.area]}"
+            )
             work.board_fault(ip, STEP, text)
 
 
@@ -228,7 +233,8 @@ class _Loads:
         self, ips: Sequence[str], action: Callable[[str], T], progress: Callable[[str], None]
     ) -> dict[str, T]:
         """What `action` gives for the boards it goes well with; the others become faults."""
-        answers = board_tftp.on_boards(ips, action, progress, interrupted=self._given_up.set)
+        at_once = self._work.site.obs.command_pacing.transfers_at_once
+        answers = board_tftp.on_boards(ips, action, progress, at_once, self._given_up.set)
         good: dict[str, T] = {}
         for ip, answer in answers.items():
             if isinstance(answer, ObsError):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from panoseti.errors import ObsError
+from panoseti.firmware_images import GOLDEN_END, Area
 from panoseti.state_files import StateError, fsync_folder, read_json, write_json
 
 MARKS_FILE = "firmware_load.json"
@@ -35,6 +36,11 @@ class Mark:
     address: int
     bytes: int
     begun_unix: float
+
+    @property
+    def area(self) -> Area:
+        """The part of the flash memory it goes to."""
+        return Area.GOLDEN if self.address < GOLDEN_END else Area.SILVER
 
 
 def read_marks(data_dir: Path) -> dict[str, Mark]:

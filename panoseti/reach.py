@@ -14,8 +14,9 @@ from panoseti import board_tftp
 from panoseti.addresses import TFTP_PORT, is_loopback
 from panoseti.board_tftp import Patience
 from panoseti.errors import BoardError, ObsError
+from panoseti.site import CommandPacing
 
-AT_ONCE = 64
+AT_ONCE = CommandPacing.pings_at_once
 LOOPBACK_TRIES = 4
 
 
@@ -24,14 +25,16 @@ def ping(
     tftp_port: int = TFTP_PORT,
     timeout_s: float = 2.0,
     progress: Callable[[str], None] | None = None,
+    at_once: int = AT_ONCE,
 ) -> dict[str, bool]:
     """Whether each board answers within `timeout_s`; in the order given.
 
-    progress: called with a board's address when it is known.  ObsError when this machine cannot
+    progress: called with a board's address when it is known; at_once: how many boards are asked
+    side by side, so that silent ones cost one time-out together.  ObsError when this machine cannot
     ping at all.
     """
     found = board_tftp.on_boards(
-        ips, lambda ip: _answers(ip, tftp_port, timeout_s), progress, at_once=AT_ONCE
+        ips, lambda ip: _answers(ip, tftp_port, timeout_s), progress, at_once
     )
     for answer in found.values():
         if isinstance(answer, ObsError):

@@ -87,7 +87,7 @@ class PowerSwitch:
 
 @dataclass(frozen=True)
 class FirmwareFiles:
-    """Absolute paths of the silver firmware images for each kind of board, None = not given."""
+    """Absolute paths of the firmware images for each kind of board, None = not given."""
 
     qfp: str | None = None
     bga: str | None = None
@@ -134,10 +134,17 @@ class RunPolicy:
 
 @dataclass(frozen=True)
 class CommandPacing:
-    """Limits of the traffic to boards: how many are worked on at once, packets in each ms."""
+    """Limits of the traffic to boards.
+
+    boards_at_once, packets_per_ms: commands to how many boards at once, packets in each ms;
+    pings_at_once: boards that are pinged, asked for their UIDs or told to reboot at once;
+    transfers_at_once: boards whose flash memory is read or written at once.
+    """
 
     boards_at_once: int = 1024
     packets_per_ms: float = 4.0
+    pings_at_once: int = 128
+    transfers_at_once: int = 32
 
 
 @dataclass(frozen=True)
@@ -152,7 +159,8 @@ class ObsConfig:
     be silent; recording_min_h, recording_warn_h: a run is refused, or warned of, when a disk lasts
     less than that at the rate of the data config; shutter_open_value: what opens the shutter in
     command 0x08 (0 or 1); shutter_status_open: SHUTTER_STATUS of an open one; command_pacing:
-    limits of the traffic; firmware: the images that boards should run; power_credentials: file
+    limits of the traffic; firmware: the silver images, which boards should run; golden_firmware:
+    the golden ones, which they boot after power-on; power_credentials: file
     with users and passwords of the power switches, power_switch_api: "auto", "rest" or "classic";
     alarm_hook: command that alarms are given to, () = none; run_policy: what may fail in a run.
     detector_overvoltage_v is None when the file has none.
@@ -182,6 +190,7 @@ class ObsConfig:
     shutter_status_open: int = 1
     command_pacing: CommandPacing = CommandPacing()
     firmware: FirmwareFiles = FirmwareFiles()
+    golden_firmware: FirmwareFiles = FirmwareFiles()
     power_credentials: str | None = None
     power_switch_api: str = "auto"
     alarm_hook: tuple[str, ...] = ()

@@ -136,18 +136,21 @@ def build_obs(document: Document, person: Person) -> ObsConfig:
             own[name] = person.path(raw[name])
     if "alarm_hook" in raw:
         own["alarm_hook"] = (person.path(raw["alarm_hook"][0]), *raw["alarm_hook"][1:])
-    if "firmware" in raw:
-        images = {build: raw["firmware"].get(build) for build in BUILDS}
-        own["firmware"] = FirmwareFiles(
-            **{build: person.path(file) for build, file in images.items() if file is not None}
-        )
+    for name in ("firmware", "golden_firmware"):
+        if name in raw:
+            images = {build: raw[name].get(build) for build in BUILDS}
+            own[name] = FirmwareFiles(
+                **{build: person.path(file) for build, file in images.items() if file is not None}
+            )
     if "run_policy" in raw:
         own["run_policy"] = _run_policy(raw["run_policy"])
     if "command_pacing" in raw:
         given, usual = raw["command_pacing"], CommandPacing()
         own["command_pacing"] = CommandPacing(
-            int(given.get("boards_at_once", usual.boards_at_once)),
-            float(given.get("packets_per_ms", usual.packets_per_ms)),
+            boards_at_once=int(given.get("boards_at_once", usual.boards_at_once)),
+            packets_per_ms=float(given.get("packets_per_ms", usual.packets_per_ms)),
+            pings_at_once=int(given.get("pings_at_once", usual.pings_at_once)),
+            transfers_at_once=int(given.get("transfers_at_once", usual.transfers_at_once)),
         )
     for name in ("wr_ip_addr", "gps_port", "command_echo"):
         if name in raw:

@@ -29,7 +29,12 @@ FULL = {
     "obs": changed(
         OBS,
         {
-            ("command_pacing",): {"boards_at_once": 64, "packets_per_ms": 1},
+            ("command_pacing",): {
+                "boards_at_once": 64,
+                "packets_per_ms": 1,
+                "pings_at_once": 64,
+                "transfers_at_once": 64,
+            },
             ("domes", 0, "modules", 0, "absent_quabos"): [1],
         },
     ),
@@ -354,6 +359,8 @@ NUMBERS: list[tuple[str, Place, float, float, bool]] = [
     ("obs", ("shutter_status_open",), 0, 1, True),
     ("obs", ("command_pacing", "boards_at_once"), 1, 1024, True),
     ("obs", ("command_pacing", "packets_per_ms"), 0.01, 100, False),
+    ("obs", ("command_pacing", "pings_at_once"), 1, 1024, True),
+    ("obs", ("command_pacing", "transfers_at_once"), 1, 1024, True),
     ("obs", (*MODULE, "absent_quabos", 0), 0, 3, True),
     ("obs", ("detector_overvoltage",), 2, 3, True),
     ("daq", (*NODE, "ssh_port"), 1, 65535, True),

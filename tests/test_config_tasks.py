@@ -13,6 +13,7 @@ import pytest
 from panoseti import console, session, settings
 from panoseti.board_files import read_ph_baseline
 from panoseti.board_link import open_link
+from panoseti.board_tftp import read_flash
 from panoseti.data_flow import start_data_flow, stop_data_flow
 from panoseti.flight import FlightRecorder
 from panoseti.ledger import Step
@@ -234,13 +235,47 @@ def test_new_firmware_is_loaded_compared_and_booted(ready: PrivateObservatory, l
         answer = look("--loads", "--quabo", target)
         assert (answer.code, "$.firmware.qfp: missing" in answer.err) == (2, True), answer
         path.write_text(json.dumps({**json.loads(text), "firmware": {"qfp": str(image)}}))
+        answer = look("--loads", "--dry-run", "--quabo", target, "--json")
+        assert answer.code == 0, answer
+        (due,) = answer.json["plan"]
+        assert (due["step"], due["where"]) == ("loads", target)
+        assert due["reason"].startswith(f"its flash differs from {image.name} at 0x1010")
         answer = look("--loads", "--reboot", "--quabo", target, "--json")
         assert answer.code == 0, answer
         assert answer.json["firmware"][target]["written"] is True
         assert answer.json["silver"][target]["version"] == "0210"
+        answer = look("--loads", "--dry-run", "--quabo", target)
+        assert (answer.code, "would not load the silver firmware" in answer.out) == (0, True), answer
     finally:
         path.write_text(text)
     restore(ready, look)
+
+
+def test_the_golden_firmware_must_be_meant(ready: PrivateObservatory, look: Look) -> None:
+    target, port = ready.site.quabos[5], load_site(ready.command_dir).obs.tftp_port
+    image = ready.folder / "quabo_0212_29000002.bin"
+    image.write_bytes(firmware_image(Firmware("0212", 0x29000002), 0x20000))
+    path = ready.command_dir / "obs_config.json"
+    text = path.read_text()
+    before = read_flash(target, 0, 0x20000, port)
+    try:
+        answer = look("--load_golden", "--golden_is_meant", "--quabo", target)
+        assert (answer.code, "$.golden_firmware.qfp: missing" in answer.err) == (2, True), answer
+        with pytest.raises(SystemExit) as refused:
+            look("--loads", "--golden_is_meant", "--quabo", target)
+        assert refused.value.code == 2
+        path.write_text(json.dumps({**json.loads(text), "golden_firmware": {"qfp": str(image)}}))
+        answer = look("--load_golden", "--dry-run", "--quabo", target)
+        assert (answer.code, f"firmware of {target}: its flash" in answer.out) == (0, True), answer
+        answer = look("--load_golden", "--quabo", target)
+        assert (answer.code, "(add --golden_is_meant; it would go to" in answer.err) == (3, True)
+        assert read_flash(target, 0, 0x20000, port) == before
+        answer = look("--load_golden", "--golden_is_meant", "--quabo", target, "--json")
+        assert answer.code == 0, answer
+        assert answer.json["golden_firmware"][target]["written"] is True
+        assert read_flash(target, 0, 0x20000, port) == image.read_bytes()
+    finally:
+        path.write_text(text)
 
 
 def test_readiness_says_what_mends_it(

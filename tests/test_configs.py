@@ -283,7 +283,7 @@ def test_fields_arrive(tmp_path: Path) -> None:
          ("domes", 0, "modules", 0, "azimuth"): 10,
          ("domes", 0, "modules", 0, "name"): "West",
          ("domes", 0, "modules", 0, "absent_quabos"): [3, 1],
-         ("command_pacing",): {"boards_at_once": 32}},
+         ("command_pacing",): {"boards_at_once": 32, "pings_at_once": 7, "transfers_at_once": 3}},
     )  # fmt: skip
     node = {"ssh_port": 2222, "hashpipe_dir": "/opt/hashpipe/", "ready_deadline_s": 12,
             "bindhost": "enp3s0", "data_dir": "/mnt/a b/", "capture": "packet",
@@ -310,7 +310,8 @@ def test_fields_arrive(tmp_path: Path) -> None:
     assert (first.azimuth_deg, second.azimuth_deg) == (10, None)
     assert first.quabos[3] == Quabo("192.168.0.7", 3, 7, 1)
     assert site.obs.known_absent == {"192.168.0.5", "192.168.0.7"}
-    assert site.obs.command_pacing == CommandPacing(32, CommandPacing().packets_per_ms)
+    usual = CommandPacing()
+    assert site.obs.command_pacing == CommandPacing(32, usual.packets_per_ms, 7, 3)
     assert site.obs.power_switch(first) == site.obs.power_switches[0]
     assert site.obs.power_switch(second) is None
     assert site.daq.nodes[0] == DaqNode(

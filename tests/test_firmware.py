@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from typing import Any
 import pypff
 import pytest
 
-from panoseti import board_tftp, firmware
+from panoseti import board_tftp, boot, firmware
 from panoseti.board_tftp import Patience
 from panoseti.board_work import Work
 from panoseti.console import Console
@@ -258,6 +261,7 @@ def bench(running: Simulation, tmp_path: Path) -> Iterator[Bench]:
 def _configs(running: Simulation, folder: Path) -> tuple[Any, Any, Any]:
     raw = json.loads((running.config_dir / "obs_config.json").read_text())
     raw["firmware"] = {"qfp": str(folder / QFP_NAME), "bga": str(folder / BGA_NAME)}
+    raw["golden_firmware"] = raw["firmware"]
     node = {"ip_addr": running.head, "username": "obs", "data_dir": str(folder / "data"),
             "module_ids": "0-255"}  # fmt: skip
     daq = {
@@ -305,6 +309,56 @@ def test_each_kind_gets_its_image_and_a_second_load_writes_nothing(
     assert sorted(bench.puts()) == sorted(bench.ips)
     assert all(work.ledger.done(ip, Step.REBOOT) for ip in bench.ips)
     assert would_load(work, bench.boards) == {}
+
+
+class Crowd:
+    """Counts how many boards something is done to at once."""
+
+    def __init__(self) -> None:
+        self.most = self._now = 0
+        self._lock = threading.Lock()
+
+    def watched(self, action: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            with self._lock:
+                self._now += 1
+                self.most = max(self.most, self._now)
+            try:
+                return action(*args, **kwargs)
+            finally:
+                with self._lock:
+                    self._now -= 1
+
+        return watched
+
+
+def test_no_more_boards_at_once_than_the_config_says(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bench.folder / "site" / "obs_config.json"
+    raw = json.loads(path.read_text())
+    path.write_text(
+        json.dumps({**raw, "command_pacing": {"pings_at_once": 3, "transfers_at_once": 2}})
+    )
+    bench.site = load_site(path.parent)
+    writes, uids = Crowd(), Crowd()
+    monkeypatch.setattr(board_tftp, "write_flash", writes.watched(board_tftp.write_flash))
+    monkeypatch.setattr(board_tftp, "get_uid", uids.watched(board_tftp.get_uid))
+    bench.sim.fault("all", "slow", delay_s=0.05)
+    assert boot.ping(bench.work(), bench.boards) == set(bench.ips)
+    assert uids.most == 3
+    assert set(boot.ask_uids(bench.work(), bench.ips)) == set(bench.ips)
+    assert uids.most == 3
+    bench.sim.fault("all", "none")
+    assert load_firmware(bench.work(), bench.boards).keys() == set(bench.ips)
+    assert writes.most == 2
+
+
+def test_silent_boards_cost_one_time_out_together(bench: Bench) -> None:
+    bench.sim.fault("all", "unreachable")
+    begin_s = time.monotonic()
+    assert boot.ping(bench.work(), bench.boards) == set()
+    assert boot.PING_TIMEOUT_S <= time.monotonic() - begin_s < 2 * boot.PING_TIMEOUT_S
 
 
 def test_what_was_loaded_boots_and_is_listed_with_the_odd_ones(
@@ -439,6 +493,44 @@ def test_flash_that_does_not_keep_what_was_written_is_seen(bench: Bench) -> None
     assert firmware.bootable(bench.work(), [board]) == []
 
 
+def stall_and_mend(bench: Bench, blocks: Sequence[int]) -> None:
+    """Boards that stall at these blocks of a load, one each; the next load makes them whole."""
+    chosen = bench.boards[: len(blocks)]
+    for quabo, block in zip(chosen, blocks, strict=True):
+        # Of the image no part is there yet.
+        board_tftp.write_flash(quabo.ip, 0x1010000, b"\x5a" * 0x20000, bench.simulation.tftp_port)
+        bench.sim.fault(quabo.ip, "tftp_stall", block=block)
+    work = bench.work()
+    assert load_firmware(work, chosen, patience=HASTY) == {}
+    assert {problem.where for problem in work.problems} == {quabo.ip for quabo in chosen}
+    marked = {mark.ip for mark in read_marks(bench.data_dir).values()}
+    for quabo, block in zip(chosen, blocks, strict=True):
+        # Up to the first 64 blocks it stalls where the flash is compared, and nothing is written.
+        assert (quabo.ip in marked) == (block > READ_BLOCKS), (quabo.ip, block)
+        bench.sim.fault(quabo.ip, "none")
+        assert not bench.holds(quabo.ip, "bga" if quabo is bench.boards[3] else "qfp")
+    work = bench.work()
+    assert load_firmware(work, chosen).keys() == {quabo.ip for quabo in chosen}
+    assert (work.problems, read_marks(bench.data_dir)) == ([], {})
+    for quabo in chosen:
+        assert bench.holds(quabo.ip, "bga" if quabo is bench.boards[3] else "qfp")
+
+
+IMAGE_BLOCKS, READ_BLOCKS = IMAGE_BYTES // 512, 64
+
+
+def test_a_load_that_stalls_at_a_block_is_mended(bench: Bench) -> None:
+    stall_and_mend(bench, random.Random(5).sample(range(2, IMAGE_BLOCKS + 1), 4))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_load_that_stalls_at_any_block_is_mended(bench: Bench) -> None:
+    blocks = range(2, IMAGE_BLOCKS + 1)
+    for begin in range(0, len(blocks), 4):
+        stall_and_mend(bench, blocks[begin : begin + 4])
+
+
 def test_losses_on_the_way_change_nothing(bench: Bench) -> None:
     bench.sim.fault("all", "lossy", fraction=0.01, seed=3)
     work = bench.work()
@@ -465,7 +557,7 @@ def test_another_board_is_not_written(bench: Bench) -> None:
 def test_the_golden_firmware_is_written_only_when_told_twice(bench: Bench) -> None:
     board, port = bench.boards[3], bench.site.obs.tftp_port
     before = board_tftp.read_flash(board.ip, 0, 0x1000, port)
-    with pytest.raises(RefusedError, match="only when that is said twice"):
+    with pytest.raises(RefusedError, match=rf"said twice \(add --golden_.* to {board.ip}\)"):
         load_firmware(bench.work(), [board], area=Area.GOLDEN)
     assert bench.puts() == []
     assert board_tftp.read_flash(board.ip, 0, 0x1000, port) == before
@@ -476,7 +568,10 @@ def test_the_golden_firmware_is_written_only_when_told_twice(bench: Bench) -> No
     # What was begun there is finished before anything else goes to the board.
     work = bench.work()
     assert load_firmware(work, [board]) == {}
-    assert "at 0x0 was not finished; repeat that first" in work.problems[0].text
+    assert "at 0x0 was not finished; repeat that first: config.py --load_golden" in str(
+        work.problems[0]
+    )
+    assert firmware.unfinished(work)[board.ip].endswith("config.py --load_golden")
     work = bench.work()
     load_firmware(work, [board], area=Area.GOLDEN, told_twice=True)
     assert (work.problems, firmware.unfinished(work)) == ([], {})
