@@ -124,7 +124,8 @@ class Outcome:
 
     problem: one line that begins with the board's address, None when all that can be confirmed
     was; replies: one for each step, None where there was none; unconfirmed: names of commands
-    that were sent but cannot be confirmed; packets: number of datagrams sent.
+    that were sent but cannot be confirmed; packets: number of datagrams sent; once_lost: a command
+    that is sent only once has not been answered.
     """
 
     ip: str
@@ -132,6 +133,7 @@ class Outcome:
     replies: tuple[bytes | None, ...]
     unconfirmed: tuple[str, ...] = ()
     packets: int = 0
+    once_lost: bool = False
 
     @property
     def ok(self) -> bool:
@@ -166,6 +168,7 @@ class Conversation:
         self._problems: list[str] = []
         self._unconfirmed: list[str] = []
         self._packets = 0
+        self._once_lost = False
         self._index = 0
         self._begin_step()
 
@@ -197,6 +200,7 @@ class Conversation:
             replies=tuple(self._replies),
             unconfirmed=tuple(self._unconfirmed),
             packets=self._packets,
+            once_lost=self._once_lost,
         )
 
     def act(self, now_s: float, patience_s: float = 0.0) -> bytes | None:
@@ -275,6 +279,7 @@ class Conversation:
 
     def _fail(self, step: Send, now_s: float) -> None:
         name = step.command.name
+        self._once_lost |= step.limit == 1
         if self._mismatches:
             tags = maroc.differing_tags(self._awaiting, self._mismatches[-1])
             more = f" and {len(tags) - TAGS_SHOWN} more" if len(tags) > TAGS_SHOWN else ""

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from panoseti import commands, hv_service, maroc, packets, ph_baselines, settings, verified
-from panoseti.board_link import BoardLink, Pause, Send, open_link
+from panoseti.board_link import BoardLink, Outcome, Pause, Send, open_link
 from panoseti.board_link import Step as LinkStep
 from panoseti.board_settings import CLOSED, OPEN, BoardSettings
-from panoseti.board_work import Result, Results, Work, of_outcome
+from panoseti.board_work import Result, Results, Work, addresses, of_outcome
 from panoseti.commands import ChannelMask, GoeMask
 from panoseti.errors import ConfigError, ObsError
 from panoseti.flight import FlightRecorder
@@ -110,8 +110,7 @@ def calibrate_ph(work: Work, boards: Sequence[Quabo]) -> dict[str, ph_baselines.
     plan = [Send(commands.CalibratePhBaseline())]
 
     def action(able: Sequence[Quabo], through: Callable[[str], None]) -> Results:
-        with work.link() as link:
-            outcomes = link.run({q.ip: plan for q in able}, work.echo, through)
+        outcomes = _outcomes(work, {q.ip: plan for q in able}, through)
         for ip, outcome in outcomes.items():
             if outcome.ok and outcome.replies[-1] is not None:
                 new[ip] = packets.parse_ph_baseline(outcome.replies[-1])
@@ -200,9 +199,21 @@ def _tell(
 
 
 def _run(work: Work, plans: Plans, through: Callable[[str], None]) -> dict[str, Result]:
+    return {ip: of_outcome(outcome) for ip, outcome in _outcomes(work, plans, through).items()}
+
+
+def _outcomes(work: Work, plans: Plans, through: Callable[[str], None]) -> dict[str, Outcome]:
+    """What became of the plans, all of which may be carried out again from their beginning.
+
+    That is done once where the answer to a command was lost that the link sends only once.
+    """
     with work.link() as link:
         outcomes = link.run(plans, work.echo, through)
-    return {ip: of_outcome(outcome) for ip, outcome in outcomes.items()}
+        again = {ip: plans[ip] for ip, outcome in outcomes.items() if outcome.once_lost}
+        if again:
+            work.console.note(f"lost answers: {addresses(list(again))}: once more")
+            outcomes |= link.run(again, work.echo)
+    return outcomes
 
 
 @dataclass(frozen=True)

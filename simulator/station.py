@@ -229,7 +229,8 @@ class Station:
     def _tftp_request(self, sock: socket.socket, data: bytes, client: Address) -> None:
         running = self._transfers.get(client)
         if running is not None and running.request == data:
-            return  # asked twice; the answer is repeated after a silence anyway
+            running.asked_again()
+            return
         self.board.flash.worn = self.board.faults.bad_flash
         try:
             transfer = open_transfer(
@@ -271,6 +272,11 @@ class TftpConversation:
         self._socket: socket.socket | None = station.bind(0)
         self._loop.add_reader(self._socket, self._ready)
         self._send(transfer.start())
+
+    def asked_again(self) -> None:
+        """The request has come once more: the first answer was lost, or is on its way."""
+        if self._socket is not None and not self._heard:
+            self._send(self._transfer.last)
 
     def close(self) -> None:
         """Forget the client; nothing more is sent."""

@@ -67,6 +67,11 @@ class Transfer:
         """The first datagram to the client."""
         raise NotImplementedError
 
+    @property
+    def last(self) -> bytes:
+        """What was sent last."""
+        return self._last
+
     def receive(self, data: bytes) -> bytes | None:
         """Take a datagram of the client; returns what to answer."""
         raise NotImplementedError

@@ -106,6 +106,7 @@ def test_silence_is_answered_with_the_same_packet_a_few_times_and_then_told() ->
     outcome = conversation.outcome()
     assert not outcome.ok
     assert outcome.replies == (None, None)
+    assert not outcome.once_lost
     text = problem(outcome)
     assert text.startswith(f"{IP}: no answer to set HV")
     assert "5 tries" in text
@@ -148,9 +149,11 @@ def test_an_answer_to_an_earlier_try_counts() -> None:
 
 def test_what_must_not_be_repeated_is_not_and_gets_its_time() -> None:
     for command, limit_s in ((BASELINE, 6.0), (DESTINATION, 12.0), (commands.ReadPhFrame(), 6.0)):
-        sent, end_s = run_out(talk(Send(command, tries=7)))
+        conversation = talk(Send(command, tries=7))
+        sent, end_s = run_out(conversation)
         assert sent == [packet(command, echo=False)]
         assert end_s == limit_s
+        assert conversation.outcome().once_lost
 
 
 def test_answers_are_told_apart_by_their_content() -> None:

@@ -307,13 +307,13 @@ def test_elsewhere_the_ping_of_the_system_decides(
 ) -> None:
     fake = tmp_path / "ping"
     fake.write_text(
-        '#!/bin/sh\nprintf "%s\\n" "$*" >> "$(dirname "$0")/calls"\ntest "$7" = 192.0.2.1\n'
+        '#!/bin/sh\nprintf "%s\\n" "$*" >> "$(dirname "$0")/calls"\ntest "$9" = 192.0.2.1\n'
     )
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     reached = reach.ping(["192.0.2.1", "192.0.2.2"], timeout_s=1.0)
     assert reached == {"192.0.2.1": True, "192.0.2.2": False}
-    assert "-n -q -c 1 -w 1 192.0.2.2" in (tmp_path / "calls").read_text().splitlines()
+    assert "-n -q -c 1 -i 0.3 -w 1 192.0.2.2" in (tmp_path / "calls").read_text().splitlines()
 
 
 def test_a_real_ping(monkeypatch: pytest.MonkeyPatch) -> None:

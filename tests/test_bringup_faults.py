@@ -1,0 +1,109 @@
+"""The whole bring-up on bad links and with wrong boards: nothing is lost, nothing is claimed."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from panoseti.flight import read_flight
+from panoseti.ledger import Step
+from panoseti.ledger_file import read_ledger
+from simulator.flash import Firmware, firmware_image
+from simulator.private_observatory import PrivateObservatory, private_observatory
+from tests.config_calls import Answer, boards, check_registers, config
+
+LOSS = 0.05
+# The silver image that the boards hold and run, and the firmware that one of them says it runs.
+IMAGE, IMAGE_NAME = Firmware("0208", 0x28B4667A), "quabo_0208_28b4667a.bin"
+CALLS = 4
+
+
+def ready_in_the_end(observatory: PrivateObservatory) -> Answer:
+    """Call config.py until all is well; before that it may only claim what is true."""
+    for _ in range(CALLS):
+        answer = config(observatory, "--json", timeout_s=110)
+        if answer.code == 0:
+            check_registers(observatory)
+            return answer
+        check_claims(observatory)
+    raise AssertionError((answer.code, answer.err[-3000:]))
+
+
+def check_claims(observatory: PrivateObservatory) -> None:
+    """What the ledger says is done, boards have done."""
+    ledger = read_ledger(observatory.data_dir)
+    for ip, board in boards(observatory).items():
+        done = {step for step in Step if ledger.done(ip, step)}
+        assert (board["phase"] == "silver") or Step.REBOOT not in done, ip
+        for step, name in ((Step.MAROC, "maroc"), (Step.PH_BASELINE, "baseline")):
+            assert board[name] is not None or step not in done, (ip, step)
+        if Step.HK_DEST in done:
+            assert board["hk_destination"] == observatory.site.head
+
+
+def commands_sent(observatory: PrivateObservatory) -> Counter[str]:
+    """Command packets by name that config.py has sent."""
+    lines = read_flight(observatory.data_dir)
+    sent = [line for line in lines if line.what == "send" and line.program == "config.py"]
+    return Counter(line.text.partition('command="')[2].partition('"')[0] for line in sent)
+
+
+@pytest.fixture
+def observatory(tmp_path: Path) -> Iterator[PrivateObservatory]:
+    """Four boards as after power-on, whose QFP image the config names."""
+    image = tmp_path / IMAGE_NAME
+    image.write_bytes(firmware_image(IMAGE, 0x20000))
+    fields: dict[str, Any] = {"firmware": {"qfp": str(image)}}
+    with private_observatory(
+        tmp_path / "night", modules=(254,), time_scale=50, obs_fields=fields
+    ) as found:
+        yield found
+
+
+def lose(observatory: PrivateObservatory, seed: int) -> None:
+    """Each packet from and to any board may be lost, from now on."""
+    dice = random.Random(seed)
+    with observatory.client() as client:
+        for ip in boards(observatory):
+            client.fault(ip, "lossy", fraction=LOSS, seed=dice.randrange(1 << 30))
+
+
+def test_bad_links_and_a_board_with_other_firmware(observatory: PrivateObservatory) -> None:
+    """Packets lost everywhere; answers doubled, late and out of order from some boards."""
+    other, doubled, mixed, late = observatory.site.quabos
+    lose(observatory, seed=7)
+    with observatory.client() as client:
+        client.fault(doubled, "duplicating")
+        client.fault(mixed, "reordering")
+        client.fault(late, "slow", delay_s=0.2)
+        client.fault(other, "wrong_firmware", version="0104")
+    answer = ready_in_the_end(observatory)
+    count = len(observatory.site.quabos)
+    sent = commands_sent(observatory)
+    assert sum(sent.values()) > 12 * count, f"nothing was lost: {sent}"
+    wrong = answer.json["verified"]["firmware"]["wrong"]
+    assert wrong == {other: "not 0208 of 2023-05-01 03:22, as obs_config.json wants"}
+    assert f"warning: {other}: firmware: not 0208" in answer.err
+    versions = config(observatory, "--firmware_versions", "--json")
+    assert versions.code == 1
+    assert [row["ip"] for row in versions.json["versions"] if row["odd"]] == [other]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", range(3))
+def test_five_percent_of_all_packets_are_lost(tmp_path: Path, seed: int) -> None:
+    """Of 64 boards, the commands, answers, TFTP and housekeeping."""
+    with private_observatory(tmp_path, modules=tuple(range(16)), time_scale=20) as observatory:
+        lose(observatory, seed)
+        ready_in_the_end(observatory)
+        assert config(observatory, "--ping").code == 0
+        with observatory.client() as client:
+            client.fault("all", "none")
+        again = config(observatory, "--json", timeout_s=110)
+        assert (again.code, again.json["plan"]) == (0, []), again
