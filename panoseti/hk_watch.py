@@ -28,7 +28,7 @@ from panoseti.store import TIME_FIELD, Store
 POLL_S = 0.1
 HVMON = tuple(f"HVMON{chip}" for chip in range(4))
 HVIMON = tuple(f"HVIMON{chip}" for chip in range(4))
-FIELDS = (TIME_FIELD, "FWVER", "FWTIME", *HVMON, *HVIMON, "SHUTTER_STATUS")
+FIELDS = (TIME_FIELD, "FWVER", "FWTIME", *HVMON, *HVIMON, "SHUTTER_STATUS", "PCBREV_N")
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,14 @@ class Boot:
 @dataclass(frozen=True)
 class Shown:
     """What an HK packet shows: Unix time of its arrival, magnitudes of the bias of the four
-    detectors in V, the currents of their supplies in A, SHUTTER_STATUS.
+    detectors in V, the currents of their supplies in A, SHUTTER_STATUS, PCBREV_N.
     """
 
     utc_s: float
     hv_v: tuple[float, ...]
     hv_a: tuple[float, ...]
     shutter_status: int
+    pcbrev_n: int
 
 
 def shown_in(record: Mapping[str, object]) -> Shown | None:
@@ -67,6 +68,7 @@ def shown_in(record: Mapping[str, object]) -> Shown | None:
             hv_v=tuple(abs(float(str(record[name]))) for name in HVMON),
             hv_a=tuple(float(str(record[name])) for name in HVIMON),
             shutter_status=int(str(record["SHUTTER_STATUS"])),
+            pcbrev_n=int(str(record["PCBREV_N"])),
         )
     except (KeyError, ValueError):
         return None

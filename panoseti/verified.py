@@ -18,7 +18,7 @@ from panoseti.board_settings import OPEN
 from panoseti.board_work import UNCONFIRMED, Work, addresses
 from panoseti.commands import HkInterval
 from panoseti.errors import ObsError
-from panoseti.firmware_images import Release
+from panoseti.firmware_images import BUILDS, Release
 from panoseti.hk_watch import Shown, StoreWatch, wait_shown
 from panoseti.hv_off import OFF_BELOW_V
 from panoseti.ledger import Step
@@ -168,6 +168,7 @@ def look_at(work: Work, boards: Sequence[Quabo]) -> list[Check]:
     return [
         _uids(work, boards),
         *_firmware(work, boards, running, why),
+        _pcb_revisions(work, boards, seen, why),
         _confirmed(work, boards),
         _hv(work, boards, seen, why),
         _shutters(work, boards, seen, why),
@@ -236,9 +237,14 @@ def _hv_states(work: Work) -> dict[str, _HvState]:
 def _uids(work: Work, boards: Sequence[Quabo]) -> Check:
     """UIDs that the boards said, against the board data base."""
     check = Check("UID", shown="in quabo_info.json")
+    places: dict[str, list[str]] = {}
+    for ip, uid in work.uids.items():
+        places.setdefault(uid, []).append(ip)
     for quabo in boards:
         uid = work.ledger.uid_of(quabo.ip)
-        if uid and uid in work.settings.db.boards:
+        if uid and len(places.get(uid, ())) > 1:
+            check.wrong[quabo.ip] = f"{uid} is said by {addresses(places[uid])} alike"
+        elif uid and uid in work.settings.db.boards:
             check.good.append(quabo.ip)
         else:
             check.unknown[quabo.ip] = "not in quabo_info.json" if uid else "never read"
@@ -290,6 +296,41 @@ def _firmware(
         else:
             kind.good.append(ip)
     return [kind, version]
+
+
+def _pcb_revisions(
+    work: Work, boards: Sequence[Quabo], seen: Mapping[str, Shown], why: str
+) -> Check:
+    """PCBREV_N of each board against what most boards of its kind show.
+
+    Which value means which kind is not certain: boards in the field show another than the
+    interface description says.  So it tells something only where the two kinds differ.
+    """
+    check = Check("PCB revision")
+    kinds = {q.ip: firmware.board_build(work, q.ip) for q in boards}
+    shown: dict[str, list[int]] = {}
+    for ip, one in seen.items():
+        shown.setdefault(kinds[ip], []).append(one.pcbrev_n)
+    usual = {kind: max(set(values), key=values.count) for kind, values in shown.items() if kind}
+    tells = len(set(usual.values())) == len(BUILDS)
+    if tells:
+        check.shown = ", ".join(f"PCBREV_N {usual[kind]} on {kind.upper()}" for kind in BUILDS)
+    for quabo in boards:
+        ip, kind = quabo.ip, kinds[quabo.ip]
+        if ip not in seen:
+            check.unknown[ip] = why
+        elif not kind:
+            check.unknown[ip] = "not in quabo_info.json"
+        elif (value := seen[ip].pcbrev_n) != usual[kind]:
+            check.wrong[ip] = (
+                f"PCBREV_N is {value}, not {usual[kind]} as on most {kind.upper()} boards; compare"
+                " the board with quabo_info.json"
+            )
+        elif not tells:
+            check.unknown[ip] = f"PCBREV_N is {value}, which tells nothing: no two kinds differ"
+        else:
+            check.good.append(ip)
+    return check
 
 
 def _listed_builds(work: Work) -> dict[str, str]:

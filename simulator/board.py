@@ -408,6 +408,8 @@ class Board:
             temp2_c=self.temp2_c if hot is None else hot + 30.0,
             shutter_open=self.shutter_open,
             light=self.light,
+            # As QFP boards in the field show it, against the interface description.
+            pcbrev_n=int(self.identity.version == "bga"),
             firmware=self.firmware,
             first_after_boot=self.hk_count == 0,
             count=self.hk_count,

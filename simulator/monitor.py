@@ -112,6 +112,7 @@ class Readings:
     temp2_c: float
     shutter_open: bool
     light: bool
+    pcbrev_n: int
     firmware: Firmware
     first_after_boot: bool
     count: int
@@ -152,7 +153,7 @@ def hk_packet(readings: Readings) -> bytes:
             uid=UNFILLED_UID,
             shutter_status=int(readings.shutter_open),
             light_sensor_status=int(readings.light),
-            pcbrev_n=0,
+            pcbrev_n=readings.pcbrev_n,
             fwtime=readings.firmware.time,
             fwver=readings.firmware.version,
             **supplies,

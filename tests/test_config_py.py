@@ -78,7 +78,7 @@ def test_from_power_on_to_ready(ready: PrivateObservatory) -> None:
     assert [board["state"] for board in again.json["boards"]] == ["ready"] * 8
     assert {board["firmware"] for board in again.json["boards"]} == {"0208", "0209"}
     verified = again.json["verified"]
-    for what in ("UID", "QFP or BGA", "settings", "HV"):
+    for what in ("UID", "QFP or BGA", "PCB revision", "settings", "HV"):
         assert verified[what]["good"] == list(ready.site.quabos), what
     assert verified["shutter"]["good"] == [ready.site.quabos[1], ready.site.quabos[5]]
     assert "names no firmware for its kind" in next(iter(verified["firmware"]["unknown"].values()))

@@ -40,7 +40,7 @@ def bring_up_twice(folder: Path, modules: int, prefix: str | None, hk_period_s: 
         uids = {board["uid"] for board in boards(observatory).values()}
         assert len(uids) == 4 * modules
         verified = answer.json["verified"]
-        for what in ("UID", "QFP or BGA", "settings", "HV"):
+        for what in ("UID", "QFP or BGA", "PCB revision", "settings", "HV"):
             assert len(verified[what]["good"]) == 4 * modules, (what, verified[what])
         sent = commands_sent(observatory)
         again = config(observatory, "--json", timeout_s=300)
