@@ -14,9 +14,10 @@ from panoseti import daemon
 from panoseti.alarms import Alarms
 from panoseti.board_link import BoardLink, open_link
 from panoseti.flight import FlightRecorder
-from panoseti.hv_service import Outlets, PresentBoards, StopRun, guard_actions
+from panoseti.hv_service import Outlets, PresentBoards, guard_actions
 from panoseti.load_configs import load_site
 from panoseti.safety import NAME, PATIENCE_S, STUCK_S, Guard, GuardedModule, guard_loop
+from panoseti.stop_in_background import StopInBackground
 from panoseti.store import Store
 
 INTERVAL_S = 1.0
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     data_dir = (args.data_dir or site.head_data_dir).resolve()
     flight = FlightRecorder(data_dir, NAME)
     present = PresentBoards(site, data_dir)
-    stop_run = StopRun(args.config_dir.resolve(), data_dir)
+    stop_run = StopInBackground(args.config_dir.resolve(), data_dir, None, NAME, flight)
     outlets = Outlets(site.obs, flight=flight)
 
     def link(priority: bool) -> BoardLink:

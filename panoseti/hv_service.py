@@ -6,13 +6,9 @@ are present, their nominal voltages) and what they do (HV codes to boards, stop.
 
 from __future__ import annotations
 
-import logging
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from panoseti import commands
 from panoseti.alarms import Alarms
@@ -36,7 +32,6 @@ from panoseti.hv_ramp import Off
 from panoseti.hv_trips import REHEARSED_MODULE, Trip, add_trips, read_trips, remove_trips
 from panoseti.hv_witness import WitnessActions
 from panoseti.interlock import Interlock
-from panoseti.launch import log_dir
 from panoseti.load_configs import Site
 from panoseti.power_switch import open_switch
 from panoseti.rehearsal import (
@@ -51,29 +46,19 @@ from panoseti.safety import NAME as GUARD
 from panoseti.safety import GuardActions, GuardedModule
 from panoseti.site import Module, ObsConfig, Quabo, QuaboUids
 from panoseti.site import PowerSwitch as Outlet
+from panoseti.stop_in_background import StopInBackground
 from panoseti.store import Store
 from panoseti.supervision import Partner
 
-logger = logging.getLogger(__name__)
-
-STOP_SCRIPT = Path(__file__).resolve().parent.parent / "stop.py"
 BLIND_REPEATS = 3
 # The daemons come back within a second: nobody has to wait long for a board that is silent.
 SHORT_TIMEOUT_S, SHORT_TRIES = 0.3, 2
-STOP_OUTPUT = "temperature_guard.stop.out"
 # How often the power switches are asked whether they are there.
 CHECK_POWER_S = 300.0
 
 OpenLink = Callable[[bool], BoardLink]
 """Opens a link to the boards; the argument asks for priority over other programs."""
 Stamp = tuple[tuple[int, int] | None, ...]
-
-
-class Runs(Protocol):
-    """What a started stop.py is watched by."""
-
-    def poll(self) -> int | None:
-        """Its exit code, None while it runs."""
 
 
 class PresentBoards:
@@ -203,44 +188,6 @@ def _rehearsed_off(trips: Iterable[Trip]) -> bool:
     return isinstance(want, Off) and found is not None and found.reason in want.reason
 
 
-class StopRun:
-    """Runs stop.py in the background when a run is in progress; called again, it looks after it."""
-
-    def __init__(self, config_dir: Path, data_dir: Path) -> None:
-        self._config_dir = config_dir
-        self._data_dir = data_dir
-        self._stopping: Runs | None = None
-
-    def __call__(self, reason: str) -> None:
-        """Stop the run because of `reason`, unless that is under way; nothing to stop is fine."""
-        self.look()
-        name = run_name_path(self._data_dir)
-        if self._stopping is not None or not name.exists():
-            return
-        logger.critical("stopping the run of %s: %s", name, reason)
-        try:
-            with (log_dir(self._data_dir) / STOP_OUTPUT).open("ab") as out:
-                self._stopping = subprocess.Popen(
-                    [sys.executable, str(STOP_SCRIPT)],
-                    cwd=self._config_dir,
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-        except OSError as error:
-            logger.error("stop.py cannot be started: %s", error)
-
-    def look(self) -> None:
-        """Notice, and log, that stop.py has ended."""
-        code = None if self._stopping is None else self._stopping.poll()
-        if code is None:
-            return
-        self._stopping = None
-        where = log_dir(self._data_dir) / STOP_OUTPUT
-        logger.log(logging.ERROR if code else logging.INFO, "stop.py: exit %d (%s)", code, where)
-
-
 def outlet_of(obs: ObsConfig, module: Module) -> str:
     """Name of the outlet that feeds a module, "" where no power switch is configured."""
     outlet = obs.power_switch(module)
@@ -312,18 +259,23 @@ def guard_actions(
     store: Store,
     data_dir: Path,
     open_link: OpenLink,
-    stop_run: StopRun,
+    stop_run: StopInBackground,
     outlets: Outlets,
     alarms: Alarms,
 ) -> GuardActions:
     """What the temperature guard does to the world."""
+
+    def stop_the_run(reason: str) -> None:
+        if run_name_path(data_dir).exists():
+            stop_run(reason)
+
     return GuardActions(
         records=partial(store.get_records, fields=(*FIELDS, REHEARSAL_TIME)),
         trips=partial(read_trips, data_dir),
         save=partial(add_trips, data_dir),
         updater=Partner(UPDATER, data_dir).look,
         hv_off=_sender_of_off(site, open_link),
-        stop_run=stop_run,
+        stop_run=stop_the_run,
         power_off=outlets.off,
         alarms=alarms,
     )

@@ -1,4 +1,4 @@
-"""stop.py for one run, started by a program that goes on (and is ended by it, maybe)."""
+"""stop.py, started by a program that goes on (and is ended by it, maybe)."""
 
 from __future__ import annotations
 
@@ -17,28 +17,35 @@ STOP_SCRIPT = Path(__file__).resolve().parent.parent / "stop.py"
 AGAIN_S = 60.0
 
 
+def output_path(data_dir: Path, who: str) -> Path:
+    """What a stop.py says that `who` has started."""
+    return log_dir(data_dir) / f"{who}.stop.out"
+
+
 class StopInBackground:
-    """Stops the run `run` and no other; what stop.py says goes to `<log>/<who>.stop.out`.
+    """Stops the run `run` and no other, or (None) whatever run is in progress.
 
     Asked again while it is at work it does nothing; when it has failed, it is tried again after a
     minute.
     """
 
     def __init__(
-        self, config_dir: Path, data_dir: Path, run: str, who: str, flight: FlightRecorder
+        self, config_dir: Path, data_dir: Path, run: str | None, who: str, flight: FlightRecorder
     ) -> None:
         self._config_dir = config_dir
-        self._words = ["--run", run, "--data_dir", str(data_dir)]
-        self._output = log_dir(data_dir) / f"{who}.stop.out"
+        self._words = ["--data_dir", str(data_dir)]
+        if run is not None:
+            self._words += ["--run", run]
+        self._output = output_path(data_dir, who)
         self._flight = flight
         self._child: subprocess.Popen[bytes] | None = None
         self._not_before_s = 0.0
 
     def __call__(self, reason: str) -> bool:
         """Stop it because of `reason`; whether that was begun now."""
-        if self._at_work() or time.monotonic() < self._not_before_s:
+        self.look()
+        if self._child is not None or time.monotonic() < self._not_before_s:
             return False
-        self._not_before_s = time.monotonic() + AGAIN_S
         logger.critical("stopping the run: %s", reason)
         self._flight.note("stop_in_background", reason=reason, words=self._words)
         try:
@@ -53,14 +60,17 @@ class StopInBackground:
                 )
         except OSError as error:
             logger.error("stop.py cannot be started: %s", error)
+            self._not_before_s = time.monotonic() + AGAIN_S
             return False
         return True
 
-    def _at_work(self) -> bool:
+    def look(self) -> None:
+        """Notice, and log, that stop.py has ended."""
         code = None if self._child is None else self._child.poll()
-        if self._child is None or code is None:
-            return self._child is not None
+        if code is None:
+            return
         self._child = None
+        if code:
+            self._not_before_s = time.monotonic() + AGAIN_S
         logger.log(logging.ERROR if code else logging.INFO, "stop.py: exit %d (%s)", code,
                    self._output)  # fmt: skip
-        return False

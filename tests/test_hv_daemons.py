@@ -18,19 +18,21 @@ from pathlib import Path
 
 import pytest
 
-from panoseti import hv_service
+from panoseti import stop_in_background
 from panoseti.alarms import AlarmState, read_alarms, standing_alarms
 from panoseti.board_files import QUABO_UIDS, load_board_db, quabo_uids_text
 from panoseti.board_link import open_link
-from panoseti.flight import read_flight
+from panoseti.flight import FlightRecorder, read_flight
 from panoseti.hv import HV_OFF
 from panoseti.hv_ramp import step_codes
-from panoseti.hv_service import PresentBoards, StopRun, outlet_of, send_codes
+from panoseti.hv_service import PresentBoards, outlet_of, send_codes
 from panoseti.hv_trips import acknowledge, read_trips
 from panoseti.launch import Heartbeat
 from panoseti.load_configs import load_site
 from panoseti.rehearsal import REHEARSAL_KEY
+from panoseti.safety import NAME as GUARD
 from panoseti.session import state
+from panoseti.stop_in_background import StopInBackground
 from simulator.make_boards import write_boards
 from simulator.sites import uid_of
 from tests.helpers import wait_for
@@ -249,7 +251,7 @@ def test_a_full_disk_is_told_by_its_name(tmp_path: Path) -> None:
 def test_the_run_is_stopped_once_and_in_the_background(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", "panoseti.hv_service")
+    caplog.set_level("INFO", "panoseti.stop_in_background")
     (tmp_path / "log").mkdir()
     script = tmp_path / "stop.py"
     script.write_text(
@@ -258,16 +260,14 @@ def test_the_run_is_stopped_once_and_in_the_background(
         "while not os.path.exists('go'): time.sleep(0.02)\n"
         "os.remove('run_name')\nsys.exit(1)\n"
     )
-    monkeypatch.setattr(hv_service, "STOP_SCRIPT", script)
-    stop_run = StopRun(tmp_path, tmp_path)
-    stop_run("too hot")
-    assert not (tmp_path / "log" / hv_service.STOP_OUTPUT).exists(), "no run, nothing to stop"
+    monkeypatch.setattr(stop_in_background, "STOP_SCRIPT", script)
+    stop_run = StopInBackground(tmp_path, tmp_path, None, GUARD, FlightRecorder(None, GUARD))
+    output = stop_in_background.output_path(tmp_path, GUARD)
     (tmp_path / "run_name").write_text("obs_...")
     begin = time.monotonic()
     stop_run("too hot")
     stop_run("still too hot")
     assert time.monotonic() - begin < 1
-    output = tmp_path / "log" / hv_service.STOP_OUTPUT
     wait_for(lambda: output.read_text().endswith("\n"), "stop.py to begin")
     assert output.read_text() == f"stopping in {tmp_path}\n"
     (tmp_path / "go").touch()

@@ -81,7 +81,6 @@ RESERVED: dict[str, set[str]] = {
     "jsonschema": {"json_document", "json_formats"},
     "subprocess": {
         "alarms",
-        "hv_service",
         "launch",
         "reach",
         "rsync_fetch",
