@@ -25,6 +25,7 @@ from panoseti.start_checks import StartOptions
 EXAMPLES = """\
   ./start.py                record until stop.py
   ./start.py --nsecs 600    record for 600 s, then stop this run and collect it
+  ./start.py --partial      record with the healthy part (obs_config.json says how much may miss)
   ./start.py --dry-run      all checks, and nothing else
 Run it in the command directory (the one with the three configs) on the head node."""
 
@@ -35,6 +36,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--no_hv", action="store_true", help="do not require that high voltage is kept")
     add("--no_redis", action="store_true", help="record no housekeeping; require no daemons")
+    add("--partial", action="store_true", help="record with the healthy part, if the policy allows")
     add("--no_data", action="store_true", help="record housekeeping only")
     add("--nsecs", type=seconds, metavar="N", help="record for N seconds, in the foreground")
     add("--stop_session", action="store_true", help="after --nsecs: config.py --shutdown as well")
@@ -66,8 +68,9 @@ def main(argv: Sequence[str]) -> int:
         out.warn(warning)
     flight = FlightRecorder(site.head_data_dir, run_start.PROGRAM)
     options = StartOptions(
-        not args.no_hv, not args.no_redis, not args.no_data, args.nsecs, ("start.py", *argv)
-    )
+        hv=not args.no_hv, redis=not args.no_redis, data=not args.no_data, duration_s=args.nsecs,
+        partial=args.partial, argv=("start.py", *argv),
+    )  # fmt: skip
     if args.dry_run:
         return dry_run(site, options, out)
     flight.command(argv)
@@ -91,9 +94,9 @@ def main(argv: Sequence[str]) -> int:
 def dry_run(site: Site, options: StartOptions, out: console.Console) -> int:
     """Check and tell."""
     checked = run_start.plan(site, options, FlightRecorder(None, run_start.PROGRAM))
-    run_report.show_checked(site, checked, out)
+    run_report.show_checked(checked, out)
     if out.json_output:
-        out.result(run_report.checked_document(site, checked))
+        out.result(run_report.checked_document(checked))
     return EXIT_OK
 
 

@@ -24,8 +24,6 @@ from daq_node import (
     StateError,
     UsageError,
     read_run_state,
-    refuse_if_over,
-    write_state,
 )
 from daq_process import find_hashpipes, find_pipelines
 
@@ -339,24 +337,3 @@ def _digest_at(name: str, folder: int) -> str:
         return digest_of(fd)
     finally:
         os.close(fd)
-
-
-def put_file(run: str, name: str, data: bytes) -> Document:
-    """A small file of the head node, such as a copy of a config, into <run>/."""
-    if not daq_facts.FILE_NAME.fullmatch(name) or name == HEAD_RUN_FILE:
-        raise UsageError(f"--name {name!r} cannot be the name of a file of a run")
-    if is_head_run_dir(run):
-        raise RefusedError(f"{run}/ is the head node's run directory: its files are there already")
-    refuse_if_over(run)
-    os.makedirs(run, exist_ok=True)
-    write_state(Path(run) / name, data)
-    try:
-        refuse_if_over(run)  # it may have ended this very moment
-    except RefusedError:
-        with contextlib.suppress(OSError):  # the stop may have been faster
-            os.unlink(os.path.join(run, name))
-        with contextlib.suppress(OSError):
-            os.rmdir(run)
-        raise
-    status = os.stat(os.path.join(run, name))
-    return {"file": described(Place(None, run, name), status)}

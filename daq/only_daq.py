@@ -143,6 +143,7 @@ OPTIONS: Dict[str, Dict[str, Optional[Check]]] = {
         "--cpus": _matching(r"[0-9,]{1,20}"),
         "--deadline_s": _NUMBER,
         "--helpers": _NAME,
+        "--copies": None,
         "--hashpipe_dir": _hashpipe_dir,
     },
     "stop_daq.py": {
@@ -160,7 +161,6 @@ OPTIONS: Dict[str, Dict[str, Optional[Check]]] = {
     "run_files.py hash": _OF_RUN,
     "run_files.py move": _OF_RUN,
     "run_files.py delete": {**_OF_RUN, "--run_dir": None},
-    "run_files.py put": {**_OF_RUN, "--name": _NAME},
 }
 
 

@@ -6,7 +6,6 @@
   hash     SHA-256 of files named on stdin, at low priority
   delete   files named on stdin, if they are still what was listed; then emptied directories
   move     files named on stdin into <run>/, which is the head node's run directory, too
-  put      stdin becomes a file in <run>/
   place    device and inode of the data directory, and the content of a marker file in it
 
 stdin of hash and move: {"files": [path, ...]}; of delete: {"files": [{"path", "bytes",
@@ -36,7 +35,6 @@ from daq_files import (
     list_runs,
     move_file,
     parse_path,
-    put_file,
     refuse_while_recording,
     remove_emptied,
 )
@@ -60,18 +58,13 @@ INPUT_MAX_BYTES = 64 << 20
 MARKER = re.compile(r"\.same_[0-9a-f]{32}")
 
 
-def read_input() -> bytes:
-    """All of stdin."""
+def read_entries() -> List[Any]:
+    """The "files" of the JSON document on stdin."""
     data = sys.stdin.buffer.read(INPUT_MAX_BYTES + 1)
     if len(data) > INPUT_MAX_BYTES:
         raise UsageError(f"stdin has more than {INPUT_MAX_BYTES} bytes")
-    return data
-
-
-def read_entries() -> List[Any]:
-    """The "files" of the JSON document on stdin."""
     try:
-        entries = json.loads(read_input())["files"]
+        entries = json.loads(data)["files"]
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f'stdin is not {{"files": [...]}}: {error}')
     if not isinstance(entries, list):
@@ -126,8 +119,6 @@ def main(argv: Sequence[str]) -> Document:
     run: str = args.run
     if args.verb == "list":
         return list_run(run)
-    if args.verb == "put":
-        return put_file(run, args.name, read_input())
     if args.verb == "delete":
         expected = read_expected(run)
         refuse_while_recording(run)
@@ -161,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for name in ("runs", "place", "list", "hash", "delete", "move", "put"):
+    for name in ("runs", "place", "list", "hash", "delete", "move"):
         verb = verbs.add_parser(name)
         verb.add_argument("--data_dir", required=True, help="data directory of this node")
         if name == "place":
@@ -170,8 +161,6 @@ def _parser() -> argparse.ArgumentParser:
             verb.add_argument("--run", required=True, type=run_argument, help="name of the run")
         if name == "delete":
             verb.add_argument("--run_dir", action="store_true", help="remove <run>/ if empty")
-        if name == "put":
-            verb.add_argument("--name", required=True, help="name of the file")
     return parser
 
 

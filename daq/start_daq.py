@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import os
 import shlex
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence
 
 import daq_facts
+from daq_files import HEAD_RUN_FILE, is_head_run_dir
 from daq_launch import Attempt, Interruption, Launch
 from daq_node import (
     DaqError,
@@ -54,6 +56,7 @@ EXAMPLE = """example:
   python3 start_daq.py --data_dir /data/panoseti --owner head1 --daq_ip 192.168.1.101 \\
       --run obs_Lick.start_2024-07-25T04:34:06Z.runtype_sci-data.pffd --obs Lick --module_ids 1,254
 """
+COPIES_MAX_BYTES = 16 << 20
 
 
 class Order(NamedTuple):
@@ -74,6 +77,7 @@ def main(argv: Sequence[str]) -> Document:
     """Start recording; the JSON document."""
     args = _parser().parse_args(argv)
     order = _order(args)
+    copies = read_copies() if args.copies else {}
     here = daq_facts.helpers_digest(Path(__file__).resolve().parent)
     if args.helpers not in (None, here):
         raise RefusedError(
@@ -86,7 +90,7 @@ def main(argv: Sequence[str]) -> Document:
         replaced = _check_idle(order)
         attempt, launch = Attempt(), Launch(Interruption())
         try:
-            identity = _start(order, attempt, launch)
+            identity = _start(order, copies, attempt, launch)
         except (DaqError, OSError) as error:
             raise _undone(order, attempt, launch, error)
     return {
@@ -120,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--cpus", help="CPUs of the net, compute and output thread, for example 4,5,6")
     add("--deadline_s", type=float, default=30.0, help="to be ready (default: %(default)g)")
     add("--helpers", help="refuse unless the set of helpers here has this digest")
+    add("--copies", action="store_true", help="small files for the run: {name: text} on stdin")
     add("--hashpipe_dir", help="prefix of an installed HASHPIPE whose launcher is to be used")
     return parser
 
@@ -226,7 +231,7 @@ def _check_idle(order: Order) -> Optional[str]:
     return None if state is None else state.run
 
 
-def _start(order: Order, attempt: Attempt, launch: Launch) -> Identity:
+def _start(order: Order, copies: Dict[str, str], attempt: Attempt, launch: Launch) -> Identity:
     """Make what the pipeline needs, launch it, wait until it records."""
     state = RunState(order.run, order.owner, order.started_by, order.daq_ip, time.time())
     create_state(Path(daq_facts.RUN_FILE), run_state_bytes(state))
@@ -239,6 +244,7 @@ def _start(order: Order, attempt: Attempt, launch: Launch) -> Identity:
     _await_new_names(order, launch)
     _launch(order, attempt, launch)
     deadline = time.monotonic() + order.deadline_s
+    _put_copies(order.run, copies, attempt)
     identity = launch.wait_found(deadline)
     write_state(Path(daq_facts.PID_FILE), pid_file_bytes(identity, order.run))
     attempt.on_failure(lambda: remove_state(Path(daq_facts.PID_FILE)))
@@ -313,6 +319,34 @@ def _forget_empty_files(folder: Path, attempt: Attempt) -> None:
                 os.unlink(path)
 
     attempt.on_failure(remove)
+
+
+def read_copies() -> Dict[str, str]:
+    """The JSON object on stdin: names of files, and their texts."""
+    data = sys.stdin.buffer.read(COPIES_MAX_BYTES + 1)
+    try:
+        if len(data) > COPIES_MAX_BYTES:
+            raise ValueError(f"more than {COPIES_MAX_BYTES} bytes")
+        copies = json.loads(data)
+        if not isinstance(copies, dict) or not all(type(v) is str for v in copies.values()):
+            raise ValueError("not an object of texts")
+    except ValueError as error:
+        raise UsageError(f"--copies: stdin: {error}")
+    for name in copies:
+        if not daq_facts.FILE_NAME.fullmatch(name) or name == HEAD_RUN_FILE:
+            raise UsageError(f"--copies: {name!r} cannot be the name of a file of a run")
+    return copies
+
+
+def _put_copies(run: str, copies: Dict[str, str], attempt: Attempt) -> None:
+    """The head node's small files, unless <run>/ is its own and has them already."""
+    if is_head_run_dir(run):
+        return
+    for name, text in copies.items():
+        path = Path(run) / name
+        if not path.exists():
+            attempt.on_failure(functools.partial(remove_state, path))
+        write_state(path, text.encode())
 
 
 def _logs(order: Order) -> List[Path]:

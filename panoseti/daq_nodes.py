@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Generic, TypeVar
 
 from daq.daq_facts import (
@@ -48,6 +48,7 @@ MARGIN_S = 30.0
 STOP_DEADLINE_S = 15.0
 DRAIN_S = 300.0
 T = TypeVar("T")
+EMPTY: Mapping[str, bytes] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -141,8 +142,11 @@ def _tuning_words(tuning: PipelineTuning) -> list[str]:
     return words
 
 
-def start_recording(shell: Shell, order: Order) -> Started:
-    """Start recording; returns when the pipeline runs and has its socket open."""
+def start_recording(shell: Shell, order: Order, copies: Mapping[str, bytes] = EMPTY) -> Started:
+    """Start recording; returns when the pipeline runs and has its socket open.
+
+    copies: small text files, such as the configs, for <run>/ on the node.
+    """
     node = shell.node
     words = [
         *("--data_dir", node.data_dir, "--run", check_run_name(order.run)),
@@ -158,8 +162,12 @@ def start_recording(shell: Shell, order: Order) -> Started:
     ]
     if node.hashpipe_dir is not None:
         words += ["--hashpipe_dir", node.hashpipe_dir]
-    step = "start recording"
-    document = _helper(shell, "start_daq.py", words, node.ready_deadline_s + MARGIN_S, step)
+    data = b""
+    if copies:
+        words.append("--copies")
+        data = json.dumps({name: text.decode() for name, text in copies.items()}).encode()
+    step, timeout_s = "start recording", node.ready_deadline_s + MARGIN_S
+    document = _helper(shell, "start_daq.py", words, timeout_s, step, data)
     return _parse(shell, node_types.started, document, step)
 
 
@@ -273,14 +281,6 @@ def delete_files(
         return FilesDone(gone, problems, tuple(found["removed"]), tuple(found["left"]))
 
     return _parse(shell, build, document, step)
-
-
-def put_file(shell: Shell, run: str, name: str, data: bytes) -> NodeFile:
-    """A small file, such as a copy of a config, into <run>/ on the node."""
-    step = f"copy {name} to {run}"
-    words = [*_verb(shell, "put", run), "--name", name]
-    document = _helper(shell, "run_files.py", words, 2 * MARGIN_S, step, data)
-    return _parse(shell, lambda found: node_types.node_file(found["file"]), document, step)
 
 
 def shares_data_dir(shell: Shell, head_data_dir: Path) -> bool:

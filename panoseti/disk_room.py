@@ -6,7 +6,7 @@ housekeeping and what is collected from elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from panoseti.errors import RefusedError
@@ -34,21 +34,28 @@ class Volume:
         )
 
 
-def refuse_or_warn(
-    volumes: Iterable[Volume], refuse_below_s: float, warn_below_s: float, planned_s: float | None
-) -> list[str]:
-    """Warnings of volumes that will not last long; RefusedError for one that is too small.
+def why_too_small(volumes: Iterable[Volume], refuse_below_s: float, planned_s: float | None) -> str:
+    """Why a run would not fit on them, "" = it does.
 
-    planned_s: length of the run where it is known; it must fit.
+    planned_s: its length where that is known, which must fit.
     """
     needed_s = max(refuse_below_s, planned_s or 0.0)
     small = [volume for volume in volumes if volume.time_left_s < needed_s]
-    if small:
-        why = "the run needs" if planned_s and planned_s >= refuse_below_s else "the minimum is"
-        raise RefusedError(
-            f"{'; '.join(map(str, small))}; {why} {duration_text(needed_s)}:"
-            " remove old runs, or use another disk"
-        )
+    if not small:
+        return ""
+    why = "the run needs" if planned_s and planned_s >= refuse_below_s else "the minimum is"
+    return (
+        f"{'; '.join(map(str, small))}; {why} {duration_text(needed_s)}:"
+        " remove old runs, or use another disk"
+    )
+
+
+def refuse_or_warn(
+    volumes: Sequence[Volume], refuse_below_s: float, warn_below_s: float, planned_s: float | None
+) -> list[str]:
+    """Warnings of volumes that will not last long; RefusedError for one that is too small."""
+    if why := why_too_small(volumes, refuse_below_s, planned_s):
+        raise RefusedError(why)
     return [str(volume) for volume in volumes if volume.time_left_s < warn_below_s]
 
 

@@ -7,25 +7,28 @@ asked, and what is true now.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from panoseti import activities, daq_nodes
 from panoseti.board_files import QUABO_UIDS, read_quabo_uids
 from panoseti.board_link import open_link
 from panoseti.daq_nodes import NodeShells
 from panoseti.data_flow import stop_data_flow
-from panoseti.errors import ConfigError, ObsError, RefusedError
+from panoseti.errors import ConfigError, ObsError, RefusedError, RemoteError
 from panoseti.flight import FlightRecorder, owner
 from panoseti.load_configs import Site, load_site
 from panoseti.node_types import NodeStatus, Stopped
 from panoseti.remote import Shell
+from panoseti.run_part import boards_left_out, left_out, never_asked
 from panoseti.run_record import RunRecord
 from panoseti.run_state import Holder
 from panoseti.site import DaqNode, Quabo
 from panoseti.words import joined
 
+WITHOUT = "the run went without it"
 STOP_FLOW, STOP_RECORDING, END = "stop the data flow", "stop recording", "end"
 # A pipeline writes out what it has received; beyond this it hangs.
 DRAIN_S = 60.0
@@ -117,7 +120,14 @@ class Ending:
         now = {(node.ip_addr, node.data_dir): node for node in self.site.daq.nodes}
         frozen = self._frozen()
         then = frozen.nodes_in_use() if frozen else self.site.nodes_in_use()
-        return [now.get((node.ip_addr, node.data_dir), node) for node in then]
+        strangers = self._left_out(never_asked)
+        return [now.get((n.ip_addr, n.data_dir), n) for n in then if n.ip_addr not in strangers]
+
+    def _left_out(
+        self, which: Callable[[Mapping[str, Any]], Mapping[str, str]]
+    ) -> Mapping[str, str]:
+        """What the run was started without."""
+        return {} if self.record is None else which(self.record.document)
 
     def boards(self) -> list[Quabo]:
         """The boards that may send: present ones, or all where that is not known."""
@@ -149,6 +159,7 @@ class Ending:
 
     def _boards(self) -> None:
         boards = []
+        without = boards_left_out(self._frozen() or self.site, self._left_out(left_out))
         for quabo in self.boards():
             other = self._others_run_of(quabo)
             if other is None:
@@ -164,7 +175,10 @@ class Ending:
                 blind = "told, but cannot confirm it" if outcome.unconfirmed else "stopped"
                 now = (outcome.problem or blind).removeprefix(f"{ip}: ")
                 told.add(ip)
-                self.lines.append(Line(f"quabo {ip}", STOP_FLOW, now, outcome.ok))
+                if not outcome.ok and ip in without:
+                    self.lines.append(Line(f"quabo {ip}", STOP_FLOW, f"{WITHOUT}: {now}"))
+                else:
+                    self.lines.append(Line(f"quabo {ip}", STOP_FLOW, now, outcome.ok))
             return f"{sum(outcome.ok for outcome in outcomes.values())} of {len(boards)}"
 
         try:
@@ -201,10 +215,16 @@ class Ending:
             return words[0]
 
         outcomes = shells.each(act)
+        without = self._left_out(never_asked)
+        all_over = True
         for node, outcome in outcomes.items():
             now = outcome.result or str(outcome.problem).removeprefix(f"{node.ip_addr}: ")
-            self.lines.append(Line(f"DAQ node {node.ip_addr}", STOP_RECORDING, now, outcome.ok))
-        return all(outcome.ok for outcome in outcomes.values())
+            ok = outcome.ok
+            if node.ip_addr in without and isinstance(outcome.problem, RemoteError):
+                now, ok = f"{WITHOUT}: {now}", True
+            self.lines.append(Line(f"DAQ node {node.ip_addr}", STOP_RECORDING, now, ok))
+            all_over = all_over and ok
+        return all_over
 
     def _end_pipeline(self, shell: Shell, holder: Holder | None) -> Stopped:
         """The own run, and strays whosever they are; not the live run of another head node."""

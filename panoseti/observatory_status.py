@@ -22,6 +22,7 @@ from panoseti.launch import Heartbeat, why_unwritable
 from panoseti.load_configs import Site, load_site
 from panoseti.node_types import NodeStatus
 from panoseti.packets import signed_detector_c
+from panoseti.run_part import left_out
 from panoseti.run_record import RUN_JSON, read_record, unfinished
 from panoseti.run_snapshot import Snapshot, read_snapshot
 from panoseti.run_state import Holder, Marker, StateError
@@ -38,8 +39,8 @@ RUNS_LOOKED_AT = 200
 
 @dataclass(frozen=True)
 class RunStatus:
-    """The run in progress; stop_begun: whether a stop has begun to end it; problem: why nothing
-    more is known of it.
+    """The run in progress; stop_begun: whether a stop has begun to end it; missing: what it goes
+    without, and why; problem: why nothing more is known of it.
     """
 
     run: str
@@ -50,6 +51,7 @@ class RunStatus:
     planned_end_unix: float | None = None
     half_done: tuple[str, ...] = ()
     stop_begun: bool = False
+    missing: Mapping[str, str] = field(default_factory=dict)
     problem: str = ""
 
 
@@ -220,6 +222,7 @@ def _run_status(data_dir: Path, holder: Holder) -> RunStatus:
                 f"{step['what']} {step['subject']}".strip() for step in unfinished(document)
             ),
             stop_begun=any(step.get("phase") in ("stop", "collect") for step in document["steps"]),
+            missing=left_out(document),
         )
     except FileNotFoundError:
         return RunStatus(*known, problem=f"it has no {RUN_JSON}")

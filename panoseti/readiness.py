@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from panoseti import session
 from panoseti.board_files import PH_BASELINE, QUABO_UIDS, read_ph_baseline, read_quabo_uids
@@ -29,6 +29,7 @@ from panoseti.store import Store
 LOADED_BY_START = (Step.MASKS, Step.MAROC)
 NEEDED = (Step.REBOOT, Step.HK_DEST, Step.MASKS, Step.MAROC, Step.PH_BASELINE)
 MEND_ALL = "config.py"
+WAIT = "config.py, which waits for it"
 MEND = {
     Step.PH_BASELINE: "config.py --calibrate_ph",
 }
@@ -42,14 +43,25 @@ def present_boards(site: Site) -> list[Quabo]:
 
 @dataclass(frozen=True)
 class Lack:
-    """Why a board (or the site, where "") is not ready, and what mends it."""
+    """Why a board (or the site, where "") is not ready, and what mends it.
+
+    of: boards in all; of_all: it keeps the run from being started even where that may go without
+    the board.
+    """
 
     ip: str
     what: str
     mend: str
+    of: int = 0
+    of_all: bool = False
+
+    @property
+    def text(self) -> str:
+        """In words, without the board."""
+        return f"{self.what}; run: {self.mend}"
 
 
-def readiness(site: Site, need_hv: bool = True, need_redis: bool = True) -> list[str]:
+def readiness(site: Site, need_hv: bool = True, need_redis: bool = True) -> list[Lack]:
     """What keeps a run from being started, each with the command that mends it; [] = ready.
 
     Settings that `load_settings` would load are none of it.  ConfigError when a file is broken.
@@ -57,10 +69,10 @@ def readiness(site: Site, need_hv: bool = True, need_redis: bool = True) -> list
     try:
         uids = read_quabo_uids(site.head_data_dir / QUABO_UIDS, site.obs).by_ip
     except ConfigError as error:
-        return [f"{fault}; run: {MEND_ALL}" for fault in error.faults]
+        return [Lack("", str(fault), MEND_ALL) for fault in error.faults]
     boards = [quabo for quabo in site.obs.quabos if uids[quabo.ip]]
     if not boards:
-        return [f"no board answered the last scan; switch them on and run: {MEND_ALL}"]
+        return [Lack("", "no board answered the last scan; switch them on", MEND_ALL)]
     ledger = read_ledger(site.head_data_dir)
     lacks = _boots_seen(site, boards, ledger) if need_redis else []
     judge = _Judge(site, ledger, uids)
@@ -71,12 +83,12 @@ def readiness(site: Site, need_hv: bool = True, need_redis: bool = True) -> list
     lacks += no_daemon
     if need_hv and not no_daemon:
         lacks += _hv_lacks(site, boards)
-    return _grouped(lacks, len(boards))
+    return [replace(lack, of=len(boards)) for lack in lacks]
 
 
 def hv_lacks_of_start(site: Site, boards: Sequence[Quabo]) -> list[str]:
     """The part of `readiness` that concerns high voltage, while hv_updater works."""
-    return _grouped(_hv_lacks(site, boards), len(boards))
+    return in_words([replace(lack, of=len(boards)) for lack in _hv_lacks(site, boards)])
 
 
 class _Judge:
@@ -177,17 +189,18 @@ def _hv_lacks(site: Site, boards: Sequence[Quabo]) -> list[Lack]:
     off = hv_lacks(site, boards)
     nowhere = len(off) == len(boards)
     return [
-        Lack(ip, f"HV {lack.reason}", "config.py, which waits for it" if lack.coming else MEND_ALL)
+        Lack(ip, f"HV {lack.reason}", WAIT if lack.coming else MEND_ALL, of_all=True)
         for ip, lack in off.items()
         if lack.coming or nowhere
     ]
 
 
-def _grouped(lacks: Sequence[Lack], boards: int) -> list[str]:
+def in_words(lacks: Sequence[Lack]) -> list[str]:
     """One line for all boards with the same lack."""
     by_text: dict[tuple[str, str], list[str]] = {}
     for lack in lacks:
         by_text.setdefault((lack.what, lack.mend), []).append(lack.ip)
+    boards = max((lack.of for lack in lacks), default=0)
     lines = []
     for (what, mend), ips in by_text.items():
         named = [ip for ip in ips if ip]

@@ -21,13 +21,14 @@ from panoseti.site import DaqNode
 @dataclass(frozen=True)
 class Room:
     """One file system: where it is, modules that are recorded there, free space, and what a run
-    writes to it in a second.
+    writes to it in a second; node: whose it is, None for the head node's.
     """
 
     where: str
     modules: tuple[int, ...]
     free_bytes: int
     rate_bytes_s: float
+    node: DaqNode | None = None
 
     @property
     def volume(self) -> Volume:
@@ -72,7 +73,7 @@ def rooms(site: Site, statuses: Mapping[DaqNode, NodeStatus]) -> list[Room]:
                 head_modules += own
                 continue
             where = f"{node.ip_addr}:{volume.path}"
-            found.append(Room(where, tuple(own), volume.free_bytes, module_rate * len(own)))
+            found.append(Room(where, tuple(own), volume.free_bytes, module_rate * len(own), node))
     head = Room(f"head node:{head_dir}", tuple(head_modules), free_bytes, head_rate)
     return [head, *found]
 

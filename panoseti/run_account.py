@@ -16,18 +16,21 @@ from typing import Any
 
 _STATUS = re.compile(r"hp_status_(?P<node>.+?)(?:\.part_(?P<part>[0-9]+))?\.json")
 PH_MODE = 1
+IMAGE_MODE_BIT = 2
 
 
 @dataclass(frozen=True)
 class QuaboSums:
     """Packets of one board: received, recorded, lost on the way by the gaps in their numbers, and
-    not written because of a failing disk.
+    not written because of a failing disk; last_image_unix: when its last image came, 0 = none came
+    or that is not known.
     """
 
     received: int = 0
     recorded: int = 0
     lost: int = 0
     unwritten: int = 0
+    last_image_unix: float = 0.0
 
 
 @dataclass
@@ -36,7 +39,8 @@ class Account:
 
     frames, partial: by module and product; lost_ph: packets, by module; quabos: by module and
     index; drops: packets dropped by the kernel, by node; restarts: by node; behind: modules whose
-    account is behind the files, since a pipeline of theirs was killed; problems: in words.
+    account is behind the files, since a pipeline of theirs was killed; last_unix: when the last
+    pipeline of a node wrote its last account, where that is known; problems: in words.
     """
 
     frames: Counter[tuple[int, str]] = field(default_factory=Counter)
@@ -47,6 +51,7 @@ class Account:
     restarts: Counter[str] = field(default_factory=Counter)
     totals: Counter[str] = field(default_factory=Counter)
     behind: set[int] = field(default_factory=set)
+    last_unix: dict[str, float] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     found: int = 0
 
@@ -91,13 +96,20 @@ def _add(account: Account, node: str, status: Mapping[str, Any]) -> None:
         if int(entry["mode"]) == PH_MODE:
             account.lost_ph[module] += lost
         old = account.quabos.get((module, quabo), QuaboSums())
+        image_unix = 0.0
+        if int(entry["mode"]) & IMAGE_MODE_BIT and recorded:
+            image_unix = float(entry.get("last_packet_unix") or 0.0)
         account.quabos[module, quabo] = QuaboSums(
             old.received + received,
             old.recorded + recorded,
             old.lost + lost,
             old.unwritten + unwritten,
+            max(old.last_image_unix, image_unix),
         )
     for name in ("received", "recorded", "rejected", "lost", "kernel_drops", "unwritten"):
         account.totals[name] += int(status["totals"][name])
     account.drops[node] += int(status["totals"]["kernel_drops"])
+    if "updated_unix" in status:
+        last = float(status["updated_unix"])
+        account.last_unix[node] = max(account.last_unix.get(node, 0.0), last)
     account.found += 1

@@ -21,6 +21,7 @@ from panoseti.errors import ObsError
 from panoseti.flight import FlightRecorder, owner
 from panoseti.load_configs import Site
 from panoseti.names import parse_data_file
+from panoseti.run_part import RECORD
 from panoseti.run_record import RunRecord, Verdict
 from panoseti.run_state import Marker
 from panoseti.run_summary import RunSummary, first_file, summarize
@@ -173,8 +174,7 @@ def _unseen(record: RunRecord, done: Finished) -> list[str]:
 def _recorded(document: dict[str, Any], node: str) -> bool:
     """Whether recording began on a node: then there is a file for each of its modules."""
     return any(
-        (step["phase"], step["what"], step["subject"], step["ok"])
-        == ("start", "record", node, True)
+        (step["phase"], step["what"], step["subject"], step["ok"]) == ("start", RECORD, node, True)
         for step in document["steps"]
     )
 

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,14 @@ class Verdict(StrEnum):
 @dataclass(frozen=True)
 class Expected:
     """What a run is to record: boards by address, modules of each node by its name in the
-    config, boards of the config that were absent at bring-up.
+    config, boards of the config that were absent at bring-up; missing: what start.py --partial left
+    out, and why.
     """
 
     quabos: tuple[str, ...]
     nodes: dict[str, tuple[int, ...]]
     absent: tuple[str, ...] = ()
+    missing: dict[str, str] = field(default_factory=dict)
 
 
 class Act:

@@ -7,7 +7,6 @@ from typing import Any
 
 from panoseti import run_summary
 from panoseti.console import Console
-from panoseti.load_configs import Site
 from panoseti.run_finish import Finished
 from panoseti.run_start import Started
 from panoseti.run_state import Holder, utc_text
@@ -38,6 +37,7 @@ def started_document(started: Started) -> dict[str, Any]:
         "recording_unix": started.recording_unix,
         "planned_end_unix": started.planned_end_unix,
         "warnings": list(started.warnings),
+        "missing": dict(started.missing),
     }
 
 
@@ -47,15 +47,16 @@ def show_started(started: Started, console: Console) -> None:
     until = "stop.py ends it" if end is None else f"until {utc_text(end)}"
     console.out(f"recording {started.holder.run} ({until})")
     console.out(f"run directory: {started.run_dir}")
+    for name, why in started.missing.items():
+        console.warn(f"recorded without {name}: {why}")
 
 
-def checked_document(site: Site, checked: Checked) -> dict[str, Any]:
+def checked_document(checked: Checked) -> dict[str, Any]:
     """JSON of what a start would do."""
     return {
         "boards": [board.ip for board in checked.boards],
-        "nodes": {
-            node.ip_addr: [module.id for module in site.modules_of(node)] for node in checked.nodes
-        },
+        "nodes": {node.ip_addr: list(checked.part.modules_of(node)) for node in checked.nodes},
+        "missing": checked.part.missing,
         "volumes": [
             {"where": v.where, "free_bytes": v.free_bytes, "rate_bytes_s": v.rate_bytes_s}
             for v in checked.volumes
@@ -64,16 +65,18 @@ def checked_document(site: Site, checked: Checked) -> dict[str, Any]:
     }
 
 
-def show_checked(site: Site, checked: Checked, console: Console) -> None:
+def show_checked(checked: Checked, console: Console) -> None:
     """What a start would do, in words."""
     for warning in checked.warnings:
         console.warn(warning)
     console.out(f"ready: {len(checked.boards)} boards would record")
     for node in checked.nodes:
-        modules = ", ".join(str(module.id) for module in site.modules_of(node))
+        modules = ", ".join(map(str, checked.part.modules_of(node)))
         console.out(f"on {node.ip_addr}: modules {modules}")
     for volume in checked.volumes:
         console.out(str(volume))
+    for name, why in checked.part.missing.items():
+        console.warn(f"would be recorded without {name}: {why}")
 
 
 def stop_document(report: StopReport) -> dict[str, Any]:

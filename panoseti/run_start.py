@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from panoseti.board_files import PH_BASELINE, QUABO_UIDS
 from panoseti.board_link import Outcome, open_link
 from panoseti.board_setup import quabo_config_file
 from panoseti.console import Console
-from panoseti.daq_nodes import NodeOutcome, NodeShells, Order
+from panoseti.daq_nodes import NodeOutcome, NodeShells
 from panoseti.data_arrival import wait_for_data
 from panoseti.data_flow import set_destinations, start_acquisition, stop_data_flow
 from panoseti.errors import ObsError, RefusedError
@@ -31,6 +31,8 @@ from panoseti.load_configs import Site, frozen_copies
 from panoseti.names import run_dir_name
 from panoseti.readiness import load_settings
 from panoseti.remote import Shell
+from panoseti.run_order import order_of
+from panoseti.run_part import RECORD
 from panoseti.run_record import RunRecord, new_document
 from panoseti.run_state import ControlLock, Holder, new_holder
 from panoseti.site import DaqNode
@@ -49,13 +51,16 @@ POLL_S = 0.2
 
 @dataclass(frozen=True)
 class Started:
-    """A run that records: who holds it, where its files will be, when it is to end."""
+    """A run that records: who holds it, where its files will be, when it is to end; missing: what
+    it goes without, and why.
+    """
 
     holder: Holder
     run_dir: Path
     recording_unix: float
     planned_end_unix: float | None
     warnings: tuple[str, ...]
+    missing: Mapping[str, str]
 
 
 class StartFailedError(ObsError):
@@ -132,12 +137,15 @@ class _Start:
         self._site = site
         self._options = options
         self._checked = checked
+        self._part = checked.part
         self._shells = shells
         self._console = console
         self._flight = flight
         self._data_dir = site.head_data_dir
         self._undo: list[tuple[str, Callable[[], None]]] = []
         self._record: RunRecord | None = None
+        self._begun_on: tuple[DaqNode, ...] = ()
+        self._flowing = False
         self.holder = Holder("")
         self.data_kept = False
 
@@ -170,18 +178,25 @@ class _Start:
         if self._options.data:
             self._act(record, "load stale settings", self._settings)
         self._act(record, "copy the configs", self._copies)
-        if self._options.redis:
-            self._act(record, "start the HK recorder", self._recorder, self._end_recorder)
-        self._act(record, "point the links here", self._links, self._unlink)
+        with ThreadPoolExecutor(1, "recorder") as pool:  # it comes up while the pipelines do
+            recorder = None
+            if self._options.redis:
+                what = "start the HK recorder"
+                self._undo.append((what, self._end_recorder))
+                recorder = pool.submit(self._act, record, what, self._recorder)
+            self._act(record, "point the links here", self._links, self._unlink)
+            if self._options.data:
+                what = "start recording"
+                self._act(record, what, lambda: self._recording(record), self._stop_recording)
+            if recorder is not None:
+                recorder.result()
         if self._options.data:
-            recording = "start recording"
-            self._act(record, recording, lambda: self._recording(record), self._stop_recording)
             self._act(record, "tell the boards where to send", self._destinations)
             self._act(record, "start the data flow", self._flow, self._stop_flow)
         with ThreadPoolExecutor(1, "watcher") as pool:  # it comes up while the first data come
-            watcher = pool.submit(
-                self._act, record, "start the watcher", self._watcher, self._end_watcher
-            )
+            what = "start the watcher"
+            self._undo.append((what, self._end_watcher))
+            watcher = pool.submit(self._act, record, what, self._watcher)
             if self._options.data:
                 self._act(record, "wait for data of every board", self._wait_for_data)
         watcher.result()
@@ -219,7 +234,7 @@ class _Start:
         self._undo.append(("remove the run directory", self._remove_run_dir))
         self._run_dir.mkdir()
         fsync_folder(self._data_dir)
-        expected = self._checked.expected(self._site, self._options.data)
+        expected = self._part.expected(self._options.data)
         document = new_document(self.holder, self._options.argv, sw_info(), expected)
         record = RunRecord(self._run_dir, document, flight=self._flight)
         record.set()
@@ -227,10 +242,14 @@ class _Start:
 
     def _settings(self) -> str:
         """MAROC and masks that a change of the data config made stale."""
-        boards = self._checked.boards
+        boards = self._part.boards
         loaded = load_settings(self._site, self._console, self._flight, boards, PROGRAM)
         if not loaded.ok:
-            raise ObsError(joined([str(problem) for problem in loaded.problems]))
+            problem = joined([str(problem) for problem in loaded.problems])
+            bad = {one.where: f"{one.step}: {one.text}" for one in loaded.problems}
+            if not set(bad) <= {board.ip for board in boards}:
+                raise ObsError(problem)
+            self._leave_out(bad, {}, problem)
         return ", ".join(f"{step.label}: {len(ips)}" for step, ips in loaded.boards.items())
 
     def _copies(self) -> None:
@@ -262,19 +281,22 @@ class _Start:
     def _recording(self, record: RunRecord) -> None:
         """Recording on all nodes at once; a start that failed on a node has undone itself."""
         copies = {name: text.encode() for name, text in frozen_copies(self._site).items()}
+        self._begun_on = self._part.nodes
 
         def begin(shell: Shell) -> str:
-            with record.act("start", "record", shell.node.ip_addr) as act:
-                started = daq_nodes.start_recording(shell, self._order(shell))
-                # Only now: of two runs begun in one second the directory may be the other's.
-                if not self._site.is_on_head_node(shell.node):
-                    self._copy_to_node(shell, copies)
+            node = shell.node
+            order = order_of(self._site, self.holder, self._part.modules_of(node))
+            with record.act("start", RECORD, node.ip_addr) as act:
+                away = not self._site.is_on_head_node(node)
+                started = daq_nodes.start_recording(shell, order, copies if away else {})
                 act.text = f"pid {started.pid}, ready after {started.ready_s:.1f} s"
             return act.text
 
-        with self._console.progress("recording", len(self._shells.nodes)) as progress:
+        with self._console.progress("recording", len(self._begun_on)) as progress:
             outcomes = self._shells.each(
-                begin, done=lambda one: progress.advance(f"{one.node.ip_addr} {one.result or ''}")
+                begin,
+                self._begun_on,
+                done=lambda one: progress.advance(f"{one.node.ip_addr} {one.result or ''}"),
             )
         end_s = time.monotonic() + SHARED_OUT_S
         while refused := self._shared_out(outcomes):
@@ -282,7 +304,9 @@ class _Start:
                 break
             time.sleep(POLL_S)
             outcomes |= self._shells.each(begin, refused)
-        _raise_problems(outcomes.values())
+        if any(isinstance(outcome.problem, RefusedError) for outcome in outcomes.values()):
+            _raise_problems(outcomes.values())
+        self._leave_out({}, {n: str(o.problem) for n, o in outcomes.items() if o.problem})
 
     @staticmethod
     def _shared_out(outcomes: Mapping[DaqNode, NodeOutcome[str]]) -> list[DaqNode]:
@@ -299,33 +323,37 @@ class _Start:
         others = [o.result.owner for o in statuses if o.result is not None and o.result.running]
         return all(other is not None and self.holder.token <= other for other in others)
 
-    def _order(self, shell: Shell) -> Order:
-        data = self._site.data
-        return Order(
-            run=self._run,
-            owner=self.holder.token,
-            started_by=self.holder.owner,
-            modules=tuple(module.id for module in self._site.modules_of(shell.node)),
-            obs_name=self._site.obs.name,
-            max_file_size_mb=data.max_file_size_mb,
-            group_ph_frames=data.group_ph_frames,
-        )
-
-    def _copy_to_node(self, shell: Shell, copies: dict[str, bytes]) -> None:
-        def put(name: str) -> None:
-            with suppress(RefusedError):  # the directory is the one here after all
-                daq_nodes.put_file(shell, self._run, name, copies[name])
-
-        with ThreadPoolExecutor(len(copies), "copy") as pool:
-            list(pool.map(put, copies))
-
     def _destinations(self) -> None:
         with open_link(self._site, self._flight) as link:
-            _raise_silent(set_destinations(self._site, link, self._checked.boards))
+            outcomes = set_destinations(self._site, link, self._part.boards)
+        self._leave_out(_silent(outcomes), {})
 
     def _flow(self) -> None:
+        self._flowing = True
         with open_link(self._site, self._flight) as link:
-            _raise_silent(start_acquisition(self._site, link, self._checked.boards))
+            outcomes = start_acquisition(self._site, link, self._part.boards)
+        self._leave_out(_silent(outcomes), {})
+
+    def _leave_out(
+        self, boards: Mapping[str, str], nodes: Mapping[DaqNode, str], problem: str = ""
+    ) -> None:
+        """Go on without them, where the operator and the policy allow it; else raise."""
+        known = self._part.missing
+        dropped = self._part.leave_out(boards, nodes, problem=problem)
+        new = {name: why for name, why in self._part.missing.items() if known.get(name) != why}
+        if not new or self._record is None:
+            return
+        self._record.set(expected=asdict(self._part.expected(self._options.data)))
+        for name, why in new.items():
+            self._flight.note("left_out", run=self._run, name=name, why=why)
+            self._console.warn(f"the run goes on without {name}: {why}")
+        if self._flowing:
+            with suppress(ObsError), open_link(self._site, self._flight) as link:
+                stop_data_flow(self._site, link, dropped)
+        self._shells.each(self._end_pipeline, nodes)  # where it cannot be told, stop.py will see
+
+    def _end_pipeline(self, shell: Shell) -> None:
+        daq_nodes.stop_recording(shell, self._run, self.holder.token, over=self._run)
 
     def _watcher(self) -> str:
         """A run without its watcher is better than none."""
@@ -339,9 +367,9 @@ class _Start:
         return f"pid {pid}"
 
     def _wait_for_data(self) -> str:
-        boards, images = self._checked.boards, self._site.data.image is not None
-        warn = self._console.warn
-        return wait_for_data(self._shells, self.holder.token, boards, images, warn)
+        images = self._site.data.image is not None
+        token, warn = self.holder.token, self._console.warn
+        return wait_for_data(self._shells, self._part, token, images, self._leave_out, warn)
 
     def _succeeded(self, record: RunRecord) -> Started:
         duration_s = self._options.duration_s
@@ -349,7 +377,8 @@ class _Start:
         end = None if duration_s is None else now + duration_s
         record.set(recording_unix=now, planned_end_unix=end)
         self._flight.note("recording", run=self._run)
-        return Started(self.holder, self._run_dir, now, end, self._checked.warnings)
+        missing = self._part.missing
+        return Started(self.holder, self._run_dir, now, end, self._checked.warnings, missing)
 
     # --- the way back ---
 
@@ -384,7 +413,9 @@ class _Start:
 
     def _stop_flow(self) -> None:
         with open_link(self._site, self._flight) as link:
-            _raise_silent(stop_data_flow(self._site, link, self._checked.boards))
+            problems = _silent(stop_data_flow(self._site, link, self._part.boards))
+        if problems:
+            raise ObsError(joined(list(problems.values())))
 
     def _stop_recording(self) -> None:
         """Stop all nodes; what recorded nothing leaves no files behind."""
@@ -406,7 +437,7 @@ class _Start:
                 raise ObsError(f"{shell.node.ip_addr}: {problem.path}: {problem.error}")
             return False
 
-        outcomes = self._shells.each(stop)
+        outcomes = self._shells.each(stop, self._begun_on)
         # Of a node that cannot be asked it is not known that it recorded nothing.
         self.data_kept = any(
             outcome.result or outcome.problem is not None for outcome in outcomes.values()
@@ -446,10 +477,9 @@ class _Start:
             run_state.release(self._data_dir, self._run)
 
 
-def _raise_silent(outcomes: Mapping[str, Outcome]) -> None:
-    problems = [outcome.problem for outcome in outcomes.values() if outcome.problem]
-    if problems:
-        raise ObsError(joined(problems))
+def _silent(outcomes: Mapping[str, Outcome]) -> dict[str, str]:
+    """The boards that have a problem, and which."""
+    return {ip: outcome.problem for ip, outcome in outcomes.items() if outcome.problem}
 
 
 def _raise_problems(outcomes: Iterable[NodeOutcome[Any]]) -> None:

@@ -20,13 +20,12 @@ from panoseti.file_checks import ProductCheck, data_files
 from panoseti.hk_coverage import Coverage, coverage
 from panoseti.load_configs import Site, load_site
 from panoseti.run_account import Account, QuaboSums, read_account
+from panoseti.run_gaps import outages, silences
 from panoseti.run_record import read_record
 from panoseti.run_state import StateError
-from panoseti.watch_facts import Kind
-from panoseti.watch_log import Span, read_entries, spans
+from panoseti.watch_log import Span, read_entries
 
 COLUMNS = ("module", "product", "expected", "recorded", "lost", "partial", "HK records")
-OUTAGES = (Kind.PIPELINE, Kind.HUNG)
 __all__ = ["COLUMNS", "ProductRow", "QuaboSums", "RunSummary", "data_files", "first_file",
            "summarize"]  # fmt: skip
 
@@ -141,7 +140,8 @@ def summarize(
     except ConfigError as error:
         site = None
         problems.append(f"frozen configs: {error.faults[0]}")
-    begin, end = _begin_and_end(directory)
+    document = _document(directory)
+    begin, end = _time(document, "started_unix"), _time(document, "ended_unix")
     end = ended_unix if end is None else end
     account = read_account(directory)
     problems += account.problems
@@ -154,6 +154,8 @@ def summarize(
     hk, hk_whole = _housekeeping(directory, site, begin, end)
     entries = read_entries(directory)
     last = end if end is not None else max((entry.unix for entry in entries), default=0.0)
+    last = min(last, _told_to_end_unix(document))
+    expected = document.get("expected", {}).get("quabos", ())
     return RunSummary(
         run=directory.name,
         rows=rows,
@@ -165,21 +167,31 @@ def summarize(
         problems=tuple(problems),
         checked_all=hk_whole and all(check.checked_all for check in checks),
         hk=hk,
-        silent=spans(entries, (Kind.BOARD,), True, last),
-        outages=spans(entries, OUTAGES, False, last),
+        silent=silences(entries, account, site, expected, last),
+        outages=outages(entries, account, last),
         drops={node: count for node, count in account.drops.items() if count},
         restarts={node: count for node, count in account.restarts.items() if count},
     )
 
 
-def _begin_and_end(directory: Path) -> tuple[float | None, float | None]:
-    """When the first board may have begun, and when recording had ended, by run.json."""
+def _document(directory: Path) -> dict[str, Any]:
+    """run.json, as far as it can be read."""
     try:
-        document = read_record(directory).document
-        begin, end = document["started_unix"], document["ended_unix"]
-    except (OSError, StateError, KeyError):
-        return None, None
-    return (None if begin is None else float(begin)), (None if end is None else float(end))
+        return read_record(directory).document
+    except (OSError, StateError):
+        return {}
+
+
+def _time(document: Mapping[str, Any], name: str) -> float | None:
+    """When the first board may have begun, or when recording had ended."""
+    found = document.get(name)
+    return None if found is None else float(found)
+
+
+def _told_to_end_unix(document: Mapping[str, Any]) -> float:
+    """When the first stop began; nodes that are dead make its end late."""
+    begun = [s["intent_unix"] for s in document.get("steps", ()) if s.get("phase") == "stop"]
+    return min(map(float, begun), default=float("inf"))
 
 
 def first_file(directory: Path, products: Sequence[str]) -> str | None:

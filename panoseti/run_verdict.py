@@ -12,6 +12,7 @@ from typing import Any
 from panoseti.addresses import boardloc
 from panoseti.disk_room import duration_text
 from panoseti.run_account import QuaboSums
+from panoseti.run_part import left_out
 from panoseti.run_record import Verdict
 from panoseti.run_summary import RunSummary
 from panoseti.watch_log import Span
@@ -40,8 +41,8 @@ def judge(
     if begun and document.get("recording_unix") is None:
         return Verdict.FAILED, [*missing, "the start failed, or was broken off"]
     run_s = _seconds(document)
-    left_out: Mapping[str, str] = document["expected"].get("missing") or {}
-    partial = [*missing, *(f"started without {name}: {why}" for name, why in left_out.items())]
+    without = left_out(document).items()
+    partial = [*missing, *(f"started without {name}: {why}" for name, why in without)]
     # Without the account of any pipeline it is not known which boards took part.
     nothing_of = [ip for ip in expected if summary.quabos and not _sums(summary, ip).recorded]
     if nothing_of:

@@ -6,7 +6,7 @@ In this order: head node, run in progress, activities here and on the nodes, wha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from panoseti import activities, daq_nodes, disk_room, recording_room
@@ -17,8 +17,14 @@ from panoseti.ledger_file import held_ledger
 from panoseti.load_configs import Site
 from panoseti.local_host import local_addresses
 from panoseti.node_types import NodeStatus
-from panoseti.readiness import present_boards, readiness, warnings_before_run
-from panoseti.run_record import Expected
+from panoseti.readiness import (
+    Lack,
+    in_words,
+    present_boards,
+    readiness,
+    warnings_before_run,
+)
+from panoseti.run_part import Part
 from panoseti.run_state import in_progress_text, read_holder
 from panoseti.site import DaqNode, Quabo
 from panoseti.words import joined
@@ -32,36 +38,35 @@ class StartOptions:
     """What an operator asked for.
 
     hv: require the high voltage to be kept; redis: record housekeeping; data: record science
-    data; duration_s: length of the run, None = until it is stopped; argv: the command line.
+    data; duration_s: length of the run, None = until it is stopped; partial: go on with the
+    healthy part, as far as the policy allows; argv: the command line.
     """
 
     hv: bool = True
     redis: bool = True
     data: bool = True
     duration_s: float | None = None
+    partial: bool = False
     argv: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What a start may rely on: boards and nodes it will use, what is worth telling."""
+    """What a start may rely on: what takes part, what is worth telling, room on the disks."""
 
-    boards: tuple[Quabo, ...]
-    nodes: tuple[DaqNode, ...]
+    part: Part
     warnings: tuple[str, ...]
     volumes: tuple[Volume, ...]
 
-    def expected(self, site: Site, data: bool) -> Expected:
-        """For run.json."""
-        present = {board.ip for board in self.boards}
-        return Expected(
-            quabos=tuple(board.ip for board in self.boards) if data else (),
-            nodes={
-                node.ip_addr: tuple(module.id for module in site.modules_of(node))
-                for node in self.nodes
-            },
-            absent=tuple(quabo.ip for quabo in site.obs.quabos if quabo.ip not in present),
-        )
+    @property
+    def boards(self) -> tuple[Quabo, ...]:
+        """The boards that are to send."""
+        return self.part.boards
+
+    @property
+    def nodes(self) -> tuple[DaqNode, ...]:
+        """The nodes that are to record."""
+        return self.part.nodes
 
 
 def check_head_and_run(site: Site) -> None:
@@ -86,26 +91,43 @@ def check_rest(site: Site, options: StartOptions, shells: NodeShells) -> Checked
         pass  # RefusedError when config.py is at work
     hv = options.hv and options.redis
     lacks = readiness(site, need_hv=hv, need_redis=options.redis)
-    if lacks:
-        raise RefusedError(f"not ready: {'; '.join(lacks)}")
-    boards = tuple(present_boards(site))
-    statuses = _check_nodes(outcomes) if options.data else {}
-    used = [room for room in recording_room.rooms(site, statuses) if room.rate_bytes_s > 0]
-    volumes = [room.volume for room in used]
-    warnings = [str(problem) for status in statuses.values() for problem in status.problems]
-    warnings += disk_room.refuse_or_warn(
-        volumes,
-        site.obs.recording_min_h * HOUR_S,
-        site.obs.recording_warn_h * HOUR_S,
-        options.duration_s,
-    )
+    if any(lack.of_all or not lack.ip for lack in lacks):
+        raise RefusedError(_not_ready(lacks))
+    boards = present_boards(site)
+    part = Part(site, boards, site.nodes_in_use() if options.data else (), options.partial)
+    part.leave_out({k.ip: k.text for k in lacks}, error=RefusedError, problem=_not_ready(lacks))
+    statuses = _check_nodes(outcomes, part) if options.data else {}
+    volumes, warnings = _check_disks(site, options, part, statuses)
+    problems = [str(text) for node in part.nodes for text in statuses[node].problems]
+    warnings = [*problems, *warnings]
     if hv:
         warnings += warnings_before_run(site)
     told = site.obs.known_absent
     absent = [q.ip for q in site.obs.quabos if q not in boards and q.ip not in told]
     if absent and options.data:
         warnings.append(f"{joined(absent, ', ')} absent since the last scan: not recorded")
-    return Checked(boards, tuple(statuses), tuple(warnings), tuple(volumes))
+    return Checked(part, tuple(warnings), tuple(volumes))
+
+
+def _not_ready(lacks: Sequence[Lack]) -> str:
+    return f"not ready: {'; '.join(in_words(lacks))}"
+
+
+def _check_disks(
+    site: Site, options: StartOptions, part: Part, statuses: Mapping[DaqNode, NodeStatus]
+) -> tuple[list[Volume], list[str]]:
+    """The volumes that are written to, and warnings; refuse where one will not last."""
+    min_s, warn_s = site.obs.recording_min_h * HOUR_S, site.obs.recording_warn_h * HOUR_S
+    small: dict[DaqNode, str] = {}
+    for room in recording_room.rooms(site, statuses):
+        why = disk_room.why_too_small([room.volume], min_s, options.duration_s)
+        if room.node in part.nodes and why:
+            small[room.node] = why
+    part.leave_out(nodes=small, error=RefusedError)
+    taking_part = {node: statuses[node] for node in part.nodes}
+    rooms = recording_room.rooms(site, taking_part)
+    volumes = [room.volume for room in rooms if room.rate_bytes_s > 0]
+    return volumes, disk_room.refuse_or_warn(volumes, min_s, warn_s, options.duration_s)
 
 
 def _check_activities_here(site: Site) -> None:
@@ -133,28 +155,33 @@ def _check_activities_there(outcomes: Mapping[DaqNode, NodeOutcome[NodeStatus]])
 
 
 def _check_nodes(
-    outcomes: Mapping[DaqNode, NodeOutcome[NodeStatus]],
+    outcomes: Mapping[DaqNode, NodeOutcome[NodeStatus]], part: Part
 ) -> dict[DaqNode, NodeStatus]:
-    """The status of every node; refuse when one is unreachable or unfit."""
-    problems = daq_nodes.problems(outcomes)
-    if problems:
-        raise RefusedError("; ".join(problems))
-    statuses = {node: outcome.value for node, outcome in outcomes.items()}
-    current = daq_nodes.current_helpers()
-    for node, status in statuses.items():
-        if status.helpers != current:
-            problems.append(f"{node.ip_addr}: its helpers are of another version;"
-                            f" run: {daq_nodes.INIT_REMEDY}")  # fmt: skip
-        if abs(status.clock_offset_s) > CLOCK_TOLERANCE_S:
-            problems.append(
-                f"{node.ip_addr}: its clock is {status.clock_offset_s:+.1f} s off the head node's"
-                f" (limit {CLOCK_TOLERANCE_S:g} s): set up time synchronisation"
-            )
-        problems += [
-            f"{node.ip_addr}: {volume.path} is read-only: mount it for writing"
-            for volume in status.volumes
-            if volume.read_only
-        ]
-    if problems:
-        raise RefusedError("; ".join(problems))
-    return statuses
+    """The status of every node that takes part; refuse when one is unreachable or unfit."""
+    bad: dict[DaqNode, str] = {}
+    for node in part.nodes:
+        outcome = outcomes[node]
+        problem = str(outcome.problem or "") or _unfit(node, outcome.value)
+        if problem:
+            bad[node] = problem
+    part.leave_out(nodes=bad, error=RefusedError, problem="; ".join(bad.values()))
+    return {node: outcomes[node].value for node in part.nodes}
+
+
+def _unfit(node: DaqNode, status: NodeStatus) -> str:
+    """Why a node cannot record, "" = it can."""
+    problems = []
+    if status.helpers != daq_nodes.current_helpers():
+        problems.append(f"{node.ip_addr}: its helpers are of another version;"
+                        f" run: {daq_nodes.INIT_REMEDY}")  # fmt: skip
+    if abs(status.clock_offset_s) > CLOCK_TOLERANCE_S:
+        problems.append(
+            f"{node.ip_addr}: its clock is {status.clock_offset_s:+.1f} s off the head node's"
+            f" (limit {CLOCK_TOLERANCE_S:g} s): set up time synchronisation"
+        )
+    problems += [
+        f"{node.ip_addr}: {volume.path} is read-only: mount it for writing"
+        for volume in status.volumes
+        if volume.read_only
+    ]
+    return "; ".join(problems)

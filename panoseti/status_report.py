@@ -60,6 +60,8 @@ def _show_run(run: RunStatus, now_unix: float, console: Console) -> None:
     console.out(f"run in progress: {run.run} of {run.owner or 'somebody unknown'}{since}")
     if run.planned_end_unix is not None:
         console.out(f"planned end: {utc_text(run.planned_end_unix)}")
+    for name, why in run.missing.items():
+        console.out(f"recorded without {name}: {why}")
     for half in run.half_done:
         console.out(f"begun and not finished: {half}")
 

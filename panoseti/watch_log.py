@@ -116,19 +116,20 @@ def spans(
             close(standing.pop(key), entry.unix, lasting=False)
     for entry in standing.values():
         close(entry, end_unix, lasting=True)
-    return {name: _united(group) for name, group in found.items()}
+    return {name: united(group) for name, group in found.items()}
 
 
-def _united(group: Iterable[Span]) -> list[Span]:
-    united: list[Span] = []
+def united(group: Iterable[Span]) -> list[Span]:
+    """In order, those that overlap as one."""
+    found: list[Span] = []
     for span in sorted(group, key=lambda one: one.begin_unix):
-        if united and span.begin_unix <= united[-1].end_unix:
-            last = united[-1]
+        if found and span.begin_unix <= found[-1].end_unix:
+            last = found[-1]
             longer = span if span.end_unix >= last.end_unix else last
-            united[-1] = Span(last.begin_unix, longer.end_unix, longer.lasting or span.lasting)
+            found[-1] = Span(last.begin_unix, longer.end_unix, longer.lasting or span.lasting)
         else:
-            united.append(span)
-    return united
+            found.append(span)
+    return found
 
 
 def acts(entries: Iterable[Entry], kind: str) -> list[Entry]:

@@ -19,7 +19,7 @@ from panoseti.flight import FlightRecorder
 from panoseti.ledger import Step
 from panoseti.ledger_file import LEDGER_FILE, LOCK_FILE, held_ledger, read_ledger
 from panoseti.load_configs import load_site
-from panoseti.readiness import load_settings, readiness
+from panoseti.readiness import in_words, load_settings, readiness
 from panoseti.run_state import RUN_NAME_FILE
 from panoseti.session import state
 from simulator.flash import Firmware, firmware_image
@@ -161,9 +161,9 @@ def test_hv_off_ends_the_updater_and_needs_nothing(ready: PrivateObservatory, lo
     assert plan.out.splitlines() == ["start of hv_updater: does not run", *lines], plan
     site = load_site(ready.command_dir)
     assert session.start(site, "hv_updater", FlightRecorder(None, "test"))
-    assert all(" HV " in line for line in readiness(site)), "a start is refused"
+    assert all(" HV " in line for line in in_words(readiness(site))), "a start is refused"
     coming = "HV on its way up; run: config.py, which waits for it"
-    wait_for(lambda: any(coming in line for line in readiness(site)), "it to come")
+    wait_for(lambda: any(coming in line for line in in_words(readiness(site))), "it to come")
     answer = config(ready, "--hv_on")
     assert answer.code == 0, answer
     assert readiness(site) == []
@@ -282,7 +282,7 @@ def test_readiness_says_what_mends_it(
     ready: PrivateObservatory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lacks(**needs: bool) -> list[str]:
-        return readiness(load_site(ready.command_dir), **needs)
+        return in_words(readiness(load_site(ready.command_dir), **needs))
 
     assert lacks() == []
     write_data(ready, gain=62)

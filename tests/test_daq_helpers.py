@@ -22,7 +22,7 @@ from daq import daq_facts
 from panoseti.packets import SciencePacket, build_science
 from tests import node_dir
 from tests.helpers import REPO, wait_for
-from tests.node_dir import OTHER_RUN, RUN, NodeDir, end_hashpipes, hashpipe_pids, is_alive
+from tests.node_dir import OTHER_RUN, RUN, Answer, NodeDir, end_hashpipes, hashpipe_pids, is_alive
 
 FRAMES = 300
 NOBODY = 65534
@@ -132,6 +132,37 @@ def test_a_recording(node: NodeDir) -> None:
     assert [(f["module"], f["product"], f["bytes"], f["bytes_per_s"]) for f in status["files"]] == [
         (1, "img16", FRAMES * 2540, None)
     ]
+
+
+def test_copies_for_the_run(node: NodeDir) -> None:
+    """Small files of the head node, put there with the start; never into its own directory."""
+
+    def start(copies: str, run: str = RUN) -> Answer:
+        words = node.start_words(run, bindport=free_udp_port())
+        return node.helper("start_daq.py", *words, "--copies", given=copies)
+
+    for name in ("../x", ".x", "a/b", "run.json", "", "-x"):
+        bad = start(json.dumps({name: "{}"}))
+        assert bad.code == 2 and "cannot be the name" in bad.error, name
+    for text in ("", "[]", '{"x": 1}'):
+        assert start(text).code == 2, text
+    assert node.names() == set()
+    assert start(json.dumps({"obs_config.json": "{}\n"})).code == 0
+    assert (node.path / RUN / "obs_config.json").read_text() == "{}\n"
+    assert node.stop().code == 0
+    shared = node.path / OTHER_RUN
+    shared.mkdir()
+    (shared / "run.json").write_text("{}")
+    assert start(json.dumps({"obs_config.json": "other"}), OTHER_RUN).code == 0
+    assert not (shared / "obs_config.json").exists()
+    assert node.stop().code == 0
+
+
+def test_a_start_that_fails_takes_its_copies_back(tmp_path: Path) -> None:
+    node = faulty(tmp_path, "exit")
+    done = node.helper("start_daq.py", *node.start_words(), "--copies", given='{"x.json": "{}"}')
+    assert done.code == 1
+    assert node.names() <= {"module_1", "module_254"}
 
 
 def test_growth_is_seen(node: NodeDir) -> None:

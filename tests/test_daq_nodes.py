@@ -103,8 +103,8 @@ def test_a_run(shell: Shell) -> None:
     node_init.init_node(shell)
     idle = daq_nodes.status(shell)
     assert (idle.running, idle.run, idle.pipeline, idle.problems) == (False, None, None, ())
-    daq_nodes.put_file(shell, RUN, "obs_config.json", b"{}")
-    started = daq_nodes.start_recording(shell, ORDER)
+    started = daq_nodes.start_recording(shell, ORDER, {"obs_config.json": b"{}"})
+    assert (folder / RUN / "obs_config.json").read_bytes() == b"{}"
     assert (started.run, started.replaced_run) == (RUN, None)
     assert hashpipe_pids() == {started.pid}
     status = daq_nodes.status(shell, growth_s=0.1)

@@ -45,10 +45,10 @@ LAYERS: dict[str, str] = {
         daq_nodes data_arrival data_flow end_recording file_checks firmware firmware_load
         hk_coverage hk_watch housekeeping hv hv_service hv_witness interlock node_init node_setup
         observatory_status overview ph_baselines qc_commands qc_session qc_shell readiness
-        recording_room rehearsal run_account run_finish run_order run_record run_report
-        run_restarts run_start run_state run_stop run_summary run_timer run_verdict run_watcher
-        safety safety_status session session_setup site_at_any_price start_checks status_report
-        threshold_measure threshold_scan verified
+        recording_room rehearsal run_account run_finish run_gaps run_order run_part run_record
+        run_report run_restarts run_start run_state run_stop run_summary run_timer run_verdict
+        run_watcher safety safety_status session session_setup site_at_any_price start_checks
+        status_report threshold_measure threshold_scan verified
     """,
 }
 SIMULATOR: dict[str, str] = {

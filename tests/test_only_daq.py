@@ -205,7 +205,7 @@ def refusals(place: Place) -> dict[str, tuple[str, bytes]]:
         f"{files} shred --data_dir {root} --run {RUN}": "has no 'shred'",
         f"{files} delete --data_dir {root} --run ..": "not the name of a run",
         f"{files} delete --data_dir {root} --run {RUN}/../..": "not the name of a run",
-        f"{files} put --data_dir {root} --run {RUN} --name ../x": "not a value",
+        f"{files} put --data_dir {root} --run {RUN}": "has no 'put'",
         f"{files} place --data_dir {root} --marker /etc/passwd": "not a value",
         f"{root}/hashpipe -p {other}/hashpipe.so -l": "may only list",
         f"{root}/hashpipe -p {root}/hashpipe.so net_thread": "may only list",
@@ -376,10 +376,8 @@ def test_a_recording_on_a_node(place: Place, shell: Shell) -> None:
     logged = len(place.log)
     assert node_init.init_node(shell).copied == ()
     run = RUN.replace("04:34:06", "03:00:00")
-    daq_nodes.put_file(shell, run, "obs_config.json", b"{}")
-    started = daq_nodes.start_recording(
-        shell, Order(run, "token1", "obs@head[1]", (1, 254), "Test")
-    )
+    order = Order(run, "token1", "obs@head[1]", (1, 254), "Test")
+    started = daq_nodes.start_recording(shell, order, {"obs_config.json": b"{}"})
     assert hashpipe_pids() == {started.pid}
     assert daq_nodes.status(shell, growth_s=0.1).owner == "token1"
     assert daq_nodes.stop_recording(shell, run=run, owner="token1", over=run).was_running

@@ -212,8 +212,6 @@ def test_head_nodes_run_directory(node: NodeDir) -> None:
     assert document["head_run_dir"] is True
     refused = node.files("delete", given=files)
     assert (refused.code, "head node's run directory" in refused.error) == (3, True)
-    refused = node.helper("run_files.py", "put", "--run", RUN, "--name", "x", given="x")
-    assert refused.code == 3
     moved = node.files("move", given=[PATH])
     assert moved.code == 0
     assert node.files("delete", given=[], words=["--run_dir"]).code == 0
@@ -288,18 +286,6 @@ def test_move_from_another_disk(node: NodeDir, tmp_path: Path) -> None:
         for path in sorted(disk.rglob("*"), reverse=True):
             path.unlink() if path.is_file() else path.rmdir()
         disk.rmdir()
-
-
-def test_put(node: NodeDir) -> None:
-    answer = node.helper(
-        "run_files.py", "put", "--run", RUN, "--name", "obs_config.json", given="{}"
-    )
-    assert answer.code == 0
-    assert (node.path / RUN / "obs_config.json").read_text() == "{}"
-    assert answer.document["file"]["path"] == f"{RUN}/obs_config.json"
-    for name in ("../x", ".x", "a/b", "run.json", "", "-x"):
-        bad = node.helper("run_files.py", "put", "--run", RUN, f"--name={name}", given="{}")
-        assert bad.code == 2, name
 
 
 def test_place(node: NodeDir) -> None:

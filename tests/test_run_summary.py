@@ -17,6 +17,7 @@ from panoseti.pff import BoardHeader, Frame
 from panoseti.run_record import Verdict
 from panoseti.run_summary import ProductRow, QuaboSums, RunSummary, summarize
 from panoseti.run_verdict import judge
+from panoseti.watch_log import Span
 from tests.site_files import DATA, write_site
 
 START_S = 1721882050
@@ -152,6 +153,45 @@ def test_frames_outside_the_run_and_out_of_order(run_dir: Path) -> None:
     problems = "\n".join(summarize(run_dir).problems)
     assert "frame 0 is earlier than what comes before it" in problems
     assert "module 1: img16 frames of 60 s before the run began" in problems
+
+
+def test_a_node_that_died_and_a_board_that_fell_silent_are_told_without_a_watcher(
+    run_dir: Path,
+) -> None:
+    """From the accounts alone; what comes after the stop was begun does not count."""
+    ips = [f"192.168.0.{last}" for last in (4, 5, 6, 7)]
+    run = {
+        "version": 1,
+        "steps": [{"phase": "stop", "intent_unix": START_S + 60.0}],
+        "started_unix": START_S,
+        "recording_unix": START_S,
+        "ended_unix": START_S + 90.0,
+        "expected": {"quabos": ips, "nodes": {}, "absent": []},
+    }
+    (run_dir / "run.json").write_text(json.dumps(run))
+    node = run_dir / "hp_status_192.168.1.101.json"
+    (run_dir / "hp_status_10.0.0.1.json").unlink()
+    products = {(1, "img16"): 9}
+
+    def written(updated: float, silent_since: float) -> RunSummary:
+        content = json.loads(account(products, updated_unix=START_S + updated))
+        for entry in content["quabos"]:
+            quiet = entry["quabo"] == 2
+            entry["last_packet_unix"] = START_S + (silent_since if quiet else updated)
+        node.write_text(json.dumps(content))
+        return summarize(run_dir)
+
+    found = written(55, 50)
+    assert found.outages == {} and found.silent == {}
+    found = written(61, 20)
+    (span,) = found.silent[ips[2]]
+    assert span == Span(START_S + 20, START_S + 60, lasting=True) and found.outages == {}
+    found = written(30, 29)
+    assert found.outages == {"192.168.1.101": [Span(START_S + 30, START_S + 60, lasting=True)]}
+    assert found.silent == {}
+    verdict, reasons = judge(json.loads((run_dir / "run.json").read_text()), found, [])
+    assert verdict is Verdict.PARTIAL
+    assert reasons[0] == "192.168.1.101: its pipeline did not work for 30 s, until the end"
 
 
 # --- the verdict ---

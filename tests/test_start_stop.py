@@ -412,6 +412,87 @@ def test_a_silent_board_is_named_and_what_was_recorded_is_kept(
     assert record["verdict"]["word"] == "failed" and (obs.head_dir / run / "run_complete").exists()
 
 
+# --- with the healthy part ---
+
+
+def allow(obs: Obs, **missing: int) -> None:
+    """What may be missing by the policy of the site."""
+    path = obs.command_dir / "obs_config.json"
+    policy = {"may_be_missing": missing}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "run_policy": policy}))
+
+
+def test_a_mute_board_is_left_out(obs: Obs) -> None:
+    mute = obs.quabos[6]
+    with obs.private.client() as client:
+        client.fault(mute, "mute")
+    allow(obs, boards=1)
+    refused = obs.type("start.py")
+    assert refused.code == 1 and "start.py --partial records without it" in refused.err
+    nothing_left(obs)
+    done = obs.type("start.py", "--partial", "--json")
+    assert done.code == 0, done.err
+    assert f"the run goes on without {mute}: " in done.err
+    assert list(done.json["missing"]) == [mute]
+    assert f"recorded without {mute}: " in obs.type("status.py").out
+    stopped = obs.type("stop.py", "--json")
+    assert stopped.code == 0, stopped.err
+    (line,) = [one for one in stopped.json["lines"] if one["what"] == f"quabo {mute}"]
+    assert line["now"].startswith("the run went without it: no answer")
+    finished = stopped.json["finished"]
+    assert finished["complete"] and finished["verdict"] == "partial"
+    assert finished["reasons"][0].startswith(f"started without {mute}: ")
+    record = json.loads((Path(done.json["run_dir"]) / "run.json").read_text())
+    assert list(record["expected"]["missing"]) == [mute]
+    assert mute not in record["expected"]["quabos"] and len(record["expected"]["quabos"]) == 7
+
+
+def test_a_dead_node_is_left_out(obs: Obs) -> None:
+    """Before the first side effect; the run needs nothing of it, and stops without it."""
+    path = obs.command_dir / "daq_config.json"
+    content = json.loads(path.read_text())
+    alive = {**content["daq_nodes"][0], "module_ids": "1"}
+    dead = {**alive, "ip_addr": head_address(obs.private.site.prefix, 3), "module_ids": "254"}
+    path.write_text(json.dumps({**content, "daq_nodes": [alive, dead]}))
+    allow(obs, boards=8, modules=1)
+    with pytest.raises(RefusedError, match="no ssh server"):
+        obs.start_here(partial=True)
+    allow(obs, nodes=1)
+    with pytest.raises(RefusedError, match="no ssh server.*; start.py --partial records without"):
+        obs.start_here()
+    assert obs.is_idle() and obs.runs() == []
+    started = obs.start_here(partial=True)
+    assert list(started.missing) == [dead["ip_addr"]]
+    report = obs.stop_here()
+    assert report.ok and report.finished is not None and report.finished.complete, report
+    assert report.finished.verdict == "partial"
+    (line,) = [one for one in report.lines if one.what == f"DAQ node {dead['ip_addr']}"]
+    assert line.now.startswith("the run went without it: ")
+    assert {module for module, _ in frames_of(started.run_dir)} == {1}
+
+
+def test_a_module_that_sends_nothing_is_left_out(obs: Obs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_arrival, "DEADLINE_S", 2.0)
+    allow(obs, modules=1)
+    with obs.private.client() as client:
+        for ip in obs.quabos[4:]:
+            client.science(ip, loss=1.0, seed=1)
+    try:
+        started = obs.start_here(partial=True)
+    finally:
+        with obs.private.client() as client:
+            for ip in obs.quabos[4:]:
+                client.science(ip, loss=0.0, seed=1)
+    assert started.missing == {"module 254": "no data were recorded within 2 s"}
+    with obs.private.client() as client:
+        boards = client.state()["boards"]
+    assert all(boards[ip]["streams"]["image"] is None for ip in obs.quabos[4:]), "told to stop"
+    assert all(boards[ip]["streams"]["image"] is not None for ip in obs.quabos[:4])
+    report = obs.stop_here()
+    assert report.ok and report.finished is not None and report.finished.verdict == "partial"
+    assert report.finished.reasons[0].startswith("started without module 254: ")
+
+
 def test_settings_made_stale_by_the_data_config_are_loaded(obs: Obs) -> None:
     path = obs.command_dir / "data_config.json"
     before = path.read_text()
