@@ -87,6 +87,7 @@ def described(place: Place, status: os.stat_result) -> Document:
         "bytes": status.st_size,
         "mtime_ns": status.st_mtime_ns,
         "inode": status.st_ino,
+        "device": status.st_dev,
     }
 
 

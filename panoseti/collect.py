@@ -39,9 +39,10 @@ INCOMING = ".incoming"
 CHUNK = 4 << 20
 FETCH_TRIES = 3
 RETRY_PAUSE_S = 1.0
-STREAMS_PER_NODE = 2
+# While one batch is hashed another one is on its way.
+STREAMS_PER_VOLUME = 2
 # What is fetched, verified and deleted in one go: the node gets its space back step by step.
-BATCH_BYTES = 2_000_000_000
+BATCH_BYTES = 500_000_000
 BATCH_FILES = 200
 SHORT_S = 60.0
 # A node that records leaves little of its processor to hashing.
@@ -236,20 +237,31 @@ class _Node:
                 self._fail(file.path, "another folder has a file of that name")
             else:
                 wanted[file.name] = file
-        batches = list(_batches(list(wanted.values())))
         target = self._run_dir / INCOMING / self._shell.node.ip_addr
-        # While one batch is hashed another one is on its way.
-        with self._meter.incoming(target), ThreadPoolExecutor(STREAMS_PER_NODE, "stream") as pool:
-            streams = [pool.submit(self._stream, batch, target) for batch in batches]
+        volumes: dict[int, list[NodeFile]] = {}
+        for file in wanted.values():
+            volumes.setdefault(file.device, []).append(file)
+        with (
+            self._meter.incoming(target),
+            ThreadPoolExecutor(max(1, len(volumes)), "volume") as pool,
+        ):
+            done = [pool.submit(self._fetch_volume, files, target) for files in volumes.values()]
+        for volume in done:
+            volume.result()
+        if self._collection.delete and not self._result.failed and self._not_emptied != ():
+            emptied = daq_nodes.delete_files(self._shell, self._collection.run, [], run_dir=True)
+            self._result.left += emptied.left
+
+    def _fetch_volume(self, files: list[NodeFile], target: Path) -> None:
+        """The files of one disk of the node, beside those of its other disks."""
+        with ThreadPoolExecutor(STREAMS_PER_VOLUME, "stream") as pool:
+            streams = [pool.submit(self._stream, batch, target) for batch in _batches(files)]
         for stream in streams:
             error = stream.exception()
             if isinstance(error, ObsError | OSError):
                 self._fail("", str(error))
             elif error is not None:
                 raise error
-        if self._collection.delete and not self._result.failed and self._not_emptied != ():
-            emptied = daq_nodes.delete_files(self._shell, self._collection.run, [], run_dir=True)
-            self._result.left += emptied.left
 
     def _stream(self, files: list[NodeFile], target: Path) -> None:
         """One batch: fetched, verified, in its place, then deleted on the node."""

@@ -212,7 +212,7 @@ class Stopped:
 @dataclass(frozen=True)
 class NodeFile:
     """A file of a run on a node.  path: relative to its data directory; sha256: None before it
-    was hashed.
+    was hashed; device: number of the file system it lies on.
     """
 
     path: str
@@ -220,6 +220,7 @@ class NodeFile:
     mtime_ns: int
     inode: int
     sha256: str | None = None
+    device: int = 0
 
     @property
     def name(self) -> str:
@@ -415,6 +416,7 @@ def node_file(entry: Document) -> NodeFile:
         mtime_ns=int(entry["mtime_ns"]),
         inode=int(entry["inode"]),
         sha256=entry.get("sha256"),
+        device=int(entry.get("device", 0)),
     )
 
 

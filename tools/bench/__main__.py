@@ -3,6 +3,7 @@
     make bench                              everything, about half an hour
     python -m tools.bench --quick           a minute
     python -m tools.bench --json FILE       all figures, for comparisons
+    python -m tools.bench --collection      only the rate of a collection, beside rsync and copying
 
 As root: a sender in one network namespace, the pipeline in another, a veth pair between them, with
 both ways of capturing.  Without root: over loopback, by UDP socket alone, and the table says so.
@@ -22,7 +23,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
-from tools.bench import measure, place, programs, table
+from panoseti.errors import ObsError
+from tools.bench import collection, measure, place, programs, table
 from tools.bench.measure import FLAT_OUT, Case
 
 FULL = [
@@ -42,6 +44,7 @@ def arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--quick", action="store_true", help="few cases, once, short")
+    parser.add_argument("--collection", action="store_true", help="of collecting, not of recording")
     parser.add_argument("--repeats", type=int, help="measure each case N times (3; quick: 1)")
     parser.add_argument("--seconds", type=float, help="length of a recording (4; quick: 1.5)")
     parser.add_argument("--only", metavar="TEXT", default="", help="cases whose name has TEXT")
@@ -167,10 +170,29 @@ def _end(number: int, frame: object) -> None:
     sys.exit(128 + number)
 
 
+def measure_collection(options: argparse.Namespace) -> int:
+    """The rate of a collection; 1 if one went wrong."""
+    megabytes, files = (200, 8) if options.quick else (4000, 16)
+    rounds = options.repeats or (1 if options.quick else 3)
+    try:
+        rates = collection.measure(
+            options.dir, megabytes, rounds, files, lambda said: print(said, file=sys.stderr)
+        )
+    except (programs.BenchError, ObsError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    print(collection.text(rates))
+    if options.json:
+        options.json.write_text(json.dumps(asdict(rates), indent=1))
+    return 0
+
+
 def main() -> int:
     """Measure, print; 1 if a recording was wrong or a measurement impossible."""
     options = arguments()
     signal.signal(signal.SIGTERM, _end)
+    if options.collection:
+        return measure_collection(options)
     programs.build()
     is_root = os.geteuid() == 0 and not options.loopback
     with place.two_hosts() if is_root else place.loopback() as where:
