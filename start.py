@@ -19,7 +19,7 @@ from panoseti import console, run_report, run_start
 from panoseti.errors import EXIT_FAILED, EXIT_OK
 from panoseti.flight import FlightRecorder
 from panoseti.load_configs import Site, load_site
-from panoseti.run_timer import shut_down, start_and_record
+from panoseti.run_timer import shut_down, start_and_record, watch_again
 from panoseti.start_checks import StartOptions
 
 EXAMPLES = """\
@@ -40,6 +40,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add("--no_data", action="store_true", help="record housekeeping only")
     add("--nsecs", type=seconds, metavar="N", help="record for N seconds, in the foreground")
     add("--stop_session", action="store_true", help="after --nsecs: config.py --shutdown as well")
+    add("--watch", action="store_true", help="only start the run's watcher again, if it is dead")
     add("--dry-run", "--dry_run", action="store_true", help="check only")
     add("--json", action="store_true", help="one JSON document on stdout")
     add("--verbose", action="store_true", help="details on stderr")
@@ -74,6 +75,8 @@ def main(argv: Sequence[str]) -> int:
     if args.dry_run:
         return dry_run(site, options, out)
     flight.command(argv)
+    if args.watch:
+        return watch(site, out, flight)
     started, report = start_and_record(
         site, options, out, flight, lambda begun: run_report.show_started(begun, out)
     )
@@ -97,6 +100,15 @@ def dry_run(site: Site, options: StartOptions, out: console.Console) -> int:
     run_report.show_checked(checked, out)
     if out.json_output:
         out.result(run_report.checked_document(checked))
+    return EXIT_OK
+
+
+def watch(site: Site, out: console.Console, flight: FlightRecorder) -> int:
+    """Somebody must watch the run in progress."""
+    holder, begun = watch_again(site, flight)
+    out.out(f"{holder} is watched" + (" again" if begun else ", as before"))
+    if out.json_output:
+        out.result({"run": holder.run, "begun": begun})
     return EXIT_OK
 
 

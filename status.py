@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Show what the observatory does: run, DAQ nodes, daemons, each board's last housekeeping.
 
-A dead node is a line of its own.  Nothing is changed, and no other program is disturbed.
+A dead node is a line of its own.  Nothing is changed but the flight recorder, which notes that
+somebody looked; no other program is disturbed.
 """
 
 from panoseti.venv import use_venv
@@ -48,11 +49,18 @@ def main(argv: Sequence[str]) -> int:
         out.warn(note)
     if args.log is not None:
         return show_log(found.site.head_data_dir, args.log, out)
-    status = observatory_status.look(found.site, FlightRecorder(None, "status.py"))
+    flight = recorder(found.site.head_data_dir)
+    flight.command(argv)
+    status = observatory_status.look(found.site, flight)
     status_report.show(status, observatory_status.with_data_config(found.site), out)
     if args.json:
         out.result({"config_notes": found.notes, **status.document()})
     return EXIT_FAILED if status.problems else EXIT_OK
+
+
+def recorder(data_dir: Path) -> FlightRecorder:
+    """The flight recorder; looking at an observatory makes no data directory."""
+    return FlightRecorder(data_dir if data_dir.is_dir() else None, "status.py")
 
 
 def show_log(data_dir: Path, lines: int, out: console.Console) -> int:

@@ -25,6 +25,7 @@ from panoseti.site_at_any_price import find_site
 
 EXAMPLES = """\
   ./stop.py                 stop, collect, clean up
+  ./stop.py --background    stop; another process collects (status.py shows how far it is)
   ./stop.py --no_collect    stop only; the data stay on the DAQ nodes
   ./stop.py --run obs_Lick.start_2024-07-25T04:34:06Z.runtype_sci-data.pffd
                             collect an old run (again); a run in progress goes on
@@ -37,12 +38,16 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--no_collect", action="store_true", help="leave the data on the DAQ nodes")
     add("--no_cleanup", action="store_true", help="collect, but delete nothing on the DAQ nodes")
+    add("--background", action="store_true", help="do not wait for the collection")
     add("--run", type=run_name, metavar="X", help="collect this run (again)")
     add("--force", action="store_true", help="stop what another head node has begun, too")
     add("--data_dir", type=Path, help="head node data directory, where the configs are broken")
     add("--json", action="store_true", help="one JSON document on stdout")
     add("--verbose", action="store_true", help="details on stderr")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.background and args.no_collect:
+        parser.error("--background is about the collection, and --no_collect wants none")
+    return args
 
 
 def run_name(text: str) -> str:
@@ -63,7 +68,10 @@ def main(argv: Sequence[str]) -> int:
     check_head_node(found.site)
     flight = FlightRecorder(found.site.head_data_dir, run_stop.PROGRAM)
     flight.command(argv)
-    options = StopOptions(not args.no_collect, not args.no_cleanup, args.run, force=args.force)
+    options = StopOptions(
+        collect=not args.no_collect, cleanup=not args.no_cleanup, background=args.background,
+        run=args.run, force=args.force,
+    )  # fmt: skip
     report = run_stop.stop(found.site, options, out, flight)
     run_report.show_stop(report, out)
     if args.json:

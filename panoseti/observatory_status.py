@@ -15,6 +15,7 @@ from typing import Any
 from panoseti import activities, daq_nodes, run_state, session, settings
 from panoseti.addresses import redis_key
 from panoseti.board_files import QUABO_UIDS, known_uids
+from panoseti.collect_progress import read_progress
 from panoseti.daq_nodes import NodeShells
 from panoseti.errors import ConfigError, ObsError
 from panoseti.flight import FlightRecorder
@@ -59,6 +60,7 @@ class RunStatus:
 class OpenRun:
     """A run that is not in progress and not complete, and how far it is.
 
+    progress: of the process that collects it, in words, "" = nobody does or it has just begun;
     failed: files that were not collected at the last try, with the reason.
     """
 
@@ -66,6 +68,7 @@ class OpenRun:
     recording_ended: bool
     collect_complete: bool
     collector_pid: int | None
+    progress: str
     failed: tuple[str, ...]
 
 
@@ -236,12 +239,15 @@ def _open_runs(data_dir: Path, present: str | None) -> list[OpenRun]:
         folder = data_dir / run
         complete = (folder / Marker.RUN_COMPLETE).exists()
         if run != present and not complete and (folder / RUN_JSON).exists():
+            pid = run_state.collector_pid(folder)
+            progress = None if pid is None else read_progress(folder)
             found.append(
                 OpenRun(
                     run,
                     (folder / Marker.RECORDING_ENDED).exists(),
                     (folder / Marker.COLLECT_COMPLETE).exists(),
-                    run_state.collector_pid(folder),
+                    pid,
+                    str(progress or ""),
                     _failed_files(folder),
                 )
             )
@@ -360,7 +366,8 @@ def _advice(found: ObservatoryStatus, holder: Holder | None) -> list[str]:
     advice = [f"{n.ip_addr}: {text}" for n in found.nodes if n.status for text in n.status.problems]
     for one in found.open_runs:
         if one.collector_pid is not None:
-            advice.append(f"{one.run} is being collected by pid {one.collector_pid}")
+            far = f" ({one.progress})" if one.progress else ""
+            advice.append(f"{one.run} is being collected by pid {one.collector_pid}{far}")
         else:
             done = "collected, not cleaned up" if one.collect_complete else "not all collected"
             advice.append(f"{one.run} is {done}: stop.py --run {one.run}")
@@ -386,6 +393,12 @@ def _advice_on_run(found: ObservatoryStatus, holder: Holder) -> list[str]:
     if run is not None and run.problem and at_work is None:
         advice.append(f"{run.problem}: stop.py")
     end = run.planned_end_unix if run else None
+    watcher = next(one for one in found.daemons if one.name == activities.RUN_WATCHER)
+    if begun and not watcher.works:
+        nobody = "" if end is None else ", and nobody may end it at its planned end"
+        advice.append(
+            f"nobody watches the run (run_watcher {watcher.problem}){nobody}: start.py --watch"
+        )
     if end is not None and found.time_unix > end + 10:
         advice.append("the run is past its planned end: stop.py")
     for node in found.nodes:

@@ -13,10 +13,10 @@ from typing import Any
 
 from panoseti import collect as collection_of_runs
 from panoseti import pff, run_state
-from panoseti.collect import Collection, Cut, Meter, NodeResult, cut_torn_files
+from panoseti.collect import Collection, Cut, NodeResult, cut_torn_files
+from panoseti.collect_progress import Progress, remove_progress, write_progress
 from panoseti.console import Console
 from panoseti.daq_nodes import NodeShells
-from panoseti.disk_room import duration_text, size_text
 from panoseti.errors import ObsError
 from panoseti.flight import FlightRecorder, owner
 from panoseti.load_configs import Site
@@ -184,7 +184,7 @@ def _bare(text: str, node: str) -> str:
 
 
 def _shown(wanted: Collection, shells: NodeShells, console: Console) -> list[NodeResult]:
-    """The collection, with its progress shown."""
+    """The collection, with its progress shown here, and to status.py."""
     every = [shells[node] for node in shells.nodes]
     with ThreadPoolExecutor(1, "collection") as pool:
         future = pool.submit(collection_of_runs.collect, wanted, every)
@@ -192,26 +192,22 @@ def _shown(wanted: Collection, shells: NodeShells, console: Console) -> list[Nod
             with console.progress("collecting", PERCENT) as progress:
                 begin_s, told_s, percent = time.monotonic(), 0.0, 0
                 while not wait_for_futures([future], SHOW_S).done:
-                    now_percent, text = _how_far(wanted.meter, time.monotonic() - begin_s)
-                    due = time.monotonic() - begin_s - told_s > LINES_S
+                    now_s = time.monotonic()
+                    found = Progress(*wanted.meter.read(), now_s - begin_s)
+                    write_progress(wanted.run_dir, found)
+                    now_percent = int(PERCENT * found.fraction)
+                    due = now_s - begin_s - told_s > LINES_S
                     for step in range(percent, now_percent):
-                        progress.advance(text if due and step == now_percent - 1 else "")
+                        progress.advance(str(found) if due and step == now_percent - 1 else "")
                     if due:
-                        told_s = time.monotonic() - begin_s
+                        told_s = now_s - begin_s
                     percent = max(percent, now_percent)
         except BaseException:
             wanted.meter.cancelled.set()
             raise
+        finally:
+            remove_progress(wanted.run_dir)
         return future.result()
-
-
-def _how_far(meter: Meter, seconds: float) -> tuple[int, str]:
-    """Per cent, and in words with rate and time left."""
-    come, total = meter.read()
-    rate = come / seconds if seconds > 0 else 0.0
-    left = f", {duration_text((total - come) / rate)} left" if rate > 0 else ""
-    text = f"{size_text(come)} of {size_text(total)}, {size_text(rate)}/s{left}"
-    return (PERCENT * come // total if total else 0), text
 
 
 def _judge(record: RunRecord, done: Finished, trouble: Sequence[str]) -> None:

@@ -157,6 +157,7 @@ def new_document(
         "ended_unix": None,
         "expected": asdict(expected),
         "steps": [],
+        "collect_asked": None,
         "collection": None,
         "verdict": None,
     }
@@ -186,3 +187,11 @@ def rebuilt_document(run: str, why: str) -> dict[str, Any]:
 def unfinished(document: dict[str, Any]) -> list[dict[str, Any]]:
     """Acts whose intent is recorded but no result: a process was killed within them."""
     return [step for step in document["steps"] if step.get("result_unix") is None]
+
+
+def collection_broken_off(document: dict[str, Any]) -> bool:
+    """Whether a collection was asked for that never came to an end, not even to a bad one."""
+    asked, attempts = document.get("collect_asked"), document.get("collection")
+    if not asked:
+        return False
+    return not attempts or float(attempts[-1]["unix"]) < float(asked["unix"])

@@ -88,6 +88,7 @@ def stop_document(report: StopReport) -> dict[str, Any]:
         "holder": holder_document(report.holder),
         "lines": [asdict(line) for line in report.lines],
         "notes": report.notes,
+        "collector_pid": report.collector_pid,
         "finished": None if finished is None else _finished_document(finished),
     }
 
@@ -115,6 +116,8 @@ def show_stop(report: StopReport, console: Console) -> None:
         console.table(("what", "asked", "now"), rows)
     if report.finished is not None:
         show_finished(report.finished, console)
+    elif report.collector_pid is not None:
+        console.out(f"{report.run} is being collected by pid {report.collector_pid}: status.py")
     elif report.run is None:
         console.out("no run was in progress")
     for line in report.lines:

@@ -1,8 +1,9 @@
 """Stopping: it always goes all the way, whatever is dead, broken or gone.
 
 Boards are told to stop; every node's pipeline writes out what it has; the HK recorder ends; then
-the files are collected, and `run_name` goes last.  Needed are ssh and UDP alone: neither Redis,
-nor the recorder, nor a data config.  Safe to repeat at any point.
+`run_name` goes, so that the next run may begin, and the files are collected.  Needed are ssh and
+UDP alone: neither Redis, nor the recorder, nor a data config.  Safe to repeat at any point: a
+collection that was broken off is taken up again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import signal
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from panoseti import daq_nodes, run_state
 from panoseti.console import Console
@@ -20,8 +22,15 @@ from panoseti.errors import RefusedError
 from panoseti.flight import FlightRecorder
 from panoseti.load_configs import Site
 from panoseti.run_finish import Finished, finish
-from panoseti.run_record import RUN_JSON, RunRecord, read_record, rebuilt_document
+from panoseti.run_record import (
+    RUN_JSON,
+    RunRecord,
+    collection_broken_off,
+    read_record,
+    rebuilt_document,
+)
 from panoseti.run_state import AtWork, ControlLock, Holder, Marker, StateError
+from panoseti.stop_in_background import collect_in_background
 from panoseti.words import joined
 
 PROGRAM = "stop.py"
@@ -30,19 +39,23 @@ START_PROGRAM = "start.py"
 START_UNDO_S = 60.0
 OTHER_STOP_S = 120.0
 POLL_S = 0.1
+# Older runs that were never finished are history.
+RUNS_LOOKED_AT = 200
 
 
 @dataclass(frozen=True)
 class StopOptions:
     """What an operator asked for.
 
-    collect, cleanup: False = leave the data on the nodes, or leave them there as well; run:
-    finish this run (collect it again), whatever is in progress; only: stop only the run of this
-    holder (of --nsecs); force: stop what another head node has begun, too.
+    collect, cleanup: False = leave the data on the nodes, or leave them there as well; background:
+    another process collects; run: finish this run (collect it again), whatever is in progress;
+    only: stop only the run of this holder (of --nsecs); force: stop what another head node has
+    begun, too.
     """
 
     collect: bool = True
     cleanup: bool = True
+    background: bool = False
     run: str | None = None
     only: Holder | None = None
     force: bool = False
@@ -52,7 +65,8 @@ class StopOptions:
 class StopReport:
     """What a stop did.
 
-    run: the one that was stopped or finished; holder: whose it was, where that is known.
+    run: the one that was stopped or finished; holder: whose it was, where that is known;
+    collector_pid: of the process that collects it in the background.
     """
 
     run: str | None = None
@@ -60,6 +74,7 @@ class StopReport:
     lines: list[Line] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     finished: Finished | None = None
+    collector_pid: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -101,9 +116,14 @@ class _Stop:
             else:
                 self._take(lock)
                 ending = self._present_run()
+                if ending.record is None:
+                    ending = self._broken_off() or ending
+            if ending.record is not None and self._options.collect:
+                asked = {"unix": time.time(), "cleanup": self._options.cleanup}
+                ending.record.set(collect_asked=asked)
+            self._give_back()
         if ending.record is not None:
             self._finish(ending, ending.record)
-        self._give_back()
         return self._report
 
     def _present_run(self) -> Ending:
@@ -134,6 +154,31 @@ class _Stop:
         if ending.run_is_over() and ending.record is not None:
             self._mark_ended(ending.record)
         return ending
+
+    def _broken_off(self) -> Ending | None:
+        """With no run in progress: the end of one whose collection was broken off."""
+        if not self._options.collect:
+            return None
+        found = []
+        for run in run_state.runs(self._data_dir)[-RUNS_LOOKED_AT:]:
+            folder = run_state.run_dir(self._data_dir, run)
+            ended = run_state.read_marker(folder, Marker.RECORDING_ENDED) is not None
+            complete = run_state.read_marker(folder, Marker.RUN_COMPLETE) is not None
+            if ended and not complete and self._is_broken_off(folder):
+                found.append(run)
+        for run in found[:-1]:
+            self._note(f"the collection of {run} was broken off, too: stop.py --run {run}")
+        if not found:
+            return None
+        self._note(f"the collection of {found[-1]} was broken off: going on with it")
+        return self._old_run(found[-1])
+
+    def _is_broken_off(self, folder: Path) -> bool:
+        try:
+            document = read_record(folder).document
+            return collection_broken_off(document) and run_state.collector_pid(folder) is None
+        except (OSError, StateError, KeyError, TypeError, ValueError):
+            return False  # status.py tells of it
 
     def _ending(self, run: str | None) -> Ending:
         record = None if run is None else self._record(run)
@@ -269,6 +314,8 @@ class _Stop:
     # --- after the recording ---
 
     def _finish(self, ending: Ending, record: RunRecord) -> None:
+        if self._options.background and self._collects_in_background(record.path.parent):
+            return
         failed = [f"{line.what}: {line.now}" for line in self._report.lines if not line.ok]
         self._report.finished = finish(
             self._site,
@@ -285,6 +332,17 @@ class _Stop:
         if self._made_anew:
             self._judge_new_folder(record)
 
+    def _collects_in_background(self, folder: Path) -> bool:
+        cleanup, run = self._options.cleanup, folder.name
+        try:
+            pid = collect_in_background(self._site.command_dir, self._data_dir, run, cleanup)
+        except OSError as error:
+            self._note(f"stop.py cannot be started in the background ({error}); collecting here")
+            return False
+        self._flight.note("collect_in_background", run=run, pid=pid)
+        self._report.collector_pid = pid
+        return True
+
     def _judge_new_folder(self, record: RunRecord) -> None:
         """A start that was killed before it made the run directory has left nothing to keep."""
         folder = record.path.parent
@@ -300,7 +358,7 @@ class _Stop:
         self._note(f"{folder.name}: its start had not got further than the name; it is forgotten")
 
     def _give_back(self) -> None:
-        """Remove run_name, last; an unusable one is moved away."""
+        """Remove run_name: another run may begin; an unusable one is moved away."""
         run = self._report.run
         try:
             if self._bad_run_name:

@@ -11,18 +11,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from panoseti import run_state
+from panoseti import activities, run_state, session
 from panoseti.console import Console
-from panoseti.errors import ObsError
+from panoseti.errors import ObsError, RefusedError
 from panoseti.flight import FlightRecorder, owner
 from panoseti.load_configs import Site
 from panoseti.run_start import Started, start
-from panoseti.run_state import Holder, StateError
+from panoseti.run_state import ControlLock, Holder, StateError
 from panoseti.run_stop import StopOptions, StopReport, stop
 from panoseti.start_checks import StartOptions
 
 POLL_S = 0.25
 LINE_EVERY_S = 60
+LOOK_AFTER_WATCHER_S = 5.0
+WATCHERS_AT_MOST = 3
 
 
 def start_and_record(
@@ -42,7 +44,8 @@ def start_and_record(
         tell(started)
         if started.planned_end_unix is None:
             return started, None
-        _wait(site.head_data_dir, started.holder, started.planned_end_unix, console)
+        watcher = _WatcherKeeper(site, started.holder, console, flight)
+        _wait(started.holder, started.planned_end_unix, watcher, console)
     except KeyboardInterrupt:
         _interrupted(site, options, console, flight)
         raise
@@ -66,7 +69,56 @@ def _interrupted(
     stop(site, StopOptions(only=holder), console, flight)
 
 
-def _wait(data_dir: Path, holder: Holder, end_unix: float, console: Console) -> None:
+def watch_again(site: Site, flight: FlightRecorder) -> tuple[Holder, bool]:
+    """Start the watcher of the run in progress unless it works; the run, and whether it was begun.
+
+    RefusedError when no run is in progress, or one is being started or stopped; ObsError when it
+    does not come up.
+    """
+    with ControlLock(site.head_data_dir) as lock:
+        if not lock.take("the start of a watcher"):
+            raise RefusedError(f"{lock.held_by()} is at work at this moment: wait for it")
+        holder = run_state.read_holder(site.head_data_dir)
+        if holder is None:
+            raise RefusedError("no run is in progress: there is nothing to watch")
+        words = ["--run", holder.run]
+        return holder, session.start(site, activities.RUN_WATCHER, flight, words)
+
+
+class _WatcherKeeper:
+    """Starts the watcher again that has died, for a start.py that goes on."""
+
+    def __init__(
+        self, site: Site, holder: Holder, console: Console, flight: FlightRecorder
+    ) -> None:
+        self.data_dir = site.head_data_dir
+        self._site = site
+        self._run = holder.run
+        self._console = console
+        self._flight = flight
+        self._next_s = time.monotonic() + LOOK_AFTER_WATCHER_S
+        self._left = WATCHERS_AT_MOST
+
+    def look(self) -> None:
+        """Now and then."""
+        if time.monotonic() < self._next_s or not self._left:
+            return
+        found = session.state(activities.RUN_WATCHER, self.data_dir)
+        if not found.works:
+            try:
+                if watch_again(self._site, self._flight)[1]:
+                    self._left -= 1
+                    text = f"the watcher of the run {found.problem}: it was started again"
+                    self._console.warn(text)
+            except RefusedError:
+                pass  # somebody stops the run at this moment
+            except ObsError as error:
+                self._left -= 1
+                self._console.warn(f"{error}; nobody watches {self._run}")
+        self._next_s = time.monotonic() + LOOK_AFTER_WATCHER_S
+
+
+def _wait(holder: Holder, end_unix: float, watcher: _WatcherKeeper, console: Console) -> None:
     total = max(1, math.ceil(end_unix - time.time()))
     shown = 0
     with console.progress(f"recording until {run_state.utc_text(end_unix)}", total) as progress:
@@ -74,7 +126,8 @@ def _wait(data_dir: Path, holder: Holder, end_unix: float, console: Console) -> 
             left_s = end_unix - time.time()
             if left_s <= 0:
                 return
-            _check_still_ours(data_dir, holder)
+            _check_still_ours(watcher.data_dir, holder)
+            watcher.look()
             while total - math.ceil(left_s) > shown:
                 shown += 1
                 told = shown % LINE_EVERY_S == 0

@@ -1,4 +1,4 @@
-"""stop.py, started by a program that goes on (and is ended by it, maybe)."""
+"""stop.py, started by a program that goes on (and is ended by it, maybe), or ends before it."""
 
 from __future__ import annotations
 
@@ -74,3 +74,27 @@ class StopInBackground:
             self._not_before_s = time.monotonic() + AGAIN_S
         logger.log(logging.ERROR if code else logging.INFO, "stop.py: exit %d (%s)", code,
                    self._output)  # fmt: skip
+
+
+def collect_in_background(config_dir: Path, data_dir: Path, run: str, cleanup: bool) -> int:
+    """Let another stop.py collect a run, whatever becomes of this shell; its pid.
+
+    What it says goes to `collect_output`.  OSError when it cannot be started.
+    """
+    words = ["--run", run, "--data_dir", str(data_dir), *([] if cleanup else ["--no_cleanup"])]
+    with collect_output(data_dir, run).open("ab") as out:
+        child = subprocess.Popen(
+            [sys.executable, str(STOP_SCRIPT), *words],
+            cwd=config_dir,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    child.returncode = 0  # it outlives this program on purpose: nobody is to be told of it
+    return child.pid
+
+
+def collect_output(data_dir: Path, run: str) -> Path:
+    """What a collection in the background says."""
+    return log_dir(data_dir) / f"collect_{run}.out"

@@ -171,6 +171,64 @@ def test_a_board_that_falls_silent(obs: PrivateObservatory) -> None:
     assert silent in json.loads((run_dir / "run.json").read_text())["summary"]["silent"]
 
 
+def test_a_dead_watcher_is_shown_and_started_again(obs: PrivateObservatory) -> None:
+    assert typed(obs, "start.py", "--watch").returncode == 3, "no run is in progress"
+    start(obs)
+    (watcher,) = activities.watchers(obs.data_dir)
+    as_before = typed(obs, "start.py", "--watch")
+    assert as_before.returncode == 0 and "is watched, as before" in as_before.stdout
+    watcher.process.kill()
+    watcher.process.wait(10)
+    told = typed(obs, "status.py").stderr
+    assert "nobody watches the run (run_watcher does not run): start.py --watch" in told
+    again = typed(obs, "start.py", "--watch")
+    assert again.returncode == 0 and "is watched again" in again.stdout, again.stderr
+    (second,) = activities.watchers(obs.data_dir)
+    assert second.pid != watcher.pid
+    assert "nobody watches" not in typed(obs, "status.py").stderr
+    assert stopped(obs)["complete"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("on_dead", ["stop", "go_on"])
+def test_other_policies_for_a_dead_pipeline(obs: PrivateObservatory, on_dead: str) -> None:
+    """With one node that records, going on without it ends the run, too."""
+    policy(obs, on_dead_pipeline=on_dead)
+    run_dir = start(obs)
+    (pipeline,) = activities.pipelines()
+    os.kill(pipeline.pid, signal.SIGKILL)
+    wait_for(lambda: read_holder(obs.data_dir) is None, "the run to be ended", PATIENCE_S)
+    (ended,) = acts(read_entries(run_dir), "run_ended")
+    assert ("has died" if on_dead == "stop" else "nothing records any more") in ended.text
+    assert not acts(read_entries(run_dir), "restart")
+    wait_for((run_dir / run_state.Marker.RUN_COMPLETE).exists, "the collection", PATIENCE_S)
+
+
+@pytest.mark.long
+def test_a_timed_run_looks_after_its_watcher(obs: PrivateObservatory) -> None:
+    child = subprocess.Popen(
+        [str(REPO / "start.py"), "--nsecs", "1000"], cwd=obs.command_dir,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        (first,) = wait_for(lambda: activities.watchers(obs.data_dir), "the watcher", PATIENCE_S)
+        wait_for(lambda: read_snapshot(obs.data_dir, run_name(obs), time.time()), "a look")
+        first.process.kill()
+        wait_for(
+            lambda: [w for w in activities.watchers(obs.data_dir) if w.pid != first.pid],
+            "another watcher", PATIENCE_S,
+        )  # fmt: skip
+    finally:
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=PATIENCE_S)
+    assert "it was started again" in err
+
+
+def run_name(obs: PrivateObservatory) -> str:
+    holder = read_holder(obs.data_dir)
+    return holder.run if holder else ""
+
+
 @pytest.mark.long
 def test_a_run_is_ended_before_its_disk_is_full(obs: PrivateObservatory) -> None:
     policy(obs, min_hours_left=1000)
@@ -178,7 +236,7 @@ def test_a_run_is_ended_before_its_disk_is_full(obs: PrivateObservatory) -> None
     wait_for(lambda: read_holder(obs.data_dir) is None, "the run to be ended", PATIENCE_S)
     (ended,) = acts(read_entries(run_dir), "run_ended")
     assert "before a disk is full" in ended.text
-    assert (run_dir / run_state.Marker.RUN_COMPLETE).exists()
+    wait_for((run_dir / run_state.Marker.RUN_COMPLETE).exists, "the collection", PATIENCE_S)
 
 
 @pytest.mark.long
@@ -207,4 +265,4 @@ def test_a_timed_run_whose_start_is_gone_is_ended(obs: PrivateObservatory) -> No
     assert end_unix is not None
     assert end_unix <= ended.unix < end_unix + ALARM_WITHIN_S and "is gone" in ended.text
     print(f"planned end: ended after {ended.unix - end_unix:.1f} s")
-    assert (run_dir / run_state.Marker.RUN_COMPLETE).exists()
+    wait_for((run_dir / run_state.Marker.RUN_COMPLETE).exists, "the collection", PATIENCE_S)

@@ -20,6 +20,7 @@ import pytest
 
 from panoseti import activities, data_arrival, run_start, run_state
 from panoseti.addresses import is_loopback
+from panoseti.collect_progress import Progress, read_progress, write_progress
 from panoseti.console import Console
 from panoseti.errors import ConfigError, ObsError, RefusedError
 from panoseti.load_configs import load_site
@@ -102,6 +103,8 @@ def test_a_run_from_start_to_a_complete_collection(obs: Obs) -> None:
         "ssh_end",
         'command="acquisition"',
         "rsync",
+        " status.py command ",
+        "recording_ended",
     ):
         assert word in log.out, word
 
@@ -122,6 +125,56 @@ def test_no_collect_then_no_cleanup_then_all(obs: Obs) -> None:
     report = obs.stop_here(run=started.holder.run)
     assert report.ok and obs.left_on_node() == [] and frames_of(started.run_dir) == frames
     assert (started.run_dir / "run_complete").exists()
+
+
+def test_a_new_run_while_the_old_one_is_collected_in_the_background(obs: Obs) -> None:
+    started = obs.start_here()
+    with run_state.collect_lock(started.run_dir) as free:  # the collector has to wait for us
+        assert free
+        done = obs.type("stop.py", "--background", "--json")
+        assert done.code == 0, done.err
+        pid, finished = done.json["collector_pid"], done.json["finished"]
+        assert psutil.pid_exists(pid) and finished is None and obs.is_idle()
+        assert os.getsid(pid) == pid, "it does not end with the shell"
+        other = obs.start_here(redis=False)
+        assert (started.run_dir / "recording_ended").exists() and obs.left_on_node()
+        far = Progress(3_000_000, 12_000_000, 3.0)
+        write_progress(started.run_dir, far)
+        told = obs.type("status.py").err
+        assert f"{started.holder.run} is being collected by pid {os.getpid()}" in told
+        assert "3 MB of 12 MB, 1 MB/s, 9 s left" in told
+    wait_for((started.run_dir / "run_complete").exists, "the collection", 60)
+    assert read_progress(started.run_dir) is None
+    assert frames_of(started.run_dir)[1, "img16"] > 0
+    holder = run_state.read_holder(obs.head_dir)
+    assert holder is not None and holder.run == other.holder.run, "the new run goes on"
+    wait_for(lambda: has_ended(pid), "the collector to end", 60)
+    report = obs.stop_here()
+    assert report.ok and report.finished is not None and report.finished.complete
+    assert obs.type("stop.py", "--background", "--no_collect").code == 2
+
+
+def has_ended(pid: int) -> bool:
+    """Whether it runs no more; nobody may be there to collect an orphan's exit code."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_a_collection_that_was_killed_is_taken_up_by_the_next_stop(obs: Obs) -> None:
+    started = obs.start_here(redis=False)
+    with run_state.collect_lock(started.run_dir):
+        stop = obs.begin("stop.py")
+        wait_for(lambda: not (obs.head_dir / "run_name").exists(), "the run to end", 60)
+        stop.kill()
+        stop.wait()
+    done = obs.type("stop.py", "--json")
+    assert done.code == 0, done.err
+    assert "was broken off: going on with it" in done.err
+    assert done.json["run"] == started.holder.run and done.json["finished"]["complete"]
+    again = obs.type("stop.py")
+    assert again.code == 0 and "no run was in progress" in again.out
 
 
 # --- refusals ---
