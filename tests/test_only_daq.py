@@ -456,7 +456,8 @@ def check_flight(data_dir: Path, quabos: Sequence[str], shown: str) -> None:
                                        "collect_complete", "run_complete", "finished",
                                        "run_name_removed"}  # fmt: skip
     assert whats["hv_updater"] >= {"send"}
-    assert len([line for line in lines if line.what == "command"]) == 5
+    typed = [line.program for line in lines if line.what == "command"]
+    assert typed == ["config.py"] * 2 + ["start.py", "status.py", "stop.py", "config.py"]
     for program in ("config.py", "start.py", "stop.py"):
         said = [line.what for line in lines if line.program == program]
         assert said.count("ssh") == said.count("ssh_end") > 0

@@ -211,8 +211,9 @@ def test_a_timed_run_looks_after_its_watcher(obs: PrivateObservatory) -> None:
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        (first,) = wait_for(lambda: activities.watchers(obs.data_dir), "the watcher", PATIENCE_S)
-        wait_for(lambda: read_snapshot(obs.data_dir, run_name(obs), time.time()), "a look")
+        run = wait_for(lambda: run_name(obs), "the run", PATIENCE_S)
+        wait_for(lambda: read_entries(obs.data_dir / run), "the watch to begin", PATIENCE_S)
+        (first,) = activities.watchers(obs.data_dir)
         first.process.kill()
         wait_for(
             lambda: [w for w in activities.watchers(obs.data_dir) if w.pid != first.pid],
