@@ -40,7 +40,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add("--no_cleanup", action="store_true", help="collect, but delete nothing on the DAQ nodes")
     add("--background", action="store_true", help="do not wait for the collection")
     add("--run", type=run_name, metavar="X", help="collect this run (again)")
-    add("--force", action="store_true", help="stop what another head node has begun, too")
+    add("--force", action="store_true", help="stop what another head node has begun, too (asks)")
     add("--data_dir", type=Path, help="head node data directory, where the configs are broken")
     add("--json", action="store_true", help="one JSON document on stdout")
     add("--verbose", action="store_true", help="details on stderr")

@@ -136,6 +136,14 @@ class Console:
         self._err.print(f"error: {text}", style="red", markup=False, highlight=False,
                         soft_wrap=True)  # fmt: skip
 
+    def ask(self, question: str) -> bool:
+        """Whether the operator says yes; where nobody can be asked the command line has said it."""
+        if not sys.stdin.isatty():
+            return True
+        self._err.print(f"{question} [yes/no] ", end="", markup=False, highlight=False,
+                        soft_wrap=True)  # fmt: skip
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
     def result(self, document: Any) -> None:
         """The JSON document of --json."""
         print(json.dumps(document, indent=2, default=str))

@@ -31,19 +31,22 @@ def wait_for_data(
     comes: boards that see nothing are only warned of.
     """
     begin_s = time.monotonic()
+    end_s = begin_s + DEADLINE_S
     there: set[Quabo] = set()
     while True:
         outcomes = shells.each(daq_nodes.status, part.nodes)
         bad = {node: why for node, outcome in outcomes.items() if (why := _why(outcome, token))}
         if bad:
             leave_out({}, bad, joined(list(bad.values())))
+            end_s = time.monotonic() + DEADLINE_S  # waiting for the dead is not the others' fault
+            continue
         for node in part.nodes:
             there |= _recorded(outcomes[node].value, part.boards, images)
         waiting = [board for board in part.boards if board not in there]
-        waited_s = time.monotonic() - begin_s
+        now_s = time.monotonic()
         if not waiting:
-            return f"after {waited_s:.1f} s"
-        if waited_s > DEADLINE_S:
+            return f"after {now_s - begin_s:.1f} s"
+        if now_s > end_s:
             break
         time.sleep(POLL_S)
     in_order = sorted(waiting, key=lambda quabo: quabo.boardloc)
@@ -59,7 +62,7 @@ def wait_for_data(
 
 
 def _recorded(status: NodeStatus, boards: Iterable[Quabo], images: bool) -> set[Quabo]:
-    """The boards of which data were recorded."""
+    """The boards of which data were recorded, and have reached a file of their module."""
     if status.pipeline is None:
         return set()
     there = {
@@ -67,7 +70,12 @@ def _recorded(status: NodeStatus, boards: Iterable[Quabo], images: bool) -> set[
         for count in status.pipeline.quabos
         if count.recorded and (not images or count.mode & IMAGE_MODE_BIT)
     }
-    return {board for board in boards if (board.module_id, board.index) in there}
+    in_files = {file.module for file in status.files if file.bytes}
+    return {
+        board
+        for board in boards
+        if (board.module_id, board.index) in there and board.module_id in in_files
+    }
 
 
 def _why(outcome: NodeOutcome[NodeStatus], token: str) -> str:

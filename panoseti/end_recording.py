@@ -20,6 +20,7 @@ from panoseti.data_flow import stop_data_flow
 from panoseti.errors import ConfigError, ObsError, RefusedError, RemoteError
 from panoseti.flight import FlightRecorder, owner
 from panoseti.load_configs import Site, load_site
+from panoseti.local_host import is_local
 from panoseti.node_types import NodeStatus, Stopped
 from panoseti.remote import Shell
 from panoseti.run_part import boards_left_out, left_out, never_asked
@@ -28,6 +29,7 @@ from panoseti.run_state import Holder
 from panoseti.site import DaqNode, Quabo
 from panoseti.words import joined
 
+NOT_OURS = "somebody else is using the observatory; stop it there, or with --force here"
 WITHOUT = "the run went without it"
 STOP_FLOW, STOP_RECORDING, END = "stop the data flow", "stop recording", "end"
 # A pipeline writes out what it has received; beyond this it hangs.
@@ -49,13 +51,14 @@ class Ending:
     """The end of a recording.
 
     record: of the run, None where no run is in progress; force: stop what belongs to another head
-    node, too; lines, notes, ended_runs: what came of it.
+    node, too; ask: whether that is really meant; lines, notes, ended_runs: what came of it.
     """
 
     site: Site
     flight: FlightRecorder
     record: RunRecord | None = None
     force: bool = False
+    ask: Callable[[str], bool] = lambda question: True
     lines: list[Line] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     ended_runs: set[str] = field(default_factory=set)
@@ -68,8 +71,10 @@ class Ending:
         """
         self._end_watcher()
         with NodeShells(self.nodes(), self.site.obs, self.flight) as shells:
-            if not self.force and not self._is_our_recording():
+            if self.force or not self._is_our_recording():
                 self._others_runs = _others_runs(shells)
+            if self.force and self._others_runs:
+                self._override()
             self._boards()
             ended = self._pipelines(shells, lambda shell: self._end_pipeline(shell, holder))
         ended = self._here() and ended
@@ -157,6 +162,19 @@ class Ending:
         with self.record.act("stop", what, subject) as act:
             act.text = body()
 
+    def _override(self) -> None:
+        """Stop another head node's run, if the operator really means it; who did is recorded."""
+        whose = joined(list(self._others_runs.values()))
+        if not self.ask(f"{whose}: somebody else is using the observatory; stop it all the same?"):
+            self.force = False
+            return
+        self._others_runs = {}
+        by = owner()
+        self.flight.note("override", by=by, whose=whose)
+        self.notes.append(f"{by} overrode: {whose}")
+        if self.record is not None:
+            self.record.set(overrode={"by": by, "unix": time.time(), "whose": whose})
+
     def _boards(self) -> None:
         boards = []
         without = boards_left_out(self._frozen() or self.site, self._left_out(left_out))
@@ -194,7 +212,7 @@ class Ending:
         """Why a board is left alone: it sends to a node that records for another head node."""
         for node, why in self._others_runs.items():
             if quabo.module_id in node.module_ids:
-                return f"left alone: {why}"
+                return f"left alone: {why}; {NOT_OURS}"
         return None
 
     def _pipelines(self, shells: NodeShells, end: Callable[[Shell], Stopped | None]) -> bool:
@@ -237,7 +255,7 @@ class Ending:
         if not self.force:
             why = _others_run(shell.node, daq_nodes.status(shell))
             if why is not None:
-                raise RefusedError(why)
+                raise RefusedError(f"{why}; {NOT_OURS}")
         return daq_nodes.stop_recording(shell, force=True, drain_s=DRAIN_S, over=run)
 
     def _end_watcher(self) -> None:
@@ -247,11 +265,16 @@ class Ending:
             if how == "still runs":
                 self.lines.append(Line(str(activity), END, how, False))
 
+    def _is_here(self, node: DaqNode) -> bool:
+        """Whether a node is this computer, by whatever address."""
+        address = self.site.addresses.get(node.ip_addr)
+        return address is not None and is_local(address)
+
     def _here(self) -> bool:
         """Programs on the head node itself: HK recorders, and pipelines that no node has ended."""
         recorders = activities.hk_recorders(self.site.head_data_dir)
         results = activities.end(recorders, self.flight)
-        if not any(self.site.is_on_head_node(node) for node in self._others_runs):
+        if not any(self._is_here(node) for node in self._others_runs):
             results += activities.end(activities.pipelines(), self.flight, DRAIN_S)
         for activity, how in results:
             self.lines.append(Line(str(activity), END, how, how != "still runs"))
@@ -275,10 +298,7 @@ def _others_run(node: DaqNode, found: NodeStatus) -> str | None:
     host = _host_of(found.started_by or "")
     if not found.running or not host or host == _host_of(owner()):
         return None
-    return (
-        f"{node.ip_addr}: records {found.run} of {found.whose}, another head node: somebody else"
-        " is using the observatory; stop it there, or with --force here"
-    )
+    return f"{node.ip_addr}: records {found.run} of {found.whose}, another head node"
 
 
 def _host_of(who: str) -> str:

@@ -394,7 +394,7 @@ def _advice_on_run(found: ObservatoryStatus, holder: Holder) -> list[str]:
         advice.append(f"{run.problem}: stop.py")
     end = run.planned_end_unix if run else None
     watcher = next(one for one in found.daemons if one.name == activities.RUN_WATCHER)
-    if begun and not watcher.works:
+    if run is not None and begun and not run.stop_begun and at_work is None and not watcher.works:
         nobody = "" if end is None else ", and nobody may end it at its planned end"
         advice.append(
             f"nobody watches the run (run_watcher {watcher.problem}){nobody}: start.py --watch"

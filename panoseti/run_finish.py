@@ -81,6 +81,7 @@ def finish(
             if not done.problems and cleanup and ended:
                 _mark(done, Marker.RUN_COMPLETE, flight)
                 done.complete = not done.problems
+            record.set(collect_asked=None)  # it has come to its end, good or bad
     flight.note("finished", run=run_dir.name, verdict=done.verdict, problems=done.problems)
     return done
 

@@ -191,7 +191,4 @@ def unfinished(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 def collection_broken_off(document: dict[str, Any]) -> bool:
     """Whether a collection was asked for that never came to an end, not even to a bad one."""
-    asked, attempts = document.get("collect_asked"), document.get("collection")
-    if not asked:
-        return False
-    return not attempts or float(attempts[-1]["unix"]) < float(asked["unix"])
+    return bool(document.get("collect_asked"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -178,28 +178,36 @@ class _Start:
         if self._options.data:
             self._act(record, "load stale settings", self._settings)
         self._act(record, "copy the configs", self._copies)
-        with ThreadPoolExecutor(1, "recorder") as pool:  # it comes up while the pipelines do
-            recorder = None
+        # Both come up while the pipelines do; the watcher waits until the run records.
+        with ThreadPoolExecutor(2, "daemon") as pool:
+            watcher = self._begin(pool, record, "start the watcher", self._watcher,
+                                  self._end_watcher)  # fmt: skip
             if self._options.redis:
-                what = "start the HK recorder"
-                self._undo.append((what, self._end_recorder))
-                recorder = pool.submit(self._act, record, what, self._recorder)
+                recorder = self._begin(pool, record, "start the HK recorder", self._recorder,
+                                       self._end_recorder)  # fmt: skip
             self._act(record, "point the links here", self._links, self._unlink)
             if self._options.data:
                 what = "start recording"
                 self._act(record, what, lambda: self._recording(record), self._stop_recording)
-            if recorder is not None:
+            if self._options.redis:
                 recorder.result()
-        if self._options.data:
-            self._act(record, "tell the boards where to send", self._destinations)
-            self._act(record, "start the data flow", self._flow, self._stop_flow)
-        with ThreadPoolExecutor(1, "watcher") as pool:  # it comes up while the first data come
-            what = "start the watcher"
-            self._undo.append((what, self._end_watcher))
-            watcher = pool.submit(self._act, record, what, self._watcher)
             if self._options.data:
+                self._act(record, "tell the boards where to send", self._destinations)
+                self._act(record, "start the data flow", self._flow, self._stop_flow)
                 self._act(record, "wait for data of every board", self._wait_for_data)
         watcher.result()
+
+    def _begin(
+        self,
+        pool: ThreadPoolExecutor,
+        record: RunRecord,
+        what: str,
+        do: Callable[[], str],
+        undo: Callable[[], None],
+    ) -> Future[None]:
+        """As `_act`, in a thread; the undo has its place in the order here."""
+        self._undo.append((what, undo))
+        return pool.submit(self._act, record, what, do)
 
     def _act(
         self,
@@ -339,6 +347,9 @@ class _Start:
     ) -> None:
         """Go on without them, where the operator and the policy allow it; else raise."""
         known = self._part.missing
+        dead = self._dead_nodes(boards)
+        nodes = {**nodes, **dead}
+        boards = {ip: why for ip, why in boards.items() if self._node_of(ip) not in dead}
         dropped = self._part.leave_out(boards, nodes, problem=problem)
         new = {name: why for name, why in self._part.missing.items() if known.get(name) != why}
         if not new or self._record is None:
@@ -351,6 +362,16 @@ class _Start:
             with suppress(ObsError), open_link(self._site, self._flight) as link:
                 stop_data_flow(self._site, link, dropped)
         self._shells.each(self._end_pipeline, nodes)  # where it cannot be told, stop.py will see
+
+    def _dead_nodes(self, boards: Mapping[str, str]) -> dict[DaqNode, str]:
+        """Nodes that are dead, if none of their boards is well: it is not the fault of boards."""
+        well = {self._node_of(board.ip) for board in self._part.boards if board.ip not in boards}
+        suspects = [node for node in self._part.nodes if node not in well]
+        outcomes = self._shells.each(daq_nodes.status, suspects)
+        return {node: str(one.problem) for node, one in outcomes.items() if one.problem}
+
+    def _node_of(self, ip: str) -> DaqNode:
+        return self._site.node_of(self._site.obs.quabo(ip).module_id)
 
     def _end_pipeline(self, shell: Shell) -> None:
         daq_nodes.stop_recording(shell, self._run, self.holder.token, over=self._run)

@@ -162,9 +162,8 @@ class _Stop:
         found = []
         for run in run_state.runs(self._data_dir)[-RUNS_LOOKED_AT:]:
             folder = run_state.run_dir(self._data_dir, run)
-            ended = run_state.read_marker(folder, Marker.RECORDING_ENDED) is not None
             complete = run_state.read_marker(folder, Marker.RUN_COMPLETE) is not None
-            if ended and not complete and self._is_broken_off(folder):
+            if not complete and self._is_broken_off(folder):
                 found.append(run)
         for run in found[:-1]:
             self._note(f"the collection of {run} was broken off, too: stop.py --run {run}")
@@ -187,6 +186,7 @@ class _Stop:
             self._flight,
             record,
             self._options.force,
+            self._console.ask,
             lines=self._report.lines,
             notes=self._report.notes,
         )

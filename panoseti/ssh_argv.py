@@ -27,6 +27,8 @@ def ssh_command(node: DaqNode, obs: ObsConfig) -> list[str]:
         "ControlPath=none",
         "ClearAllForwardings=yes",
         "LogLevel=ERROR",
+        # With the CPU's instructions about twice as fast as what comes first else.
+        "Ciphers=^aes128-gcm@openssh.com",
         f"ConnectTimeout={CONNECT_TIMEOUT_S:.0f}",
         f"ServerAliveInterval={KEEPALIVE_S}",
         f"ServerAliveCountMax={DEAD_AFTER_S // KEEPALIVE_S}",

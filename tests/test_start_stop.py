@@ -18,14 +18,17 @@ from typing import Any
 import psutil
 import pytest
 
-from panoseti import activities, data_arrival, run_start, run_state
+from panoseti import activities, daq_nodes, data_arrival, run_start, run_state, run_stop
 from panoseti.addresses import is_loopback
 from panoseti.collect_progress import Progress, read_progress, write_progress
 from panoseti.console import Console
 from panoseti.errors import ConfigError, ObsError, RefusedError
+from panoseti.flight import FlightRecorder, read_flight
 from panoseti.load_configs import load_site
+from panoseti.remote import Shell
 from panoseti.site_at_any_price import find_site
 from panoseti.start_checks import StartOptions
+from simulator.site_writer import head_address
 from tests.helpers import REPO, wait_for
 from tests.typed_site import QUIET, Obs, frames_of, put_right, typed_site
 
@@ -426,7 +429,7 @@ def test_a_board_that_does_not_answer_undoes_the_start(obs: Obs) -> None:
     record = max((obs.head_dir / "log").glob("failed_start_*.json"))
     steps = json.loads(record.read_text())["steps"]
     assert [step["what"] for step in steps if step["phase"] == "undo"] == [
-        "start recording", "point the links here", "start the HK recorder",
+        "start recording", "point the links here", "start the HK recorder", "start the watcher",
         "remove the run directory",
     ]  # fmt: skip
 
@@ -591,6 +594,33 @@ def test_a_dead_node_does_not_keep_the_others(obs: Obs) -> None:
     assert report.ok and obs.is_idle() and obs.left_on_node() == []
     assert (started.run_dir / "run_complete").exists()
     assert frames_of(started.run_dir)[254, "img16"] > 0
+
+
+def test_the_run_of_another_head_node_needs_force(
+    obs: Obs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = load_site(obs.command_dir)
+    run = "obs_Other.start_2024-01-01T00:00:00Z.runtype_x.pffd"
+    order = daq_nodes.Order(run, "token of ann", "ann@elsewhere[7]", (1, 254), "Other")
+    with Shell(site.daq.nodes[0], site.obs) as shell:
+        daq_nodes.start_recording(shell, order)
+        report = obs.stop_here()
+        assert not report.ok and len(activities.pipelines()) == 1
+        alone = [line.now for line in report.lines if not line.ok]
+        assert alone and all("ann@elsewhere[7]" in now and "--force" in now for now in alone)
+        asked: list[str] = []
+        monkeypatch.setattr(Console, "ask", lambda self, question: asked.append(question))
+        assert not obs.stop_here(force=True).ok and len(activities.pipelines()) == 1
+        assert "ann@elsewhere[7]" in asked[0] and "somebody else" in asked[0]
+        monkeypatch.undo()
+        flight = FlightRecorder(obs.head_dir, "test")
+        report = run_stop.stop(site, run_stop.StopOptions(force=True), Console(), flight)
+        assert report.ok and obs.is_idle(), report
+        assert any("overrode" in note and "ann@elsewhere[7]" in note for note in report.notes)
+        last = [line.text for line in read_flight(obs.head_dir) if line.what == "override"]
+        assert "ann@elsewhere[7]" in last[-1]
+        files = daq_nodes.list_files(shell, run).files
+        daq_nodes.delete_files(shell, run, files, run_dir=True)
 
 
 def test_a_dead_board_is_a_line_of_its_own(obs: Obs) -> None:
