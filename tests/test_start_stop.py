@@ -131,7 +131,7 @@ def test_no_collect_then_no_cleanup_then_all(obs: Obs) -> None:
 
 
 def test_a_new_run_while_the_old_one_is_collected_in_the_background(obs: Obs) -> None:
-    started = obs.start_here()
+    started = obs.start_here(hv=False)
     with run_state.collect_lock(started.run_dir) as free:  # the collector has to wait for us
         assert free
         done = obs.type("stop.py", "--background", "--json")
@@ -139,7 +139,7 @@ def test_a_new_run_while_the_old_one_is_collected_in_the_background(obs: Obs) ->
         pid, finished = done.json["collector_pid"], done.json["finished"]
         assert psutil.pid_exists(pid) and finished is None and obs.is_idle()
         assert os.getsid(pid) == pid, "it does not end with the shell"
-        other = obs.start_here(redis=False)
+        other = obs.start_here(redis=False, hv=False)
         assert (started.run_dir / "recording_ended").exists() and obs.left_on_node()
         far = Progress(3_000_000, 12_000_000, 3.0)
         write_progress(started.run_dir, far)
@@ -166,7 +166,7 @@ def has_ended(pid: int) -> bool:
 
 
 def test_a_collection_that_was_killed_is_taken_up_by_the_next_stop(obs: Obs) -> None:
-    started = obs.start_here(redis=False)
+    started = obs.start_here(redis=False, hv=False)
     with run_state.collect_lock(started.run_dir):
         stop = obs.begin("stop.py")
         wait_for(lambda: not (obs.head_dir / "run_name").exists(), "the run to end", 60)
@@ -483,10 +483,10 @@ def test_a_mute_board_is_left_out(obs: Obs) -> None:
     with obs.private.client() as client:
         client.fault(mute, "mute")
     allow(obs, boards=1)
-    refused = obs.type("start.py")
+    refused = obs.type("start.py", "--no_hv")
     assert refused.code == 1 and "start.py --partial records without it" in refused.err
     nothing_left(obs)
-    done = obs.type("start.py", "--partial", "--json")
+    done = obs.type("start.py", "--no_hv", "--partial", "--json")
     assert done.code == 0, done.err
     assert f"the run goes on without {mute}: " in done.err
     assert list(done.json["missing"]) == [mute]
@@ -512,12 +512,12 @@ def test_a_dead_node_is_left_out(obs: Obs) -> None:
     path.write_text(json.dumps({**content, "daq_nodes": [alive, dead]}))
     allow(obs, boards=8, modules=1)
     with pytest.raises(RefusedError, match="no ssh server"):
-        obs.start_here(partial=True)
+        obs.start_here(partial=True, hv=False)
     allow(obs, nodes=1)
     with pytest.raises(RefusedError, match="no ssh server.*; start.py --partial records without"):
-        obs.start_here()
+        obs.start_here(hv=False)
     assert obs.is_idle() and obs.runs() == []
-    started = obs.start_here(partial=True)
+    started = obs.start_here(partial=True, hv=False)
     assert list(started.missing) == [dead["ip_addr"]]
     report = obs.stop_here()
     assert report.ok and report.finished is not None and report.finished.complete, report
@@ -534,7 +534,7 @@ def test_a_module_that_sends_nothing_is_left_out(obs: Obs, monkeypatch: pytest.M
         for ip in obs.quabos[4:]:
             client.science(ip, loss=1.0, seed=1)
     try:
-        started = obs.start_here(partial=True)
+        started = obs.start_here(partial=True, hv=False)
     finally:
         with obs.private.client() as client:
             for ip in obs.quabos[4:]:
