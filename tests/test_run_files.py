@@ -47,7 +47,13 @@ def test_list(node: NodeDir, tmp_path: Path) -> None:
     document = node.files("list").document
     status = place.stat()
     assert document["files"] == [
-        {"path": PATH, "bytes": 5, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino},
+        {
+            "path": PATH,
+            "bytes": 5,
+            "mtime_ns": status.st_mtime_ns,
+            "inode": status.st_ino,
+            "device": status.st_dev,
+        },
         {**document["files"][1], "path": f"{RUN}/hp_log_127.0.0.1"},
     ]
     assert document["others"] == [

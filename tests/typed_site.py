@@ -21,11 +21,12 @@ from panoseti import activities, names, pff, run_start, run_state, run_stop
 from panoseti.console import Console
 from panoseti.flight import FlightRecorder
 from panoseti.load_configs import load_site
+from panoseti.readiness import hv_lacks_of_start, present_boards
 from panoseti.start_checks import StartOptions
 from simulator.private_observatory import DATA, MODULES, PrivateObservatory, private_observatory
 from simulator.private_services import PrivateSshd, private_sshd
 from simulator.site_writer import head_address
-from tests.helpers import REPO
+from tests.helpers import REPO, wait_for
 
 PIPES = subprocess.PIPE
 QUIET = FlightRecorder(None, "test")
@@ -149,9 +150,12 @@ def typed_site(folder: Path) -> Iterator[Obs]:
 
 @contextmanager
 def put_right(obs: Obs) -> Iterator[None]:
-    """Idle before and after what is done with it; runs are forgotten."""
+    """Idle before and after what is done with it, with high voltage; runs are forgotten."""
     texts = {path: path.read_text() for path in obs.command_dir.glob("*.json")}
     assert obs.is_idle()
+    site = load_site(obs.command_dir)
+    # What was done before may have taken it away, such as a Redis that was killed.
+    wait_for(lambda: not hv_lacks_of_start(site, present_boards(site)), "high voltage", 60)
     yield
     for child in obs.children:
         if child.poll() is None:
