@@ -17,12 +17,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from panoseti import config_tasks, console, selection
-from panoseti.firmware_load import TOLD_TWICE
+from panoseti import console
+from panoseti.boards.firmware_load import TOLD_TWICE
+from panoseti.bringup import config_tasks
+from panoseti.bringup.ledger import Step
+from panoseti.bringup.node_setup import NODES
+from panoseti.configs import selection
+from panoseti.configs.load_configs import load_site
 from panoseti.flight import FlightRecorder
-from panoseti.ledger import Step
-from panoseti.load_configs import load_site
-from panoseti.node_setup import NODES
 
 EXAMPLES = """\
   ./config.py                      from whatever there is to ready; repeat it at any time

@@ -16,10 +16,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from panoseti import console, qc_commands
+from panoseti import console
+from panoseti.boards import qc_commands
+from panoseti.boards.qc_session import Options, Session
+from panoseti.boards.qc_shell import Shell
 from panoseti.console import Console
-from panoseti.qc_session import Options, Session
-from panoseti.qc_shell import Shell
 
 EXAMPLES = f"""  qc.py 192.168.3.248 HK                    # one housekeeping packet
   qc.py 192.168.3.248 M T reset             # MAROC, masks, reset

@@ -15,12 +15,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from panoseti import console, run_report, run_start
+from panoseti import console
+from panoseti.configs.load_configs import Site, load_site
 from panoseti.errors import EXIT_FAILED, EXIT_OK
 from panoseti.flight import FlightRecorder
-from panoseti.load_configs import Site, load_site
-from panoseti.run_timer import shut_down, start_and_record, watch_again
-from panoseti.start_checks import StartOptions
+from panoseti.runs import run_report, run_start
+from panoseti.runs.run_timer import shut_down, start_and_record, watch_again
+from panoseti.runs.start_checks import StartOptions
 
 EXAMPLES = """\
   ./start.py                record until stop.py

@@ -15,10 +15,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from panoseti import console, observatory_status, status_report
+from panoseti import console
+from panoseti.configs.site_at_any_price import find_site
 from panoseti.errors import EXIT_FAILED, EXIT_OK
 from panoseti.flight import FlightRecorder, read_flight
-from panoseti.site_at_any_price import find_site
+from panoseti.runs import observatory_status, status_report
 
 LOG_LINES = 50
 EXAMPLES = """\

@@ -15,13 +15,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from panoseti import console, run_report, run_stop
+from panoseti import console
+from panoseti.configs.load_configs import Site
+from panoseti.configs.site_at_any_price import find_site
 from panoseti.errors import EXIT_FAILED, EXIT_OK, RefusedError
 from panoseti.flight import FlightRecorder
-from panoseti.load_configs import Site
-from panoseti.names import check_run_name
-from panoseti.run_stop import StopOptions
-from panoseti.site_at_any_price import find_site
+from panoseti.runs import run_report, run_stop
+from panoseti.runs.names import check_run_name
+from panoseti.runs.run_stop import StopOptions
 
 EXAMPLES = """\
   ./stop.py                 stop, collect, clean up

@@ -14,16 +14,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from panoseti import daemon, housekeeping
-from panoseti.addresses import HK_PORT
-from panoseti.alarms import Alarms
-from panoseti.board_link import BoardLink, open_link
+from panoseti import daemon
+from panoseti.boards.addresses import HK_PORT
+from panoseti.boards.board_link import BoardLink, open_link
+from panoseti.boards.hk_socket import HkSocket, listen_addresses
+from panoseti.configs.load_configs import load_site
 from panoseti.flight import FlightRecorder
-from panoseti.hk_socket import HkSocket, listen_addresses
-from panoseti.hv_service import witness_actions
-from panoseti.hv_witness import Witness
-from panoseti.load_configs import load_site
-from panoseti.store import Store
+from panoseti.high_voltage.alarms import Alarms
+from panoseti.high_voltage.hv_service import witness_actions
+from panoseti.high_voltage.hv_witness import Witness
+from panoseti.housekeeping import housekeeping
+from panoseti.housekeeping.store import Store
 
 NAME = "capture_hk"
 # For a fixed command port that others use; then any other port is taken.

@@ -10,13 +10,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from panoseti import daemon
-from panoseti.alarms import Alarms
-from panoseti.board_link import BoardLink, open_link
+from panoseti.boards.board_link import BoardLink, open_link
+from panoseti.configs.load_configs import load_site
 from panoseti.flight import FlightRecorder
-from panoseti.hv import FOLLOW_S, NAME, HvUpdater, update_loop
-from panoseti.hv_service import PresentBoards, updater_actions
-from panoseti.load_configs import load_site
-from panoseti.store import Store
+from panoseti.high_voltage.alarms import Alarms
+from panoseti.high_voltage.hv import FOLLOW_S, NAME, HvUpdater, update_loop
+from panoseti.high_voltage.hv_service import PresentBoards, updater_actions
+from panoseti.housekeeping.store import Store
 
 INTERVAL_S = 1.0
 # For a fixed command port that others use: the guard must see us alive meanwhile.

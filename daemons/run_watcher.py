@@ -12,11 +12,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from daq.daq_facts import check_run_name
 from panoseti import daemon
-from panoseti.alarms import Alarms
+from panoseti.configs.load_configs import load_site
 from panoseti.errors import ObsError
 from panoseti.flight import FlightRecorder
-from panoseti.load_configs import load_site
-from panoseti.run_watcher import INTERVAL_S, NAME, RunWatcher, holder_of
+from panoseti.high_voltage.alarms import Alarms
+from panoseti.runs.run_watcher import INTERVAL_S, NAME, RunWatcher, holder_of
 
 EXAMPLES = """  daemons/run_watcher.py --run obs_Lick.start_...Z.runtype_sci-data.pffd
 

@@ -11,10 +11,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from daq.daq_facts import check_run_name
-from panoseti import daemon, housekeeping
+from panoseti import daemon
+from panoseti.configs.load_configs import load_site
 from panoseti.errors import ObsError
-from panoseti.load_configs import load_site
-from panoseti.store import Store
+from panoseti.housekeeping import housekeeping
+from panoseti.housekeeping.store import Store
 
 NAME = "store_redis_data"
 EXAMPLES = """  daemons/store_redis_data.py --run obs_Lick.start_...Z.runtype_sci-data.pffd"""

@@ -11,14 +11,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from panoseti import daemon
-from panoseti.alarms import Alarms
-from panoseti.board_link import BoardLink, open_link
+from panoseti.boards.board_link import BoardLink, open_link
+from panoseti.configs.load_configs import load_site
 from panoseti.flight import FlightRecorder
-from panoseti.hv_service import Outlets, PresentBoards, guard_actions
-from panoseti.load_configs import load_site
-from panoseti.safety import NAME, PATIENCE_S, STUCK_S, Guard, GuardedModule, guard_loop
-from panoseti.stop_in_background import StopInBackground
-from panoseti.store import Store
+from panoseti.high_voltage.alarms import Alarms
+from panoseti.high_voltage.hv_service import Outlets, PresentBoards, guard_actions
+from panoseti.high_voltage.safety import NAME, PATIENCE_S, STUCK_S, Guard, GuardedModule, guard_loop
+from panoseti.housekeeping.store import Store
+from panoseti.runs.stop_in_background import StopInBackground
 
 INTERVAL_S = 1.0
 # For a fixed command port that others use; then any other port is taken.

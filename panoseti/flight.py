@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from panoseti.json_formats import masked_text
+from panoseti.configs.json_formats import masked_text
 from panoseti.launch import log_dir
 
 _FILE = re.compile(r"flight_\d{4}-\d{2}-\d{2}\.log")

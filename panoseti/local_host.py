@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 import psutil
 
-from panoseti.addresses import is_loopback
-from panoseti.json_formats import is_address
+from panoseti.boards.addresses import is_loopback
+from panoseti.configs.json_formats import is_address
 
 RESOLVE_TIMEOUT_S = 3.0
 

@@ -24,14 +24,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from panoseti import commands
-from panoseti.board_files import QUABO_UIDS, read_quabo_uids
-from panoseti.board_link import Send, Step, open_link
-from panoseti.board_settings import BoardSettings
-from panoseti.board_setup import maroc_plan
+from panoseti.boards import commands
+from panoseti.boards.board_link import Send, Step, open_link
+from panoseti.bringup.board_settings import BoardSettings
+from panoseti.bringup.board_setup import maroc_plan
+from panoseti.configs.board_files import QUABO_UIDS, read_quabo_uids
+from panoseti.configs.load_configs import load_site
 from panoseti.console import Console
 from panoseti.flight import read_flight
-from panoseti.load_configs import load_site
 from simulator.private_observatory import PrivateObservatory, private_observatory
 
 SIZES = (4, 64, 1024)

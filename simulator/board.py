@@ -12,7 +12,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any
 
-from panoseti import commands, maroc, packets, pixel_maps
+from panoseti.boards import commands, maroc, packets, pixel_maps
 from simulator import monitor, response, sky
 from simulator.faults import Faults
 from simulator.flash import DEFAULT_FIRMWARE, SILVER_ADDRESS, Firmware, Flash

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import psutil
 
-from panoseti import activities
-from panoseti.activities import Activity
 from panoseti.errors import RefusedError
 from panoseti.flight import FlightRecorder
+from panoseti.runs import activities
+from panoseti.runs.activities import Activity
 
 REPO = Path(__file__).resolve().parent.parent
 PROGRAMS = ("hashpipe", "redis-server", "sshd", "packet_source", "rsync")

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from panoseti.addresses import parse_ranges
+from panoseti.boards.addresses import parse_ranges
 from simulator.sites import uid_of
 
 SIDE = 16

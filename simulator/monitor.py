@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from panoseti import packets
+from panoseti.boards import packets
 from simulator.flash import Firmware
 from simulator.sky import mix
 

@@ -18,9 +18,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from panoseti import console, pff, run_summary
+from panoseti import console
 from panoseti.errors import EXIT_OK, ObsError
-from panoseti.run_state import RUN_LINK
+from panoseti.runs import pff, run_summary
+from panoseti.runs.run_state import RUN_LINK
 from simulator import leftovers
 from simulator.private_observatory import PrivateObservatory, private_observatory
 from simulator.private_services import SYSTEM_PATHS, ServiceError, program

@@ -28,8 +28,8 @@ from pathlib import Path
 
 import psutil
 
-from panoseti.activities import Activity
 from panoseti.errors import ObsError
+from panoseti.runs.activities import Activity
 from simulator import leftovers
 
 LOOPBACK = "127.0.0.1"

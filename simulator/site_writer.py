@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from panoseti.addresses import COMMAND_PORT, QUABOS_PER_MODULE, SCIENCE_PORT
+from panoseti.boards.addresses import COMMAND_PORT, QUABOS_PER_MODULE, SCIENCE_PORT
 from simulator.private_services import OperatorKeys
 
 TFTP_PORT = 6969  # ports below 1024 are for root

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from panoseti import addresses, packets
+from panoseti.boards import addresses, packets
 from simulator.response import Truth
 
 REPO = Path(__file__).resolve().parent.parent

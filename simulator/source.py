@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from panoseti import addresses
+from panoseti.boards import addresses
 from simulator.board import ImageStream, PhStream
 from simulator.faults import Spoil
 

@@ -22,12 +22,12 @@ from pathlib import Path
 import psutil
 
 from panoseti import console
-from panoseti.addresses import is_loopback
+from panoseti.boards.addresses import is_loopback
+from panoseti.configs.load_configs import Site, load_site
 from panoseti.daemon import StopFlag
 from panoseti.errors import EXIT_OK, ConfigError, Fault, ObsError
-from panoseti.load_configs import Site, load_site
 from panoseti.local_host import resolve
-from panoseti.run_state import run_name_path
+from panoseti.runs.run_state import run_name_path
 from simulator import leftovers
 from simulator.private_services import (
     OperatorKeys,

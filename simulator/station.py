@@ -8,7 +8,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from panoseti import addresses
+from panoseti.boards import addresses
 from simulator.board import Board, ImageStream, Phase, PhStream, Reply
 from simulator.faults import Spoil
 from simulator.sites import DestinationRule

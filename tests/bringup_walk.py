@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from panoseti import session
-from panoseti.board_files import SHIPPED
-from panoseti.ledger_file import LEDGER_FILE
+from panoseti.bringup import session
+from panoseti.bringup.ledger_file import LEDGER_FILE
+from panoseti.configs.board_files import SHIPPED
 from simulator.private_observatory import DATA, PrivateObservatory
 from tests.config_calls import boards, check_registers, config
 from tests.helpers import wait_for

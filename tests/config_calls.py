@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from panoseti import maroc, settings
-from panoseti.board_files import read_ph_baseline, read_quabo_uids
-from panoseti.board_settings import BoardSettings
-from panoseti.commands import MarocSetup
-from panoseti.load_configs import load_site
+from panoseti.boards import maroc
+from panoseti.boards.commands import MarocSetup
+from panoseti.bringup.board_settings import BoardSettings
+from panoseti.configs import settings
+from panoseti.configs.board_files import read_ph_baseline, read_quabo_uids
+from panoseti.configs.load_configs import load_site
 from simulator.private_observatory import DATA, PrivateObservatory
 
 

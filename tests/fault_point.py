@@ -24,7 +24,7 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 
 from panoseti.flight import FlightRecorder  # noqa: E402
-from panoseti.run_record import RunRecord  # noqa: E402
+from panoseti.runs.run_record import RunRecord  # noqa: E402
 
 # What is noted before a step on another computer begins; the signal comes while it is under way.
 BEGINNINGS = ("ssh", "rsync")

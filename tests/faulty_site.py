@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from panoseti import activities, run_state
-from panoseti.run_record import read_record
-from panoseti.run_state import Marker
+from panoseti.runs import activities, run_state
+from panoseti.runs.run_record import read_record
+from panoseti.runs.run_state import Marker
 from tests.frame_witness import OLD_RUN, Witness
 from tests.helpers import REPO, wait_for
 from tests.recording_truth import Recording, check_every_packet, check_pixels

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from panoseti.names import parse_data_file
-from panoseti.pff import PRODUCTS
-from panoseti.run_state import runs
+from panoseti.runs.names import parse_data_file
+from panoseti.runs.pff import PRODUCTS
+from panoseti.runs.run_state import runs
 
 OLD_RUN = "obs_Simulated.start_2020-01-02T03:04:05Z.runtype_hosts.pffd"
 # Of somebody else, or of another run; none of the programs may touch them.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from panoseti.store import Record
+from panoseti.housekeeping.store import Record
 
 NOW = 1_720_000_000.0
 BOARDLOC = 1016

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from panoseti.run_state import RUN_LINK
+from panoseti.runs.run_state import RUN_LINK
 from simulator.client import SimulatorClient
 from simulator.make_boards import write_boards
 from simulator.private_observatory import MODULES

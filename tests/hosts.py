@@ -30,7 +30,7 @@ from typing import Any
 import psutil
 import pytest
 
-from panoseti.site import DaqNode, ObsConfig
+from panoseti.configs.site import DaqNode, ObsConfig
 from simulator.private_services import OperatorKeys, PrivateSshd
 from tests.helpers import wait_for
 from tests.nodes import obs_config

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from panoseti.addresses import redis_key
-from panoseti.board_files import QUABO_UIDS, load_board_db, quabo_uids_text
-from panoseti.hv import HV_OFF
-from panoseti.load_configs import load_site
-from panoseti.safety import PATIENCE_S, STUCK_S
-from panoseti.settings import hv_codes
-from panoseti.store import Record, Store
+from panoseti.boards.addresses import redis_key
+from panoseti.configs.board_files import QUABO_UIDS, load_board_db, quabo_uids_text
+from panoseti.configs.load_configs import load_site
+from panoseti.configs.settings import hv_codes
+from panoseti.high_voltage.hv import HV_OFF
+from panoseti.high_voltage.safety import PATIENCE_S, STUCK_S
+from panoseti.housekeeping.store import Record, Store
 from simulator.client import SimulatorClient
 from simulator.make_boards import write_boards
 from simulator.power_switch import PowerSwitchServer

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from panoseti.supervision import hung_limit_s
+from panoseti.high_voltage.supervision import hung_limit_s
 from tests.hv_night import Pace
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from panoseti.site import DaqNode, ObsConfig
+from panoseti.configs.site import DaqNode, ObsConfig
 from simulator.private_services import OperatorKeys, PrivateSshd
 
 

@@ -18,7 +18,7 @@ import pypff
 import pypff.io
 import pytest
 
-from panoseti.names import parse_data_file
+from panoseti.runs.names import parse_data_file
 from simulator import sky
 from tests.pipeline import Frame, check_sums, expected_pixels, read_frames
 

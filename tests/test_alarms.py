@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from panoseti.alarms import (
+from panoseti.high_voltage.alarms import (
     ALARMS_FILE,
     HOOK_OUTPUT,
     Alarms,

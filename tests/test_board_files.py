@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panoseti import board_files
-from panoseti.board_files import (
+from panoseti.configs import board_files
+from panoseti.configs.board_files import (
     BoardDb,
     load_board_db,
     ph_baseline_text,
@@ -22,9 +22,9 @@ from panoseti.board_files import (
     read_quabo_config,
     read_quabo_uids,
 )
+from panoseti.configs.load_configs import load_site
+from panoseti.configs.site import BoardInfo, ObsConfig
 from panoseti.errors import ConfigError
-from panoseti.load_configs import load_site
-from panoseti.site import BoardInfo, ObsConfig
 from tests.helpers import REPO, golden, spec_data
 from tests.site_files import OBS, changed, write_site
 

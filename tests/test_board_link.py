@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from panoseti import commands, port_lock
-from panoseti.board_link import LOCK_NAME, BoardLink, Pause, Send, open_link
+from panoseti.boards import commands, port_lock
+from panoseti.boards.board_link import LOCK_NAME, BoardLink, Pause, Send, open_link
+from panoseti.boards.packets import parse_destination_reply, parse_ph_baseline
+from panoseti.configs.load_configs import load_site
 from panoseti.errors import ObsError, RefusedError
 from panoseti.flight import FlightRecorder, read_flight
-from panoseti.load_configs import load_site
-from panoseti.packets import parse_destination_reply, parse_ph_baseline
 from simulator.client import SimulatorClient
 from tests.helpers import wait_for
 from tests.simulated import Simulation, simulation
@@ -372,7 +372,7 @@ def test_a_turn_that_does_not_come_names_the_holder(tmp_path: Path) -> None:
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     path = tmp_path / LOCK_NAME
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom panoseti.port_lock import turn\n"
+        "import sys, time\nfrom pathlib import Path\nfrom panoseti.boards.port_lock import turn\n"
         "with turn(Path(sys.argv[1]), False, 1.0):\n"
         "    print('ready', flush=True)\n    time.sleep(60)\n"
     )

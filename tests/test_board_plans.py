@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from panoseti import commands
-from panoseti.board_plans import (
+from panoseti.boards import commands
+from panoseti.boards.board_plans import (
     ECHO_TIMEOUT_S,
     ECHO_TRIES,
     Conversation,
@@ -17,7 +17,7 @@ from panoseti.board_plans import (
     outgoing,
     usual_reply,
 )
-from panoseti.packets import build_destination_reply, build_ph_baseline
+from panoseti.boards.packets import build_destination_reply, build_ph_baseline
 
 IP = "192.168.3.248"
 HV = commands.SetHv((1, 2, 3, 4))

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from panoseti import board_tftp, reach
-from panoseti.board_tftp import Patience
+from panoseti.boards import board_tftp, reach
+from panoseti.boards.board_tftp import Patience
 from panoseti.errors import BoardError, ObsError
 from panoseti.flight import FlightRecorder, read_flight
 from simulator.client import SimulatorClient

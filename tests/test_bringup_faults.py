@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from panoseti.bringup.ledger import Step
+from panoseti.bringup.ledger_file import read_ledger
 from panoseti.flight import read_flight
-from panoseti.ledger import Step
-from panoseti.ledger_file import read_ledger
 from simulator.flash import Firmware, firmware_image
 from simulator.private_observatory import PrivateObservatory, private_observatory
 from tests.config_calls import Answer, boards, check_registers, config

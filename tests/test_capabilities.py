@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from panoseti import node_init
-from panoseti.capabilities import CAP_NET_RAW, has_capability, setcap_words
-from panoseti.remote import Result, Shell
-from panoseti.site import DaqNode
+from panoseti.configs.site import DaqNode
+from panoseti.nodes import node_init
+from panoseti.nodes.capabilities import CAP_NET_RAW, has_capability, setcap_words
+from panoseti.nodes.remote import Result, Shell
 from simulator.private_services import OperatorKeys
 from tests.node_dir import pipeline_built
 from tests.nodes import obs_config

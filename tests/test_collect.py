@@ -16,13 +16,14 @@ from typing import Any
 
 import pytest
 
-from panoseti import collect, daq_nodes, names, pff
-from panoseti.collect import Collection, NodeResult
+from panoseti.configs.site import DaqNode, ObsConfig
 from panoseti.flight import FlightRecorder
-from panoseti.node_types import FilesDone, NodeFile
-from panoseti.remote import Shell
-from panoseti.rsync_fetch import Fetcher
-from panoseti.site import DaqNode, ObsConfig
+from panoseti.nodes import daq_nodes
+from panoseti.nodes.node_types import FilesDone, NodeFile
+from panoseti.nodes.remote import Shell
+from panoseti.nodes.rsync_fetch import Fetcher
+from panoseti.runs import collect, names, pff
+from panoseti.runs.collect import Collection, NodeResult
 from simulator.private_services import OperatorKeys, PrivateSshd, private_sshd
 from tests.helpers import REPO
 

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panoseti import local_host
-from panoseti.addresses import parse_ranges
-from panoseti.cross_checks import ranges_text
+from panoseti.boards.addresses import parse_ranges
+from panoseti.configs.cross_checks import ranges_text
+from panoseti.configs.load_configs import Site, frozen_copies, load_site
 from panoseti.errors import ConfigError, Fault
-from panoseti.load_configs import Site, frozen_copies, load_site
 from tests.site_files import DAQ, DATA, OBS, REMOVE, changed, write_site
 
 Place = tuple[str | int, ...]

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 import config as script
-from panoseti import config_tasks
-from panoseti.ledger import Step
-from panoseti.ledger_file import LEDGER_FILE, read_ledger
-from panoseti.session import SESSION_DAEMONS, state
+from panoseti.bringup import config_tasks
+from panoseti.bringup.ledger import Step
+from panoseti.bringup.ledger_file import LEDGER_FILE, read_ledger
+from panoseti.bringup.session import SESSION_DAEMONS, state
 from simulator.power_switch import PowerSwitchServer
 from simulator.private_observatory import PrivateObservatory
 from tests.config_calls import (

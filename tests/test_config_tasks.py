@@ -10,18 +10,20 @@ from collections.abc import Iterator
 
 import pytest
 
-from panoseti import console, session, settings
-from panoseti.board_files import read_ph_baseline
-from panoseti.board_link import open_link
-from panoseti.board_tftp import read_flash
-from panoseti.data_flow import start_data_flow, stop_data_flow
+from panoseti import console
+from panoseti.boards.board_link import open_link
+from panoseti.boards.board_tftp import read_flash
+from panoseti.boards.data_flow import start_data_flow, stop_data_flow
+from panoseti.bringup import session
+from panoseti.bringup.ledger import Step
+from panoseti.bringup.ledger_file import LEDGER_FILE, LOCK_FILE, held_ledger, read_ledger
+from panoseti.bringup.readiness import in_words, load_settings, readiness
+from panoseti.bringup.session import state
+from panoseti.configs import settings
+from panoseti.configs.board_files import read_ph_baseline
+from panoseti.configs.load_configs import load_site
 from panoseti.flight import FlightRecorder
-from panoseti.ledger import Step
-from panoseti.ledger_file import LEDGER_FILE, LOCK_FILE, held_ledger, read_ledger
-from panoseti.load_configs import load_site
-from panoseti.readiness import in_words, load_settings, readiness
-from panoseti.run_state import RUN_NAME_FILE
-from panoseti.session import state
+from panoseti.runs.run_state import RUN_NAME_FILE
 from simulator.flash import Firmware, firmware_image
 from simulator.private_observatory import DATA, PrivateObservatory
 from tests.bringup_walk import walk

@@ -15,10 +15,9 @@ import pypff
 import pytest
 
 from panoseti import local_host
-from panoseti.errors import ConfigError
-from panoseti.json_document import SCHEMAS
-from panoseti.load_configs import Site, frozen_copies, load_site
-from panoseti.site import (
+from panoseti.configs.json_document import SCHEMAS
+from panoseti.configs.load_configs import Site, frozen_copies, load_site
+from panoseti.configs.site import (
     CommandPacing,
     DaqNode,
     FlashParams,
@@ -30,6 +29,7 @@ from panoseti.site import (
     Quabo,
     RunPolicy,
 )
+from panoseti.errors import ConfigError
 from tests.helpers import REPO, spec_data
 from tests.site_files import DAQ, DATA, OBS, changed, write_site
 

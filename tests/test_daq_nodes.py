@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from panoseti import daq_nodes, node_init, node_types
-from panoseti.daq_nodes import NodeShells, Order
+from panoseti.configs.site import DaqNode, ObsConfig, PipelineTuning
 from panoseti.errors import RefusedError, RemoteError
-from panoseti.node_types import NodeStatus
-from panoseti.remote import Shell, UnreachableError
-from panoseti.site import DaqNode, ObsConfig, PipelineTuning
+from panoseti.nodes import daq_nodes, node_init, node_types
+from panoseti.nodes.daq_nodes import NodeShells, Order
+from panoseti.nodes.node_types import NodeStatus
+from panoseti.nodes.remote import Shell, UnreachableError
 from simulator.private_services import OperatorKeys, PrivateSshd, private_sshd
 from tests.helpers import free_port
 from tests.node_dir import OTHER_RUN, RUN, end_hashpipes, hashpipe_pids, is_alive, pipeline_built

@@ -18,12 +18,10 @@ from typing import Any
 import pypff
 import pytest
 
-from panoseti import board_tftp, boot, firmware
-from panoseti.board_tftp import Patience
-from panoseti.board_work import Work
-from panoseti.console import Console
-from panoseti.errors import ConfigError, RefusedError
-from panoseti.firmware_images import (
+from panoseti.boards import board_tftp, firmware
+from panoseti.boards.board_tftp import Patience
+from panoseti.boards.board_work import Work
+from panoseti.boards.firmware_images import (
     Area,
     Release,
     check_content,
@@ -31,15 +29,18 @@ from panoseti.firmware_images import (
     oddities,
     release_of,
 )
-from panoseti.firmware_load import load_firmware, would_load
-from panoseti.firmware_marks import MARKS_FILE, read_marks
+from panoseti.boards.firmware_load import load_firmware, would_load
+from panoseti.boards.firmware_marks import MARKS_FILE, read_marks
+from panoseti.bringup import boot
+from panoseti.bringup.ledger import Step
+from panoseti.bringup.ledger_file import LedgerFile, read_ledger
+from panoseti.configs.load_configs import Site, frozen_copies, load_site
+from panoseti.configs.site import FirmwareFiles, Quabo
+from panoseti.console import Console
+from panoseti.errors import ConfigError, RefusedError
 from panoseti.flight import FlightRecorder, read_flight
-from panoseti.hk_watch import Firmware as Reported
-from panoseti.ledger import Step
-from panoseti.ledger_file import LedgerFile, read_ledger
-from panoseti.load_configs import Site, frozen_copies, load_site
-from panoseti.run_state import RUN_NAME_FILE
-from panoseti.site import FirmwareFiles, Quabo
+from panoseti.housekeeping.hk_watch import Firmware as Reported
+from panoseti.runs.run_state import RUN_NAME_FILE
 from panoseti.state_files import StateError
 from simulator.client import SimulatorClient
 from simulator.flash import Firmware, firmware_image
@@ -431,11 +432,11 @@ import signal
 import sys
 from pathlib import Path
 from panoseti import console
-from panoseti.board_work import Work
-from panoseti.firmware_load import load_firmware
+from panoseti.boards.board_work import Work
+from panoseti.boards.firmware_load import load_firmware
 from panoseti.flight import FlightRecorder
-from panoseti.ledger_file import held_ledger
-from panoseti.load_configs import load_site
+from panoseti.bringup.ledger_file import held_ledger
+from panoseti.configs.load_configs import load_site
 from simulator.sites import uid_of
 
 def main(argv):

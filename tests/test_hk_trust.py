@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panoseti.hk_trust import (
+from panoseti.housekeeping.hk_trust import (
     ENOUGH,
     FIELDS,
     WINDOW,
@@ -22,7 +22,7 @@ from panoseti.hk_trust import (
     limit_fault,
     read_hk,
 )
-from panoseti.store import Record
+from panoseti.housekeeping.store import Record
 from tests.hk_records import BOARDLOC, NOW, hk, without
 
 MAX_AGE_S = 15.0

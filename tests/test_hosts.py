@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from panoseti.remote import Shell, UnreachableError
+from panoseti.nodes.remote import Shell, UnreachableError
 from tests.helpers import REPO, wait_for
 from tests.hosts import World, hosts
 from tests.node_dir import RUN, pipeline_built
@@ -56,8 +56,8 @@ def test_no_way_out(world: World) -> None:
 def test_ssh_between_hosts(world: World) -> None:
     """From head to node: the head's own process, as the scripts are."""
     script = (
-        "import sys; from tests.nodes import *; from panoseti.remote import Shell;"
-        "from panoseti.site import DaqNode; from pathlib import Path;"
+        "import sys; from tests.nodes import *; from panoseti.nodes.remote import Shell;"
+        "from panoseti.configs.site import DaqNode; from pathlib import Path;"
         "keys = OperatorKeys(Path(sys.argv[1]), Path(sys.argv[2]));"
         "node = DaqNode(sys.argv[3], 'root', '/srv/data', ());"
         "shell = Shell(node, obs_config(keys)); print(shell.run(['hostname'], 20).out, end='');"
@@ -107,9 +107,9 @@ def test_unreachable_from_outside(world: World) -> None:
 HEAD_SCRIPT = """
 import dataclasses, json, sys
 from pathlib import Path
-from panoseti import daq_nodes, node_init
-from panoseti.daq_nodes import NodeShells, Order
-from panoseti.site import DaqNode
+from panoseti.nodes import daq_nodes, node_init
+from panoseti.nodes.daq_nodes import NodeShells, Order
+from panoseti.configs.site import DaqNode
 from simulator.private_services import OperatorKeys
 from tests.nodes import obs_config
 verbs, key, known_hosts, run, *ips = sys.argv[1:]

@@ -16,12 +16,18 @@ from typing import Any
 import pytest
 import redis
 
+from panoseti.boards.hk_socket import Datagram
+from panoseti.boards.packets import HkPacket
 from panoseti.daemon import Daemon
 from panoseti.errors import ObsError, RefusedError
-from panoseti.hk_socket import Datagram
-from panoseti.housekeeping import HkCapture, HkFile, HkRecorder, capture_loop, judge_datagram
-from panoseti.packets import HkPacket
-from panoseti.store import Store, StoreError
+from panoseti.housekeeping.housekeeping import (
+    HkCapture,
+    HkFile,
+    HkRecorder,
+    capture_loop,
+    judge_datagram,
+)
+from panoseti.housekeeping.store import Store, StoreError
 from tests.helpers import free_port, golden
 from tests.redis_server import PrivateRedis, private_redis
 from tests.running_daemon import RunningDaemon, running_daemon

@@ -6,14 +6,23 @@ from collections.abc import Iterable, Mapping
 
 import pytest
 
-from panoseti import hv
-from panoseti.addresses import redis_key
+from panoseti.boards.addresses import redis_key
 from panoseti.errors import ObsError
-from panoseti.hk_trust import Blind, Doubt, OverLimit, Reading, Safe
-from panoseti.hv import HvActions, HvBoard, HvUpdater, judge, update_loop
-from panoseti.hv_ramp import HV_OFF, Codes, Hold, Off, Stage, Target, set_point_v, step_codes
-from panoseti.hv_trips import Trip
-from panoseti.store import Record
+from panoseti.high_voltage import hv
+from panoseti.high_voltage.hv import HvActions, HvBoard, HvUpdater, judge, update_loop
+from panoseti.high_voltage.hv_ramp import (
+    HV_OFF,
+    Codes,
+    Hold,
+    Off,
+    Stage,
+    Target,
+    set_point_v,
+    step_codes,
+)
+from panoseti.high_voltage.hv_trips import Trip
+from panoseti.housekeeping.hk_trust import Blind, Doubt, OverLimit, Reading, Safe
+from panoseti.housekeeping.store import Record
 from tests.alarm_recorder import AlarmRecorder
 from tests.helpers import golden
 from tests.hk_records import NOW, hk
@@ -251,7 +260,7 @@ def test_at_the_end_what_is_not_proven_is_told_apart(site: Site) -> None:
 
 
 def test_the_log_tells_changes_not_rounds(site: Site, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "panoseti.hv")
+    caplog.set_level("INFO", "panoseti.high_voltage.hv")
     site.on()
     site.closed = "temperature_guard has died"
     site.mute.add(BOARD.ip)

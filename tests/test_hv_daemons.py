@@ -18,21 +18,21 @@ from pathlib import Path
 
 import pytest
 
-from panoseti import stop_in_background
-from panoseti.alarms import AlarmState, read_alarms, standing_alarms
-from panoseti.board_files import QUABO_UIDS, load_board_db, quabo_uids_text
-from panoseti.board_link import open_link
+from panoseti.boards.board_link import open_link
+from panoseti.bringup.session import state
+from panoseti.configs.board_files import QUABO_UIDS, load_board_db, quabo_uids_text
+from panoseti.configs.load_configs import load_site
 from panoseti.flight import FlightRecorder, read_flight
-from panoseti.hv import HV_OFF
-from panoseti.hv_ramp import step_codes
-from panoseti.hv_service import PresentBoards, outlet_of, send_codes
-from panoseti.hv_trips import acknowledge, read_trips
+from panoseti.high_voltage.alarms import AlarmState, read_alarms, standing_alarms
+from panoseti.high_voltage.hv import HV_OFF
+from panoseti.high_voltage.hv_ramp import step_codes
+from panoseti.high_voltage.hv_service import PresentBoards, outlet_of, send_codes
+from panoseti.high_voltage.hv_trips import acknowledge, read_trips
+from panoseti.high_voltage.rehearsal import REHEARSAL_KEY
+from panoseti.high_voltage.safety import NAME as GUARD
 from panoseti.launch import Heartbeat
-from panoseti.load_configs import load_site
-from panoseti.rehearsal import REHEARSAL_KEY
-from panoseti.safety import NAME as GUARD
-from panoseti.session import state
-from panoseti.stop_in_background import StopInBackground
+from panoseti.runs import stop_in_background
+from panoseti.runs.stop_in_background import StopInBackground
 from simulator.make_boards import write_boards
 from simulator.sites import uid_of
 from tests.helpers import wait_for
@@ -251,7 +251,7 @@ def test_a_full_disk_is_told_by_its_name(tmp_path: Path) -> None:
 def test_the_run_is_stopped_once_and_in_the_background(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", "panoseti.stop_in_background")
+    caplog.set_level("INFO", "panoseti.runs.stop_in_background")
     (tmp_path / "log").mkdir()
     script = tmp_path / "stop.py"
     script.write_text(

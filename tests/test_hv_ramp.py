@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panoseti.hk_trust import HvSeen
-from panoseti.hv_off import OffWatch
-from panoseti.hv_ramp import (
+from panoseti.high_voltage.hv_off import OffWatch
+from panoseti.high_voltage.hv_ramp import (
     HV_OFF,
     PAUSE_S,
     RAMP,
@@ -26,6 +25,7 @@ from panoseti.hv_ramp import (
     set_point_v,
     step_codes,
 )
+from panoseti.housekeeping.hk_trust import HvSeen
 from tests.hk_records import NOW
 
 CODES: Codes = (48185, 48155, 48272, 48169)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from panoseti.hv_trips import TRIPS_FILE, acknowledge
+from panoseti.high_voltage.hv_trips import TRIPS_FILE, acknowledge
 from tests.helpers import REPO
 from tests.hv_night import HASTY, OUTLET, REAL, HvNight, Pace, hv_night
 from tests.hv_promises import PROMISED

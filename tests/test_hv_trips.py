@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from panoseti import hv_trips
 from panoseti.errors import ObsError
-from panoseti.hv_trips import (
+from panoseti.high_voltage import hv_trips
+from panoseti.high_voltage.hv_trips import (
     LOCK_FILE,
     REHEARSED_MODULE,
     TRIPS_FILE,

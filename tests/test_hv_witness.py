@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 
 import pytest
 
-from panoseti.hv_off import REPEAT_S, RETRY_S
-from panoseti.hv_witness import UNKEPT_ALARM, UNPROVEN_ALARM, Witness, WitnessActions
-from panoseti.packets import HVMON_V_PER_COUNT, HkPacket, parse_hk
-from panoseti.safety import STUCK_S
-from panoseti.supervision import Life
+from panoseti.boards.packets import HVMON_V_PER_COUNT, HkPacket, parse_hk
+from panoseti.high_voltage.hv_off import REPEAT_S, RETRY_S
+from panoseti.high_voltage.hv_witness import UNKEPT_ALARM, UNPROVEN_ALARM, Witness, WitnessActions
+from panoseti.high_voltage.safety import STUCK_S
+from panoseti.high_voltage.supervision import Life
 from tests.alarm_recorder import AlarmRecorder
 from tests.helpers import golden
 from tests.hk_records import NOW

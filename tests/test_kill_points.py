@@ -15,7 +15,7 @@ from signal import SIGHUP, SIGINT, SIGKILL, Signals
 
 import pytest
 
-from panoseti.run_record import read_record
+from panoseti.runs.run_record import read_record
 from tests.faulty_site import FaultySite, faulty_site
 from tests.typed_site import Done
 

@@ -13,10 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panoseti.board_files import SHIPPED
-from panoseti.board_settings import CLOSED, OPEN, BoardSettings
-from panoseti.errors import ConfigError, RefusedError
-from panoseti.ledger import (
+from panoseti.bringup.board_settings import CLOSED, OPEN, BoardSettings
+from panoseti.bringup.ledger import (
     BOOT_SLACK_S,
     UID_NAME,
     UNDONE_BY_REBOOT,
@@ -28,8 +26,10 @@ from panoseti.ledger import (
     document,
     from_document,
 )
-from panoseti.ledger_file import LEDGER_FILE, held_ledger, read_ledger
-from panoseti.load_configs import load_site
+from panoseti.bringup.ledger_file import LEDGER_FILE, held_ledger, read_ledger
+from panoseti.configs.board_files import SHIPPED
+from panoseti.configs.load_configs import load_site
+from panoseti.errors import ConfigError, RefusedError
 from panoseti.state_files import StateError
 from tests.site_files import DAQ, DATA, OBS, REMOVE, changed, write_site
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panoseti import maroc, pixel_maps
-from panoseti.board_files import SHIPPED
-from panoseti.commands import AcqMode, Acquisition, MarocSetup, encode
+from panoseti.boards import maroc, pixel_maps
+from panoseti.boards.commands import AcqMode, Acquisition, MarocSetup, encode
+from panoseti.configs.board_files import SHIPPED
+from panoseti.configs.quabo_config import QuaboConfig, parse_quabo_config, quabo_config_json
 from panoseti.errors import ConfigError
-from panoseti.quabo_config import QuaboConfig, parse_quabo_config, quabo_config_json
 from tests.helpers import golden, spec_data
 
 SHIPPED_TEXT = (SHIPPED / "quabo_config.txt").read_text()

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daq import daq_facts
-from panoseti import names
-from panoseti.pff import PRODUCTS
+from panoseti.runs import names
+from panoseti.runs.pff import PRODUCTS
 from tests.helpers import REPO, golden
 
 NAMES = golden("names")

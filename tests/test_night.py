@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from panoseti import console
-from panoseti.names import parse_data_file
+from panoseti.runs.names import parse_data_file
 from simulator import leftovers, sky
 from simulator.faults import Spoil, packet_fate
 from simulator.night import Night, draw_picture, first_frame_unix, report

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from panoseti.names import parse_data_file
-from panoseti.pff import PRODUCTS
-from panoseti.run_state import runs
+from panoseti.runs.names import parse_data_file
+from panoseti.runs.pff import PRODUCTS
+from panoseti.runs.run_state import runs
 from tests.frame_witness import OLD_RUN, Witness
 from tests.helpers import wait_for
 from tests.hosted_site import (

@@ -22,14 +22,14 @@ from pathlib import Path
 
 import pytest
 
-from panoseti import daq_nodes, node_init
-from panoseti.daq_nodes import Order
+from panoseti.configs.site import DaqNode, ObsConfig
 from panoseti.errors import RemoteError
 from panoseti.flight import FlightRecorder, read_flight
-from panoseti.remote import Shell
-from panoseti.rsync_fetch import OPTIONS
-from panoseti.site import DaqNode, ObsConfig
-from panoseti.ssh_argv import rsync_argv, ssh_command
+from panoseti.nodes import daq_nodes, node_init
+from panoseti.nodes.daq_nodes import Order
+from panoseti.nodes.remote import Shell
+from panoseti.nodes.rsync_fetch import OPTIONS
+from panoseti.nodes.ssh_argv import rsync_argv, ssh_command
 from simulator.private_observatory import DATA, private_observatory
 from simulator.private_services import OperatorKeys, PrivateSshd, private_sshd
 from simulator.site_writer import head_address

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from panoseti.run_record import read_record
-from panoseti.run_state import RUN_LINK, Marker
+from panoseti.runs.run_record import read_record
+from panoseti.runs.run_state import RUN_LINK, Marker
 from tests.helpers import wait_for
 from tests.hosted_site import HostedSite, NodePlan, hosted_site
 from tests.recording_truth import check_run_is_complete

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panoseti import names, pff
-from panoseti.packets import SciencePacket, parse_science
-from panoseti.pff import BoardHeader, Frame
+from panoseti.boards.packets import SciencePacket, parse_science
+from panoseti.runs import names, pff
+from panoseti.runs.pff import BoardHeader, Frame
 from simulator import sky
 from tests.helpers import golden, spec_data
 

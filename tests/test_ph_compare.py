@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panoseti.board_files import ph_baseline_text, read_ph_baseline
-from panoseti.ph_compare import Board, Kind, Limits, compare, lines, not_measured
-from panoseti.pixel_maps import pixel_to_maroc
-from panoseti.site import PhBaseline
+from panoseti.boards.pixel_maps import pixel_to_maroc
+from panoseti.calibration.ph_compare import Board, Kind, Limits, compare, lines, not_measured
+from panoseti.configs.board_files import ph_baseline_text, read_ph_baseline
+from panoseti.configs.site import PhBaseline
 from simulator.response import baseline_of
 from simulator.sites import uid_of
 from tests.helpers import REPO, spec_data

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from panoseti.collect import cut_torn_files
+from panoseti.runs.collect import cut_torn_files
 from tests.helpers import wait_for
 from tests.pipeline import (
     RUN,

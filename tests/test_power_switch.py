@@ -15,17 +15,17 @@ from pathlib import Path
 
 import pytest
 
-from panoseti import power_switch
-from panoseti.flight import FlightRecorder
-from panoseti.load_configs import frozen_copies, load_site
-from panoseti.power_credentials import CredentialsError, Login, read_login
-from panoseti.power_switch import (
+from panoseti.boards import power_switch
+from panoseti.boards.power_switch import (
     PowerSwitch,
     PowerSwitchError,
     digest_authorization,
     masked_url,
     open_switch,
 )
+from panoseti.configs.load_configs import frozen_copies, load_site
+from panoseti.configs.power_credentials import CredentialsError, Login, read_login
+from panoseti.flight import FlightRecorder
 from simulator.power_switch import PowerSwitchServer
 from tests.helpers import REPO, free_port
 from tests.site_files import OBS, changed, write_site

@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from panoseti.configs.load_configs import load_site
 from panoseti.errors import RefusedError
 from panoseti.launch import launch
-from panoseti.load_configs import load_site
 from simulator import leftovers
 from simulator.private_observatory import private_observatory
 from simulator.site_writer import free_prefix, head_address, module_base

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from panoseti.store import Store
+from panoseti.housekeeping.store import Store
 from simulator.private_services import (
     OperatorKeys,
     PrivateSshd,

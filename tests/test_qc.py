@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from panoseti import qc_commands
+from panoseti.boards import qc_commands
+from panoseti.boards.hk_socket import HkSocket
+from panoseti.boards.qc_commands import WORDS, UsageError
 from panoseti.flight import read_flight
-from panoseti.hk_socket import HkSocket
-from panoseti.qc_commands import WORDS, UsageError
-from panoseti.store import Store
+from panoseti.housekeeping.store import Store
 from qc import main as qc_main
 from simulator.client import SimulatorClient
 from tests.helpers import REPO, golden, wait_for

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from panoseti.configs.load_configs import Site, load_site
 from panoseti.errors import ObsError, RefusedError
-from panoseti.load_configs import Site, load_site
-from panoseti.run_part import Part, boards_left_out, left_out, never_asked
+from panoseti.runs.run_part import Part, boards_left_out, left_out, never_asked
 from tests.site_files import DAQ, OBS, changed, write_site
 
 NODE1, NODE2 = "192.168.1.101", "192.168.1.102"

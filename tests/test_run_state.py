@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from panoseti import run_record, run_state, software
+from panoseti import software
 from panoseti.errors import ObsError, RefusedError
 from panoseti.flight import FlightRecorder, read_flight
-from panoseti.run_state import ControlLock, Holder, Marker
+from panoseti.runs import run_record, run_state
+from panoseti.runs.run_state import ControlLock, Holder, Marker
 from panoseti.state_files import StateError, create_state, point_link, read_json, write_json
 from tests.helpers import REPO, wait_for
 
@@ -188,7 +189,7 @@ def other_holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds the control lock and the collection of `tmp_path`."""
     script = (
         "import sys\nfrom pathlib import Path\n"
-        "from panoseti.run_state import ControlLock, collect_lock\n"
+        "from panoseti.runs.run_state import ControlLock, collect_lock\n"
         "lock = ControlLock(Path(sys.argv[1]))\n"
         "assert lock.take('start.py')\n"
         "with collect_lock(Path(sys.argv[1])) as free:\n"

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from panoseti import pff, run_summary
-from panoseti.disk_room import Volume, duration_text, refuse_or_warn, size_text
 from panoseti.errors import RefusedError
-from panoseti.names import data_file_name
-from panoseti.pff import BoardHeader, Frame
-from panoseti.run_record import Verdict
-from panoseti.run_summary import ProductRow, QuaboSums, RunSummary, summarize
-from panoseti.run_verdict import judge
-from panoseti.watch_log import Span
+from panoseti.runs import pff, run_summary
+from panoseti.runs.disk_room import Volume, duration_text, refuse_or_warn, size_text
+from panoseti.runs.names import data_file_name
+from panoseti.runs.pff import BoardHeader, Frame
+from panoseti.runs.run_record import Verdict
+from panoseti.runs.run_summary import ProductRow, QuaboSums, RunSummary, summarize
+from panoseti.runs.run_verdict import judge
+from panoseti.runs.watch_log import Span
 from tests.site_files import DATA, write_site
 
 START_S = 1721882050

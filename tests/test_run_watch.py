@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from panoseti.addresses import boardloc
-from panoseti.node_types import NodeStatus, node_status
-from panoseti.run_watch import RunWatch
-from panoseti.site import Quabo
-from panoseti.watch_facts import Judgement, Kind, Look, NodeLook, Watched
-from panoseti.watch_log import Entry, Span, What, read_entries, spans, write_entry
+from panoseti.boards.addresses import boardloc
+from panoseti.configs.site import Quabo
+from panoseti.nodes.node_types import NodeStatus, node_status
+from panoseti.runs.run_watch import RunWatch
+from panoseti.runs.watch_facts import Judgement, Kind, Look, NodeLook, Watched
+from panoseti.runs.watch_log import Entry, Span, What, read_entries, spans, write_entry
 
 NODE, TOKEN, BEGIN = "10.0.0.1", "token", 1_700_000_000.0
 IPS = ("192.168.0.4", "192.168.0.5", "192.168.0.8", "192.168.0.9")

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from panoseti import activities, pff, run_state
-from panoseti.alarms import Alarm, AlarmState, read_alarms
-from panoseti.names import parse_data_file
-from panoseti.run_snapshot import read_snapshot
-from panoseti.run_state import read_holder
-from panoseti.watch_log import acts, read_entries
+from panoseti.high_voltage.alarms import Alarm, AlarmState, read_alarms
+from panoseti.runs import activities, pff, run_state
+from panoseti.runs.names import parse_data_file
+from panoseti.runs.run_snapshot import read_snapshot
+from panoseti.runs.run_state import read_holder
+from panoseti.runs.watch_log import acts, read_entries
 from simulator.private_observatory import DATA, PrivateObservatory, private_observatory
 from tests.helpers import REPO, wait_for
 from tests.node_dir import is_alive

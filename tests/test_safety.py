@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 
 import pytest
 
-from panoseti.addresses import redis_key
+from panoseti.boards.addresses import redis_key
 from panoseti.errors import ObsError
-from panoseti.hv_trips import REHEARSED_MODULE, Trip
-from panoseti.rehearsal import REHEARSAL_KEY, made_up_record
-from panoseti.safety import Guard, GuardActions, GuardedModule
-from panoseti.store import Record
-from panoseti.supervision import Life
+from panoseti.high_voltage.hv_trips import REHEARSED_MODULE, Trip
+from panoseti.high_voltage.rehearsal import REHEARSAL_KEY, made_up_record
+from panoseti.high_voltage.safety import Guard, GuardActions, GuardedModule
+from panoseti.high_voltage.supervision import Life
+from panoseti.housekeeping.store import Record
 from tests.alarm_recorder import AlarmRecorder
 from tests.hk_records import NOW, hk
 

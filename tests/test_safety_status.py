@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from panoseti.alarms import Alarms, read_alarms
+from panoseti.configs.load_configs import Site, load_site
 from panoseti.console import Console
 from panoseti.errors import ObsError
 from panoseti.flight import FlightRecorder, read_flight
-from panoseti.hv_trips import REHEARSED_MODULE, TRIPS_FILE, Trip, add_trips, read_trips
-from panoseti.load_configs import Site, load_site
-from panoseti.safety_status import acknowledge_hv, safety_status, why_no_power
+from panoseti.high_voltage.alarms import Alarms, read_alarms
+from panoseti.high_voltage.hv_trips import REHEARSED_MODULE, TRIPS_FILE, Trip, add_trips, read_trips
+from panoseti.high_voltage.safety_status import acknowledge_hv, safety_status, why_no_power
 from tests.hk_records import NOW
 from tests.site_files import DAQ, changed, write_site
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from panoseti import readiness
+from panoseti.bringup import readiness
+from panoseti.bringup.ledger import differences
+from panoseti.bringup.session import SESSION_DAEMONS
+from panoseti.bringup.session_setup import HvLack, hv_lacks, wanted_inputs
+from panoseti.configs.load_configs import Site, load_site
 from panoseti.launch import HEARTBEAT_VERSION, heartbeat_path
-from panoseti.ledger import differences
-from panoseti.load_configs import Site, load_site
-from panoseti.session import SESSION_DAEMONS
-from panoseti.session_setup import HvLack, hv_lacks, wanted_inputs
 from tests.site_files import DAQ, OBS, changed, write_site
 
 ON: Mapping[str, Any] = {"hv": "on", "hk_unix": 100.0}

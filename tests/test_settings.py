@@ -13,14 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panoseti import maroc, pixel_maps, settings
-from panoseti.board_files import SHIPPED, read_quabo_config
-from panoseti.commands import Command
+from panoseti.boards import maroc, pixel_maps
+from panoseti.boards.commands import Command
+from panoseti.configs import settings
+from panoseti.configs.board_files import SHIPPED, read_quabo_config
+from panoseti.configs.load_configs import load_site
+from panoseti.configs.quabo_config import QuaboConfig
+from panoseti.configs.site import Calibration, DataConfig, ImageConfig, PulseHeightConfig, Quadrant
+from panoseti.configs.site_builder import build_data
 from panoseti.errors import ConfigError, Fault
-from panoseti.load_configs import load_site
-from panoseti.quabo_config import QuaboConfig
-from panoseti.site import Calibration, DataConfig, ImageConfig, PulseHeightConfig, Quadrant
-from panoseti.site_builder import build_data
 from tests.helpers import golden, spec_data
 from tests.site_files import write_site
 

@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 
-from panoseti import commands, maroc
-from panoseti.addresses import boardloc
-from panoseti.board_files import SHIPPED
-from panoseti.commands import AcqMode, encode
-from panoseti.packets import (
+from panoseti.boards import commands, maroc
+from panoseti.boards.addresses import boardloc
+from panoseti.boards.commands import AcqMode, encode
+from panoseti.boards.packets import (
     HkPacket,
     SciencePacket,
     hk_record,
@@ -27,7 +26,8 @@ from panoseti.packets import (
     parse_ph_frame,
     parse_science,
 )
-from panoseti.quabo_config import parse_quabo_config
+from panoseti.configs.board_files import SHIPPED
+from panoseti.configs.quabo_config import parse_quabo_config
 from simulator import sky
 from simulator.client import SimulatorClient
 from tests.helpers import wait_for

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from panoseti.load_configs import load_site
+from panoseti.configs.load_configs import load_site
 from tests.site_files import DAQ, OBS, changed, write_site
 
 MODULES, NODES, PER_NODE = 45, 16, 3

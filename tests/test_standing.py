@@ -15,9 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from panoseti.configs.load_configs import Site, load_site
 from panoseti.errors import ConfigError
-from panoseti.load_configs import Site, load_site
-from panoseti.store import Store
+from panoseti.housekeeping.store import Store
 from simulator import leftovers
 from simulator.client import SimulatorClient
 from simulator.private_services import free_port

@@ -18,16 +18,17 @@ from typing import Any
 import psutil
 import pytest
 
-from panoseti import activities, daq_nodes, data_arrival, run_start, run_state, run_stop
-from panoseti.addresses import is_loopback
-from panoseti.collect_progress import Progress, read_progress, write_progress
+from panoseti.boards.addresses import is_loopback
+from panoseti.configs.load_configs import load_site
+from panoseti.configs.site_at_any_price import find_site
 from panoseti.console import Console
 from panoseti.errors import ConfigError, ObsError, RefusedError
 from panoseti.flight import FlightRecorder, read_flight
-from panoseti.load_configs import load_site
-from panoseti.remote import Shell
-from panoseti.site_at_any_price import find_site
-from panoseti.start_checks import StartOptions
+from panoseti.nodes import daq_nodes
+from panoseti.nodes.remote import Shell
+from panoseti.runs import activities, data_arrival, run_start, run_state, run_stop
+from panoseti.runs.collect_progress import Progress, read_progress, write_progress
+from panoseti.runs.start_checks import StartOptions
 from simulator.site_writer import head_address
 from tests.helpers import REPO, wait_for
 from tests.typed_site import QUIET, Obs, frames_of, put_right, typed_site

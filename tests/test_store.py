@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from panoseti.store import Store, StoreError, boot_key
+from panoseti.housekeeping.store import Store, StoreError, boot_key
 from tests.helpers import free_port
 from tests.redis_server import PrivateRedis, private_redis
 

@@ -11,12 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from panoseti.boards.packets import TIME_FIELD
 from panoseti.errors import ObsError
-from panoseti.hv_trips import REHEARSED_MODULE, Trip
-from panoseti.interlock import Interlock
-from panoseti.launch import Heartbeat, why_unwritable
-from panoseti.packets import TIME_FIELD
-from panoseti.rehearsal import (
+from panoseti.high_voltage.hv_trips import REHEARSED_MODULE, Trip
+from panoseti.high_voltage.interlock import Interlock
+from panoseti.high_voltage.rehearsal import (
     PAUSE_S,
     REHEARSAL_TIME,
     TIMEOUT_S,
@@ -25,8 +24,9 @@ from panoseti.rehearsal import (
     RehearsedBoard,
     made_up_record,
 )
-from panoseti.store import Record, Value
-from panoseti.supervision import Life, Partner, hung_limit_s, process_runs
+from panoseti.high_voltage.supervision import Life, Partner, hung_limit_s, process_runs
+from panoseti.housekeeping.store import Record, Value
+from panoseti.launch import Heartbeat, why_unwritable
 from tests.alarm_recorder import AlarmRecorder
 from tests.hk_records import NOW
 

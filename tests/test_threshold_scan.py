@@ -16,25 +16,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panoseti import commands, maroc, pff, pixel_masks, settings, threshold_fit
-from panoseti.board_files import SHIPPED, load_board_db, quabo_uids_text
-from panoseti.board_link import Send
-from panoseti.board_settings import OPEN, BoardSettings
-from panoseti.board_setup import load_maroc, move_shutters, shutter_state
-from panoseti.board_work import Work
+from panoseti.boards import commands, maroc
+from panoseti.boards.board_link import Send
+from panoseti.boards.board_work import Work
+from panoseti.boards.pixel_maps import maroc_to_pixel
+from panoseti.bringup.board_settings import OPEN, BoardSettings
+from panoseti.bringup.board_setup import load_maroc, move_shutters, shutter_state
+from panoseti.bringup.ledger import Step
+from panoseti.bringup.ledger_file import LedgerFile, read_ledger
+from panoseti.calibration import pixel_masks, threshold_fit
+from panoseti.calibration.threshold_fit import Curve, QuadrantFit, fit_quadrant, steps
+from panoseti.calibration.threshold_measure import BoardProposal, measure_thresholds
+from panoseti.calibration.threshold_proposal import BoardFit, calibration_document
+from panoseti.calibration.threshold_scan import ScanPlan
+from panoseti.configs import settings
+from panoseti.configs.board_files import SHIPPED, load_board_db, quabo_uids_text
+from panoseti.configs.load_configs import Site, load_site
 from panoseti.console import Console
 from panoseti.errors import ConfigError, ObsError, RefusedError
 from panoseti.flight import FlightRecorder
-from panoseti.ledger import Step
-from panoseti.ledger_file import LedgerFile, read_ledger
-from panoseti.load_configs import Site, load_site
-from panoseti.names import data_file_name
-from panoseti.pixel_maps import maroc_to_pixel
-from panoseti.run_state import RUN_NAME_FILE
-from panoseti.threshold_fit import Curve, QuadrantFit, fit_quadrant, steps
-from panoseti.threshold_measure import BoardProposal, measure_thresholds
-from panoseti.threshold_proposal import BoardFit, calibration_document
-from panoseti.threshold_scan import ScanPlan
+from panoseti.runs import pff
+from panoseti.runs.names import data_file_name
+from panoseti.runs.run_state import RUN_NAME_FILE
 from simulator.client import SimulatorClient
 from simulator.sites import Identity, read_site, uid_of
 from tests.helpers import REPO, wait_for

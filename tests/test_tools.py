@@ -11,8 +11,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from panoseti.names import data_file_name
-from panoseti.pff import PRODUCTS, BoardHeader, Frame, build_frame
+from panoseti.runs.names import data_file_name
+from panoseti.runs.pff import PRODUCTS, BoardHeader, Frame, build_frame
 from simulator import sky
 from tests.helpers import REPO
 from tools import picture

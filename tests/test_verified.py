@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
-from panoseti import session, verified
-from panoseti.board_work import Work
+from panoseti.boards import verified
+from panoseti.boards.board_work import Work
+from panoseti.bringup import session
+from panoseti.bringup.ledger import UID_NAME, Ledger, Step
+from panoseti.bringup.ledger_file import LedgerFile
+from panoseti.bringup.session import HV_UPDATER, DaemonState
+from panoseti.configs.load_configs import load_site
 from panoseti.console import Console
 from panoseti.flight import FlightRecorder
-from panoseti.hk_watch import Firmware, Shown
+from panoseti.housekeeping.hk_watch import Firmware, Shown
 from panoseti.launch import Heartbeat
-from panoseti.ledger import UID_NAME, Ledger, Step
-from panoseti.ledger_file import LedgerFile
-from panoseti.load_configs import load_site
-from panoseti.session import HV_UPDATER, DaemonState
 from simulator.sites import uid_of
 from tests.site_files import DAQ, OBS, changed, write_site
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panoseti import addresses, commands, packets
-from panoseti.commands import AcqMode, Command, decode, encode
+from panoseti.boards import addresses, commands, packets
+from panoseti.boards.commands import AcqMode, Command, decode, encode
 from tests.helpers import golden
 
 

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from panoseti import activities, names, pff, run_start, run_state, run_stop
+from panoseti.bringup.readiness import hv_lacks_of_start, present_boards
+from panoseti.configs.load_configs import load_site
 from panoseti.console import Console
 from panoseti.flight import FlightRecorder
-from panoseti.load_configs import load_site
-from panoseti.readiness import hv_lacks_of_start, present_boards
-from panoseti.start_checks import StartOptions
+from panoseti.runs import activities, names, pff, run_start, run_state, run_stop
+from panoseti.runs.start_checks import StartOptions
 from simulator.private_observatory import DATA, MODULES, PrivateObservatory, private_observatory
 from simulator.private_services import PrivateSshd, private_sshd
 from simulator.site_writer import head_address

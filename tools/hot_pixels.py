@@ -16,12 +16,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from panoseti import pff
-from panoseti.board_files import MASKED_PIXELS, QUABO_UIDS, load_board_db, read_quabo_uids
+from panoseti.calibration.pixel_masks import (
+    HOT_FACTOR,
+    OddPixels,
+    masked_pixels,
+    odd_pixels,
+    place,
+    proposal,
+)
+from panoseti.configs.board_files import MASKED_PIXELS, QUABO_UIDS, load_board_db, read_quabo_uids
+from panoseti.configs.load_configs import load_site
+from panoseti.configs.site import BoardInfo, Quabo
 from panoseti.errors import ObsError
-from panoseti.load_configs import load_site
-from panoseti.pixel_masks import HOT_FACTOR, OddPixels, masked_pixels, odd_pixels, place, proposal
-from panoseti.site import BoardInfo, Quabo
+from panoseti.runs import pff
 from panoseti.state_files import create_state
 from tools.picture import summed_images
 

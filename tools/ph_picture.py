@@ -19,12 +19,20 @@ import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
 
-from panoseti.board_files import load_board_db, read_ph_baseline
+from panoseti.boards.pixel_maps import readout_to_pixel
+from panoseti.calibration.ph_compare import (
+    USUAL_LIMITS,
+    Board,
+    Comparison,
+    Kind,
+    Limits,
+    compare,
+    lines,
+)
+from panoseti.calibration.pixel_masks import SIDE
+from panoseti.configs.board_files import load_board_db, read_ph_baseline
+from panoseti.configs.site import PhBaseline
 from panoseti.errors import ObsError
-from panoseti.ph_compare import USUAL_LIMITS, Board, Comparison, Kind, Limits, compare, lines
-from panoseti.pixel_maps import readout_to_pixel
-from panoseti.pixel_masks import SIDE
-from panoseti.site import PhBaseline
 
 COLOURS = {Kind.DEAD: "cyan", Kind.HOT: "red", Kind.DRIFTED: "lime"}
 BOARDS_PER_ROW = 4

@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
 
-from panoseti import names, pff
+from panoseti.runs import names, pff
 
 IMAGE_PRODUCTS = ("img16", "img8")
 

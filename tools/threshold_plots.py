@@ -18,8 +18,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from panoseti.pixel_masks import SIDE
-from panoseti.threshold_proposal import BoardScan, scan_from_document
+from panoseti.calibration.pixel_masks import SIDE
+from panoseti.calibration.threshold_proposal import BoardScan, scan_from_document
 
 STEPS_SHOWN = 3
 

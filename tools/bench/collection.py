@@ -19,13 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from panoseti import collect, names, node_init
-from panoseti.collect import Collection
+from panoseti.configs.site import DaqNode, ObsConfig
 from panoseti.flight import FlightRecorder
-from panoseti.remote import Shell
-from panoseti.rsync_fetch import OPTIONS
-from panoseti.site import DaqNode, ObsConfig
-from panoseti.ssh_argv import rsync_argv
+from panoseti.nodes import node_init
+from panoseti.nodes.remote import Shell
+from panoseti.nodes.rsync_fetch import OPTIONS
+from panoseti.nodes.ssh_argv import rsync_argv
+from panoseti.runs import collect, names
+from panoseti.runs.collect import Collection
 from simulator.private_services import OperatorKeys, private_sshd
 from tools.bench.programs import BenchError
 

@@ -1,0 +1,1 @@
+"""Quabos: what is said to them and by them, and the links it goes over."""

@@ -1,0 +1,267 @@
+"""The expert's commands to one board (qc.py): words to packets.
+
+`parse` turns the operator's words into requests, `plan` a request into steps for the board link.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from panoseti.boards import maroc
+from panoseti.boards.board_plans import Pause, Reply, Send, Step
+from panoseti.boards.commands import (
+    CHIPS,
+    AcqMode,
+    Acquisition,
+    CalibratePhBaseline,
+    ChannelMask,
+    DataDestination,
+    Flasher,
+    Focus,
+    GoeMask,
+    HkDestination,
+    Reset,
+    SetHv,
+    Shutter,
+)
+from panoseti.configs.board_files import read_quabo_config
+from panoseti.configs.settings import HV_OFFSET_V, HV_V_PER_CODE
+from panoseti.errors import EXIT_BAD_CONFIG, ObsError
+
+OLD_SHUTTER_S = 1.0
+
+
+@dataclass
+class Bench:
+    """What commands depend on beside their parameters.
+
+    config_dir: where quabo_config.txt is looked for first; warn: gets what the operator must know
+    before a command is sent; shutter_open_value: what opens the shutter; hv_codes: sent last.
+    """
+
+    config_dir: Path
+    warn: Callable[[str], None]
+    shutter_open_value: int = 0
+    hv_codes: list[int] = field(default_factory=lambda: [0] * CHIPS)
+
+
+class UsageError(ObsError):
+    """The words of the operator make no command."""
+
+    exit_code = EXIT_BAD_CONFIG
+
+
+@dataclass(frozen=True)
+class Word:
+    """A command of qc.py.
+
+    alias: the deployed short name; parameters: their names; text: what it does; make: the steps
+    it takes, None for what is no packet (HK, UID, q).
+    """
+
+    name: str
+    alias: str
+    parameters: tuple[str, ...]
+    text: str
+    make: Callable[[Bench, Sequence[str]], list[Step]] | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command with its parameters, as the operator gave them."""
+
+    word: Word
+    values: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return " ".join((self.word.alias or self.word.name, *self.values))
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise ValueError(f"{text!r} is no number (decimal or 0x-hex)") from None
+
+
+def _flag(text: str) -> int:
+    value = _number(text)
+    if value not in (0, 1):
+        raise ValueError(f"{text!r} is not 0 or 1")
+    return value
+
+
+def _volts(code: int) -> str:
+    return f"{max(0.0, code * HV_V_PER_CODE - HV_OFFSET_V):.2f} V" if code else "off"
+
+
+def _set_hv(bench: Bench, codes: Sequence[int]) -> list[Step]:
+    """HV is told in words before it is sent; the codes are remembered for `v`."""
+    step = Send(SetHv(tuple(codes)))
+    if any(codes):
+        shown = ", ".join(str(code) for code in codes)
+        volts = ", ".join(_volts(code) for code in codes)
+        bench.warn(
+            f"this switches HIGH VOLTAGE ON: codes {shown} for detectors 0..3, that is {volts};"
+            " a running hv_updater sets its own values again within seconds"
+        )
+    else:
+        bench.warn("this switches the high voltage of all four detectors off")
+    bench.hv_codes = list(codes)
+    return [step]
+
+
+def _hv_from_file(bench: Bench, values: Sequence[str]) -> list[Step]:
+    return _set_hv(bench, read_quabo_config(bench.config_dir).hv_codes)
+
+
+def _hv_channel(bench: Bench, values: Sequence[str]) -> list[Step]:
+    channel, code = (_number(value) for value in values)
+    if not 0 <= channel <= 3:
+        raise ValueError(f"channel {channel} is outside 0..3")
+    codes = list(bench.hv_codes)
+    codes[channel] = code
+    steps = _set_hv(bench, codes)
+    bench.warn("a HV command sets all four: the others as this qc.py has last set them, else 0")
+    return steps
+
+
+def _maroc(bench: Bench, values: Sequence[str]) -> list[Step]:
+    config = read_quabo_config(bench.config_dir)
+    return [Send(maroc.setup(config.registers))]
+
+
+def _masks(bench: Bench, values: Sequence[str]) -> list[Step]:
+    config = read_quabo_config(bench.config_dir)
+    return [Send(ChannelMask(config.channel_mask)), Send(GoeMask(config.goe_mask))]
+
+
+def _acquisition(bench: Bench, values: Sequence[str]) -> list[Step]:
+    return [Send(read_quabo_config(bench.config_dir).acquisition)]
+
+
+def _acquisition_mode(bench: Bench, values: Sequence[str]) -> list[Step]:
+    image, eight_bit, ph, subtract = (_flag(values[index]) for index in (0, 2, 3, 4))
+    mode = AcqMode(0)
+    mode |= AcqMode.IMAGE if image else AcqMode(0)
+    mode |= AcqMode.IMAGE_8BIT if image and eight_bit else AcqMode(0)
+    mode |= AcqMode.PH if ph else AcqMode(0)
+    mode |= AcqMode(0) if subtract else AcqMode.NO_BASELINE
+    return [Send(Acquisition(mode, _number(values[1])))]
+
+
+def _baseline(bench: Bench, values: Sequence[str]) -> list[Step]:
+    bench.warn("the board switches its high voltage off for about a second, and on again")
+    return [Send(CalibratePhBaseline())]
+
+
+def _focus(bench: Bench, values: Sequence[str]) -> list[Step]:
+    steps = _number(values[0])
+    if steps == 0:
+        bench.warn("0 steps: the focus stage looks for its zero again")
+    return [Send(Focus(steps))]
+
+
+def _hazard(bench: Bench, what: str) -> None:
+    bench.warn(
+        f"{what} is a focus command to firmware from v20 on: a board with a focus stage will"
+        " recalibrate it, with step times of zero"
+    )
+
+
+def _old_shutter(opened: bool) -> Callable[[Bench, Sequence[str]], list[Step]]:
+    def make(bench: Bench, values: Sequence[str]) -> list[Step]:
+        _hazard(bench, "the old shutter command")
+        power_on, power_off = Focus.old_shutter(opened)
+        return [Send(power_on), Pause(OLD_SHUTTER_S, "the shutter moves"), Send(power_off)]
+
+    return make
+
+
+def _fan(bench: Bench, values: Sequence[str]) -> list[Step]:
+    _hazard(bench, "the fan command")
+    return [Send(Focus.old_fan(_number(values[0])), Reply.ECHO)]
+
+
+def _both_to(bench: Bench, values: Sequence[str]) -> list[Step]:
+    return [Send(DataDestination(values[0], values[0]))]
+
+
+HK = Word("hk", "HK", (), "wait for one housekeeping packet of the board and show it")
+UID = Word("uid", "", (), "show the flash UID (TFTP)")
+QUIT = Word("quit", "q", (), "end")
+WORDS: tuple[Word, ...] = (
+    Word("maroc", "M", (), "load the MAROC chips from quabo_config.txt, and read back", _maroc),
+    Word("calibrate_ph", "B", (), "measure the PH baseline and show it", _baseline),
+    Word("hv", "V", (), "switch HV ON: codes HV_0..3 of quabo_config.txt", _hv_from_file),
+    Word("hv_channel", "v", ("chan", "code"), "set the HV code of one detector", _hv_channel),
+    Word("hv_off", "VV", (), "switch HV OFF on all four detectors",
+         lambda bench, values: _set_hv(bench, (0, 0, 0, 0))),
+    Word("acquisition", "A", (), "acquisition as in quabo_config.txt", _acquisition),
+    Word("acquisition_mode", "AM",
+         ("do_image", "interval_field", "image_8bit", "do_ph", "bl_subtract"),
+         "take data; the interval field (us minus one) is sent as given", _acquisition_mode),
+    Word("masks", "T", (), "trigger masks from quabo_config.txt", _masks),
+    Word("reset", "R", (), "reset state machines and packet numbers",
+         lambda bench, values: [Send(Reset())]),
+    Word("focus", "ST", ("steps",), "move the focus stage to 1..50000, 0 = find zero", _focus),
+    Word("old_shutter_open", "SHO", (), "open the shutter (firmware to v11.1)",
+         _old_shutter(True)),
+    Word("old_shutter_close", "SHC", (), "close the shutter (firmware to v11.1)",
+         _old_shutter(False)),
+    Word("shutter_open", "SHO_NEW", (), "open the shutter (quabo 1 of a module)",
+         lambda bench, values: [Send(Shutter(bench.shutter_open_value))]),
+    Word("shutter_close", "SHC_NEW", (), "close the shutter (quabo 1 of a module)",
+         lambda bench, values: [Send(Shutter(1 - bench.shutter_open_value))]),
+    Word("fan", "FAN", ("speed",), "fan speed 0..15", _fan),
+    Word("old_flasher", "LF0", (), "drive the old LED flasher",
+         lambda bench, values: [Send(Flasher(0))]),
+    Word("new_flasher", "LF1", (), "drive the new LED flasher",
+         lambda bench, values: [Send(Flasher(1))]),
+    HK,
+    Word("data_destination", "IM-PH-IP", ("ip",), "send images and PH there", _both_to),
+    Word("hk_destination", "HK-IP", ("ip",), "send HK there",
+         lambda bench, values: [Send(HkDestination(values[0]))]),
+    UID,
+    QUIT,
+)  # fmt: skip
+_BY_ALIAS = {word.alias: word for word in WORDS if word.alias}
+_BY_NAME = {word.name: word for word in WORDS}
+
+
+def parse(words: Sequence[str]) -> list[Request]:
+    """The requests of a line; UsageError at the first word that is none."""
+    left = list(words)
+    requests = []
+    while left:
+        text = left.pop(0)
+        word = _BY_ALIAS.get(text) or _BY_NAME.get(text.lower().replace("-", "_"))
+        if word is None:
+            raise UsageError(f"no command {text!r}; see: qc.py --help (or ? at the prompt)")
+        values, left = left[: len(word.parameters)], left[len(word.parameters) :]
+        if len(values) < len(word.parameters):
+            wanted = " ".join(word.parameters)
+            raise UsageError(f"{text} needs {len(word.parameters)} values: {wanted}")
+        requests.append(Request(word, tuple(values)))
+    return requests
+
+
+def plan(request: Request, bench: Bench) -> list[Step]:
+    """The steps of a request; UsageError when a value is out of range."""
+    if request.word.make is None:
+        return []
+    try:
+        return request.word.make(bench, request.values)
+    except ValueError as error:
+        raise UsageError(f"{request}: {error}") from error
+
+
+def help_table() -> str:
+    """All commands, a line each: short name, name and parameters, what it does."""
+    lines = []
+    for word in WORDS:
+        values = f"  {' '.join(word.parameters)}:" if word.parameters else ""
+        lines.append(f"  {word.alias:<8} {word.name:<18}{values} {word.text}")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""From power-on to ready: the ledger of what was done, and every step."""

@@ -1,0 +1,244 @@
+"""Setting boards up: HK destination, masks, MAROC, PH baseline, shutter, high voltage off."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from panoseti.boards import commands, maroc, packets, verified
+from panoseti.boards.board_link import BoardLink, Outcome, Pause, Send, open_link
+from panoseti.boards.board_link import Step as LinkStep
+from panoseti.boards.board_work import Result, Results, Work, addresses, of_outcome
+from panoseti.boards.commands import ChannelMask, GoeMask
+from panoseti.bringup.board_settings import CLOSED, OPEN, BoardSettings
+from panoseti.bringup.ledger import Step
+from panoseti.calibration import ph_baselines
+from panoseti.configs import settings
+from panoseti.configs.load_configs import Site
+from panoseti.configs.quabo_config import quabo_config_json
+from panoseti.configs.settings import Registers
+from panoseti.configs.site import Quabo
+from panoseti.errors import ConfigError, ObsError
+from panoseti.flight import FlightRecorder
+from panoseti.high_voltage import hv_service
+from panoseti.high_voltage.hv import HV_OFF
+from panoseti.state_files import write_states
+
+QUABO_CONFIG_FOLDER = "quabo_config"
+SHUTTER_QUABO = 1
+# The shutter takes part of a second; nothing reports its end in time.
+SHUTTER_S = 1.0
+
+Plans = Mapping[str, Sequence[LinkStep]]
+
+
+def quabo_config_file(data_dir: Path, ip: str) -> Path:
+    """The record of what a board was last told (MAROC and masks)."""
+    return data_dir / QUABO_CONFIG_FOLDER / f"quabo_config_{ip}.json"
+
+
+def set_hk_destination(work: Work, boards: Sequence[Quabo]) -> list[Quabo]:
+    """Have boards send housekeeping to the head node."""
+    plan = [Send(commands.HkDestination(work.settings.head_ip()))]
+    return work.carry_out(Step.HK_DEST, boards, partial(_tell, work, lambda quabo: plan))
+
+
+def load_masks(work: Work, boards: Sequence[Quabo]) -> list[Quabo]:
+    """Load the trigger masks."""
+    channel_mask, goe_mask = work.settings.masks()
+    plan = [Send(channel_mask), Send(goe_mask)]
+    good = work.carry_out(Step.MASKS, boards, partial(_tell, work, lambda quabo: plan))
+    _record(work, {quabo.ip: _Told(masks=(channel_mask, goe_mask)) for quabo in good})
+    return good
+
+
+def load_maroc(work: Work, boards: Sequence[Quabo]) -> list[Quabo]:
+    """Load the MAROC registers and compare what the boards shift out.
+
+    With pulse height the boards are primed first: a second of PH with a low threshold, without
+    which PH events may never come.
+    """
+    registers: dict[str, Registers] = {}
+
+    def action(able: Sequence[Quabo], through: Callable[[str], None]) -> Results:
+        plans: dict[str, list[LinkStep]] = {}
+        faults: dict[str, Result] = {}
+        for quabo in able:
+            try:
+                wanted, steps = maroc_plan(work.settings, quabo.ip, work.uids[quabo.ip])
+            except ConfigError as error:
+                faults[quabo.ip] = Result("; ".join(str(fault) for fault in error.faults))
+                continue
+            registers[quabo.ip] = wanted
+            plans[quabo.ip] = steps
+        return {**_run(work, plans, through), **faults}
+
+    good = work.carry_out(Step.MAROC, boards, action)
+    _record(work, {quabo.ip: _Told(registers[quabo.ip]) for quabo in good})
+    return good
+
+
+def maroc_plan(settings_now: BoardSettings, ip: str, uid: str) -> tuple[Registers, list[LinkStep]]:
+    """The MAROC registers of a board, and what brings them there; ConfigError as usual."""
+    wanted, priming = settings_now.registers(ip, uid)
+    steps = [] if priming is None else _priming(settings_now.head_ip(), priming)
+    return wanted, [*steps, Send(maroc.setup(wanted))]
+
+
+def _priming(head_ip: str, priming: Registers) -> list[LinkStep]:
+    return [
+        Send(maroc.setup(priming)),
+        Send(commands.DataDestination(head_ip, head_ip)),
+        Send(settings.priming_acquisition()),
+        Pause(settings.PRIMING_S, "priming"),
+        Send(settings.stop_acquisition()),
+    ]
+
+
+def calibrate_ph(work: Work, boards: Sequence[Quabo]) -> dict[str, ph_baselines.Summary]:
+    """Measure the PH baselines, with shutters closed; the summary of each board.
+
+    Shutters that the ledger knows as open are opened again.
+    """
+    drivers = [q for q in _drivers(work, boards) if q.ip not in work.failed]
+    reopen = [q for q in drivers if shutter_state(work, q) == OPEN]
+    close = [q for q in drivers if shutter_state(work, q) != CLOSED]
+    if close:
+        move_shutters(work, close, CLOSED)
+        time.sleep(SHUTTER_S)
+    new: dict[str, tuple[int, ...]] = {}
+    plan = [Send(commands.CalibratePhBaseline())]
+
+    def action(able: Sequence[Quabo], through: Callable[[str], None]) -> Results:
+        outcomes = _outcomes(work, {q.ip: plan for q in able}, through)
+        for ip, outcome in outcomes.items():
+            if outcome.ok and outcome.replies[-1] is not None:
+                new[ip] = packets.parse_ph_baseline(outcome.replies[-1])
+        return {ip: of_outcome(outcome) for ip, outcome in outcomes.items()}
+
+    able = [quabo for quabo in boards if quabo.ip not in work.failed]
+    good = work.carry_out(Step.PH_BASELINE, able, action)
+    _keep_baselines(work, {q.ip: new[q.ip] for q in good})
+    move_shutters(work, [q for q in reopen if q.ip not in work.failed], OPEN)
+    return {quabo.ip: ph_baselines.summary(new[quabo.ip]) for quabo in good}
+
+
+def _keep_baselines(work: Work, new: Mapping[str, tuple[int, ...]]) -> None:
+    if not new:
+        return
+    data_dir = work.site.head_data_dir
+    try:
+        earlier = ph_baselines.earlier_baselines(data_dir)
+    except ConfigError as error:
+        work.console.warn(f"{error}; it is replaced")
+        earlier = None
+    present = {ip: uid for ip, uid in work.uids.items() if uid}
+    by_uid = {work.uids[ip]: values for ip, values in new.items()}
+    merged = ph_baselines.merged(earlier, by_uid, present, work.ledger, time.time())
+    ph_baselines.write_baselines(data_dir, merged)
+
+
+def move_shutters(work: Work, boards: Sequence[Quabo], state: str) -> list[Quabo]:
+    """Open or close the shutters that these boards (quabo 1 of their modules) drive."""
+    opening = work.site.obs.shutter_open_value
+    plan = [Send(commands.Shutter(opening if state == OPEN else 1 - opening))]
+
+    def action(able: Sequence[Quabo], through: Callable[[str], None]) -> Results:
+        results = _run(work, {quabo.ip: plan for quabo in able}, through)
+        told = [ip for ip, result in results.items() if not result.problem]
+        seen = verified.see_shutters(work, told, state, time.time())
+        return {**results, **{ip: Result(text) for ip, text in seen.wrong.items()}}
+
+    return work.carry_out(Step.SHUTTER, boards, action, work.settings.shutter_inputs(state))
+
+
+def shutter_state(work: Work, quabo: Quabo) -> str:
+    """OPEN or CLOSED as the ledger has it, "" when it is not known."""
+    entry = work.ledger.done(quabo.ip, Step.SHUTTER)
+    return str(entry.inputs.get("", {}).get("shutter", "")) if entry else ""
+
+
+def shutter_drivers(boards: Sequence[Quabo]) -> list[Quabo]:
+    """Those of the boards that drive a shutter."""
+    return [quabo for quabo in boards if quabo.index == SHUTTER_QUABO]
+
+
+def _drivers(work: Work, boards: Sequence[Quabo]) -> list[Quabo]:
+    """The boards that drive the shutters in front of these boards, as far as they are present."""
+    modules = [work.site.obs.module(i) for i in dict.fromkeys(q.module_id for q in boards)]
+    drivers = [module.quabos[SHUTTER_QUABO] for module in modules]
+    for module, driver in zip(modules, drivers, strict=True):
+        if not work.uids.get(driver.ip):
+            work.console.warn(
+                f"{module.label}: {driver.ip}, which drives its shutter, is absent: whether light"
+                " falls on its detectors is not known"
+            )
+    return [driver for driver in drivers if work.uids.get(driver.ip)]
+
+
+def hv_off(site: Site, boards: Sequence[Quabo], flight: FlightRecorder) -> dict[str, str | None]:
+    """Switch the high voltage of boards off, before all others who send; each board's problem."""
+    codes = dict.fromkeys((quabo.ip for quabo in boards), HV_OFF)
+
+    def link(priority: bool) -> BoardLink:
+        return open_link(site, flight, priority)
+
+    return hv_service.send_codes(link, site.obs.echo_by_ip, codes)
+
+
+# --- what the steps share ---------------------------------------------------------------------
+
+
+def _tell(
+    work: Work,
+    plan: Callable[[Quabo], Sequence[LinkStep]],
+    boards: Sequence[Quabo],
+    through: Callable[[str], None],
+) -> Results:
+    return _run(work, {quabo.ip: plan(quabo) for quabo in boards}, through)
+
+
+def _run(work: Work, plans: Plans, through: Callable[[str], None]) -> dict[str, Result]:
+    return {ip: of_outcome(outcome) for ip, outcome in _outcomes(work, plans, through).items()}
+
+
+def _outcomes(work: Work, plans: Plans, through: Callable[[str], None]) -> dict[str, Outcome]:
+    """What became of the plans, all of which may be carried out again from their beginning.
+
+    That is done once where the answer to a command was lost that the link sends only once.
+    """
+    with work.link() as link:
+        outcomes = link.run(plans, work.echo, through)
+        again = {ip: plans[ip] for ip, outcome in outcomes.items() if outcome.once_lost}
+        if again:
+            work.console.note(f"lost answers: {addresses(list(again))}: once more")
+            outcomes |= link.run(again, work.echo)
+    return outcomes
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What a board was told and has confirmed; None = nothing of that kind."""
+
+    registers: Registers | None = None
+    masks: tuple[ChannelMask, GoeMask] | None = None
+
+
+def _record(work: Work, told: Mapping[str, _Told]) -> None:
+    """Keep what boards were told, by address, in their quabo_config_<ip>.json."""
+    files: dict[Path, bytes] = {}
+    try:
+        for ip, one in told.items():
+            path = quabo_config_file(work.site.head_data_dir, ip)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            earlier = path.read_text() if path.exists() else ""
+            words = tuple(one.masks[0].words) if one.masks else None
+            goe = one.masks[1].value if one.masks else None
+            files[path] = quabo_config_json(earlier, one.registers, words, goe, path.name).encode()
+        write_states(files)
+    except OSError as error:
+        where = error.filename or work.site.head_data_dir / QUABO_CONFIG_FOLDER
+        raise ObsError(f"{where}: cannot be written: {error.strerror}") from error

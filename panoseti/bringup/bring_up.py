@@ -1,0 +1,377 @@
+"""From power-on to ready, and back: every step that is missing or stale, in order, and no other.
+
+The ledger says what was done with which inputs; what the boards themselves show (outlets, ping,
+boot packets, housekeeping that stays away) is looked at first, since a board may have rebooted
+behind our back.  `dry_run` goes the same way, but only says what would be done, and why.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from panoseti.boards import verified
+from panoseti.boards.board_link import Send
+from panoseti.boards.board_work import Work, addresses
+from panoseti.boards.commands import HkDestination, HkInterval
+from panoseti.bringup import boot, session, session_setup
+from panoseti.bringup.board_settings import CLOSED, OPEN
+from panoseti.bringup.board_setup import (
+    calibrate_ph,
+    hv_off,
+    load_maroc,
+    load_masks,
+    move_shutters,
+    set_hk_destination,
+    shutter_drivers,
+)
+from panoseti.bringup.ledger import UNDONE_BY_REBOOT, Step
+from panoseti.bringup.session import CAPTURE_HK, HV_UPDATER, SESSION_DAEMONS, TEMPERATURE_GUARD
+from panoseti.configs.site import Quabo
+from panoseti.errors import ConfigError, ObsError
+from panoseti.housekeeping.hk_watch import (
+    Boot,
+    Firmware,
+    HkWatch,
+    PortWatch,
+    open_watch,
+    wait_heard,
+)
+
+POWER, PING = "power", "ping"
+# Where nobody listened, a board that is well shows an HK packet within so long.
+LISTEN_S = 7.0
+LISTENER, STARTED = "housekeeping listener", "started_unix"
+"""Entry of the ledger, and its fact: the capture_hk that has listened since then."""
+
+
+@dataclass(frozen=True)
+class Due:
+    """Something that must be done: to which board (or node, daemon, outlet), and why."""
+
+    step: str
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.step} of {self.where}: {self.reason}"
+
+
+class BringUp:
+    """One bring-up of the boards of `work`.
+
+    redo: names of steps (of Step, or daq_nodes) that are done whatever the ledger says; dry_run:
+    nothing is done, `due` says what would be.
+    """
+
+    def __init__(self, work: Work, redo: Collection[str] = (), dry_run: bool = False) -> None:
+        self.work = work
+        self.due: list[Due] = []
+        self._redo = frozenset(redo)
+        self._dry_run = dry_run
+        self._suspicions: dict[str, str] = {}
+        self._strangers: dict[str, str] = {}
+        self._present: list[Quabo] = []
+
+    def run(self) -> None:
+        """Everything, up to the boards' shutters and high voltage."""
+        self._power()
+        self._present = self._look_for_boards()
+        self._look_back()
+        self._compare_uids()
+        self._boards(Step.UID, boot.read_uids)
+        self._boards(Step.REBOOT, boot.reboot)
+        self._boards(Step.HK_DEST, set_hk_destination)
+        self._daemons()
+        self._boards(Step.MASKS, load_masks)
+        self._boards(Step.MAROC, load_maroc)
+        self._boards(Step.PH_BASELINE, calibrate_ph)
+        self._boards(Step.SHUTTER, lambda work, boards: move_shutters(work, boards, OPEN))
+        self._boards(Step.HV, session_setup.confirm_hv)
+
+    def plan(self, items: Sequence[Due]) -> bool:
+        """Note that something is due; whether it shall be done now."""
+        self.due += items
+        if not self._dry_run:
+            for reason, same in _by_reason(items).items():
+                where = addresses([item.where for item in same])
+                self.work.console.note(f"{same[0].step} of {where}: {reason}")
+        return bool(items) and not self._dry_run
+
+    def asked_again(self, step: str) -> bool:
+        """Whether the operator wants the step redone."""
+        return step in self._redo
+
+    # --- what is there ---
+
+    def _power(self) -> None:
+        off = boot.unpowered(self.work, self.work.modules)
+        items = [Due(POWER, feed.label, "the outlet is off") for feed in off]
+        if self.plan(items):
+            boot.power_on(self.work, off)
+
+    def _look_for_boards(self) -> list[Quabo]:
+        """The boards that answer; one that does not is a fault, and left alone."""
+        work = self.work
+        answering = boot.ping(work, work.boards)
+        changed = work.news_of_absent and not self._dry_run
+        for quabo in work.boards:
+            if quabo.ip in answering:
+                continue
+            known = bool(work.uids.get(quabo.ip))
+            if not known and not self._dry_run:
+                changed = changed or quabo.ip not in work.uids
+                work.absent(quabo)
+            remedy = (
+                "mend it, or leave it out with config.py --get_uids"
+                if known
+                else "it is left out of everything until it answers"
+            )
+            work.board_fault(quabo.ip, PING, f"no answer; {remedy}")
+        if changed:
+            work.save_uids()
+        return [quabo for quabo in work.boards if quabo.ip in answering]
+
+    def _compare_uids(self) -> None:
+        """A board that was exchanged says another UID."""
+        work = self.work
+        known = {q.ip: work.ledger.uid_of(q.ip) for q in self._present}
+        asked = boot.ask_uids(work, [ip for ip, uid in known.items() if uid])
+        for ip, uid in asked.items():
+            if isinstance(uid, str) and uid != known[ip]:
+                self._strangers[ip] = f"another board: UID {known[ip]} -> {uid}"
+
+    def _look_back(self) -> None:
+        """Boots that nobody asked for, and boards that have fallen silent."""
+        work = self.work
+        self._forget_unwatched()
+        known = [q for q in self._present if work.ledger.done(q.ip, Step.REBOOT)]
+        if not known:
+            return
+        try:
+            with open_watch(work.site, known) as watch:
+                if not self._dry_run:
+                    self._suspect(known, self._ask_for_housekeeping(watch, known))
+                elif isinstance(watch, PortWatch):
+                    self._suspect(known, wait_heard(watch, _ips(known), time.time(), LISTEN_S))
+                elif self._capture_is_settled():
+                    since_unix = time.time() - work.site.obs.hk_max_age_s
+                    self._suspect(known, wait_heard(watch, _ips(known), since_unix, 0.0))
+        except ObsError as error:
+            work.console.warn(f"whether boards rebooted by themselves cannot be seen: {error}")
+            return
+        for quabo in known:
+            found = watch.boots.get(quabo.ip) or self._other_firmware(quabo, watch)
+            if found is None:
+                continue
+            facts = {"fwver": found.firmware.version, "fwtime": found.firmware.built}
+            if work.ledger.saw_reboot(quabo.ip, found.utc_s, facts):
+                work.console.warn(f"{quabo.ip} rebooted by itself")
+                self._suspicions.pop(quabo.ip, None)
+        work.book.save()
+
+    def _forget_unwatched(self) -> None:
+        """While nobody listened a board may have rebooted: what that undoes is done again."""
+        work = self.work
+        entry = work.ledger.others.get(LISTENER)
+        if entry is not None and entry.facts.get(STARTED) == self._capturing_since():
+            return
+        doubtful = [
+            ip
+            for ip, steps in work.ledger.boards.items()
+            if Step.REBOOT in steps and any(step in steps for step in UNDONE_BY_REBOOT)
+        ]
+        for ip in doubtful:
+            work.ledger.forget(ip, UNDONE_BY_REBOOT)
+        work.ledger.others.pop(LISTENER, None)
+        if doubtful:
+            work.console.note(
+                f"capture_hk did not run all the time: whether {addresses(doubtful)} rebooted is"
+                " not known, and settings are loaded again"
+            )
+            work.book.save()
+
+    def _capturing_since(self) -> float | None:
+        """When the capture_hk that runs was started, Unix time in s; None when none works."""
+        found = session.state(CAPTURE_HK, self.work.site.head_data_dir)
+        return found.beat.started_unix if found.works and found.beat is not None else None
+
+    def _ask_for_housekeeping(self, watch: HkWatch, boards: Sequence[Quabo]) -> set[str]:
+        """Have boards send a packet at once; those that do not.
+
+        After a power cut the golden firmware runs, which sends none.
+        """
+        since_unix = time.time()
+        watch.look(0)
+        plan = [Send(HkDestination(self.work.settings.head_ip())), Send(HkInterval(1))]
+        with self.work.link() as link:
+            link.run(dict.fromkeys(_ips(boards), plan), self.work.echo)
+        return wait_heard(watch, _ips(boards), since_unix, LISTEN_S)
+
+    def _other_firmware(self, quabo: Quabo, watch: HkWatch) -> Boot | None:
+        """A boot that nobody heard: what runs is not what ran after the last one."""
+        running, heard_unix = watch.firmware.get(quabo.ip), watch.heard.get(quabo.ip, 0.0)
+        reboot = self.work.ledger.done(quabo.ip, Step.REBOOT)
+        if running is None or reboot is None or heard_unix <= (reboot.done_unix or 0.0):
+            return None
+        booted = Firmware(str(reboot.facts.get("fwver")), str(reboot.facts.get("fwtime")))
+        return None if running == booted else Boot(heard_unix, running)
+
+    def _capture_is_settled(self) -> bool:
+        """Whether capture_hk has listened long enough for a silence to mean something."""
+        since_unix = self._capturing_since()
+        return since_unix is not None and time.time() - since_unix > self.work.site.obs.hk_max_age_s
+
+    def _suspect(self, boards: Sequence[Quabo], silent: Collection[str]) -> None:
+        """Boards that should send housekeeping, and do not."""
+        for quabo in boards:
+            told = self.work.ledger.done_unix(quabo.ip, Step.REBOOT)
+            if quabo.ip in silent and told is not None:
+                self._suspicions[quabo.ip] = "answers ping but sends no housekeeping any more"
+
+    # --- steps ---
+
+    def _boards(self, step: Step, action: Callable[[Work, Sequence[Quabo]], object]) -> None:
+        """Do a step to the boards that need it."""
+        work = self.work
+        boards = [quabo for quabo in self._present if quabo.ip not in work.failed]
+        if step is Step.SHUTTER:
+            boards = shutter_drivers(boards)
+        reasons = self._reasons(step, boards)
+        items = [Due(step.label, ip, reason) for ip, reason in reasons.items()]
+        if self.plan(items):
+            action(work, [quabo for quabo in boards if quabo.ip in reasons])
+        elif self._dry_run:
+            self._assume(step, [quabo for quabo in boards if quabo.ip in reasons])
+
+    def _reasons(self, step: Step, boards: Sequence[Quabo]) -> dict[str, str]:
+        now_unix = time.time()
+        reasons: dict[str, str] = {}
+        off = session_setup.why_hv_off(self.work.site, boards) if step is Step.HV else {}
+        for quabo in boards:
+            if self.asked_again(step):
+                reasons[quabo.ip] = "asked for by --redo"
+            elif step is Step.REBOOT and quabo.ip in self._suspicions:
+                reasons[quabo.ip] = self._suspicions[quabo.ip]
+            elif step is Step.UID and quabo.ip in self._strangers:
+                reasons[quabo.ip] = self._strangers[quabo.ip]
+            elif reason := self._why(quabo, step, now_unix) or off.get(quabo.ip):
+                reasons[quabo.ip] = reason
+        return reasons
+
+    def _why(self, quabo: Quabo, step: Step, now_unix: float) -> str | None:
+        try:
+            return self.work.why(quabo, step, now_unix)
+        except ConfigError as error:
+            if not self._dry_run:
+                return "not known"  # the step itself says what is wrong
+            if self.work.uids.get(quabo.ip):
+                faults = "; ".join(str(fault) for fault in error.faults)
+                self.work.board_fault(quabo.ip, step, faults)
+                return None
+            return "not done"
+
+    def _assume(self, step: Step, boards: Sequence[Quabo]) -> None:
+        """As if the step had been done: what follows from it is then seen as well."""
+        work = self.work
+        for quabo in boards:
+            try:
+                inputs = work.inputs(quabo, step)
+            except ConfigError:
+                inputs = {}
+            facts = {"UID": work.uids.get(quabo.ip, "")} if step is Step.UID else {}
+            work.ledger.begin(quabo.ip, step, time.time())
+            work.ledger.finish(quabo.ip, step, time.time(), inputs, facts)
+
+    def _daemons(self) -> None:
+        """Housekeeping, guard, high voltage: what does not work, in this order."""
+        work = self.work
+        reasons = {name: session_setup.why_start(work, name) for name in SESSION_DAEMONS}
+        if self.asked_again(Step.HV) and not reasons[HV_UPDATER]:
+            reasons[HV_UPDATER] = "asked for by --redo"
+        items = [Due("start", name, reason) for name, reason in reasons.items() if reason]
+        if not self.plan(items):
+            self._note_listener()
+            return
+        boards = [quabo for quabo in self._present if quabo.ip not in work.failed]
+        well = True
+        if reasons[CAPTURE_HK] or reasons[TEMPERATURE_GUARD]:
+            well = session_setup.start_housekeeping(work, boards)
+        self._note_listener()
+        if well and reasons[HV_UPDATER]:
+            if self.asked_again(Step.HV):
+                session_setup.end_daemons(work, [HV_UPDATER])
+            session_setup.start_hv(work)
+
+    def _note_listener(self) -> None:
+        """From now on a boot of any board is noted."""
+        since_unix, work = self._capturing_since(), self.work
+        known = work.ledger.others.get(LISTENER)
+        if since_unix is None or (known and known.facts.get(STARTED) == since_unix):
+            return
+        work.ledger.finish_other(LISTENER, time.time(), {}, {STARTED: since_unix})
+        work.book.save()
+
+
+def _ips(boards: Iterable[Quabo]) -> list[str]:
+    return [quabo.ip for quabo in boards]
+
+
+def _by_reason(items: Sequence[Due]) -> Mapping[str, list[Due]]:
+    found: dict[str, list[Due]] = {}
+    for item in items:
+        found.setdefault(item.reason, []).append(item)
+    return found
+
+
+# --- and back ---------------------------------------------------------------------------------
+
+
+def high_voltage_off(work: Work) -> None:
+    """End hv_updater, which switches HV off, and switch it off once more; unconfirmed = fault.
+
+    Goes to all boards of the site: the updater keeps all of them, or none.  A board without power
+    cannot confirm, and need not; later steps leave it out.
+    """
+    session_setup.end_daemons(work, [HV_UPDATER])
+    told_unix = time.time()
+    problems = hv_off(work.site, work.site.obs.quabos, work.flight)
+    # Before the first scan nobody knows which boards are absent.
+    scanned = any(quabo.ip in work.uids for quabo in work.boards)
+    silent = {
+        ip: problem
+        for ip, problem in problems.items()
+        if problem is not None and (work.uids.get(ip) or not scanned)
+    }
+    modules = [m for m in work.site.obs.modules if any(q.ip in silent for q in m.quabos)]
+    off = [module for feed in boot.unpowered(work, modules) for module in feed.modules]
+    without_power = {quabo.ip for module in off for quabo in module.quabos}
+    work.failed |= without_power
+    for ip, problem in silent.items():
+        if ip not in without_power:
+            work.board_fault(ip, "HV off", f"{problem}; if in doubt cut the module's power")
+    told = [ip for ip, problem in problems.items() if problem is None]
+    seen = verified.see_hv_off(work, told, told_unix)
+    for ip, text in seen.wrong.items():
+        work.board_fault(ip, "HV off", text)
+    confirmed = sum(work.echo[ip] for ip in told)
+    words = [f"confirmed by {confirmed} boards"]
+    if confirmed < len(told):
+        words.append(f"{len(told) - confirmed} were told but cannot confirm")
+    if without_power:
+        words.append(f"{len(without_power)} are without power")
+    work.console.note(f"HV off: {', '.join(words)}; hv_updater does not run")
+    verified.tell(work, [seen])
+
+
+def shut_down(work: Work) -> None:
+    """HV off first, shutters closed, daemons ended, power off; goes on whatever fails."""
+    high_voltage_off(work)
+    drivers = [q for q in shutter_drivers(work.boards) if work.uids.get(q.ip)]
+    try:
+        move_shutters(work, [q for q in drivers if q.ip not in work.failed], CLOSED)
+    except ObsError as error:
+        work.fault("boards", Step.SHUTTER.label, str(error))
+    session_setup.end_daemons(work)
+    boot.power_off(work)

@@ -1,0 +1,124 @@
+"""The daemons of a session: which of them run, starting them, ending them.
+
+capture_hk brings housekeeping to Redis, temperature_guard watches it, hv_updater sets the high
+voltage.  They are started in this order, and only where what they need is there; hv_updater ends
+first, and switches the high voltage of every board off as it does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from panoseti.configs.load_configs import Site
+from panoseti.errors import ObsError
+from panoseti.flight import FlightRecorder
+from panoseti.housekeeping.store import Store
+from panoseti.launch import Heartbeat, launch, read_heartbeat, why_unwritable
+from panoseti.runs import activities
+
+CAPTURE_HK, TEMPERATURE_GUARD, HV_UPDATER = "capture_hk", "temperature_guard", "hv_updater"
+SESSION_DAEMONS = (CAPTURE_HK, TEMPERATURE_GUARD, HV_UPDATER)
+# The updater's last act is HV off with re-sending; a silent board costs it some seconds.
+END_WAIT_S = 30.0
+
+
+@dataclass(frozen=True)
+class DaemonState:
+    """A daemon of the session: pid (None = it does not run), last heartbeat, what is wrong.
+
+    problem: "" while it does all of its work.
+    """
+
+    name: str
+    pid: int | None
+    beat: Heartbeat | None
+    problem: str = ""
+
+    @property
+    def works(self) -> bool:
+        """Whether it runs and beats."""
+        return self.pid is not None and not self.problem
+
+
+def process(name: str, data_dir: Path) -> psutil.Process | None:
+    """The process that runs as daemon `name` for a data directory."""
+    found = activities.daemons(name, data_dir)
+    return found[0].process if found else None
+
+
+def state(name: str, data_dir: Path) -> DaemonState:
+    """How a daemon is."""
+    running = process(name, data_dir)
+    try:
+        beat = read_heartbeat(data_dir, name)
+    except ObsError as error:
+        return DaemonState(name, running.pid if running else None, None, str(error))
+    if running is None:
+        return DaemonState(name, None, beat, "does not run")
+    if beat is None or beat.pid != running.pid:
+        return DaemonState(name, running.pid, None, "has not begun to work")
+    if not beat.is_fresh(time.time()):
+        silence = f"no heartbeat for {beat.age_s(time.time()):.0f} s"
+        disk = why_unwritable(data_dir)
+        why = f"{silence}: {disk}" if disk else f"hangs ({silence})"
+        return DaemonState(name, running.pid, beat, why)
+    return DaemonState(name, running.pid, beat)
+
+
+def start(site: Site, name: str, flight: FlightRecorder, extra: Sequence[str] = ()) -> bool:
+    """Start a daemon unless it works; whether it was started.  ObsError when it does not come up.
+
+    One that hangs is ended first.
+    """
+    found = state(name, site.head_data_dir)
+    if found.works:
+        return False
+    if found.pid is not None:
+        end(site, [name], flight)
+    pid = launch(name, site.command_dir, site.head_data_dir, extra)
+    flight.note("daemon_started", name=name, pid=pid)
+    return True
+
+
+def end(site: Site, names: Iterable[str], flight: FlightRecorder) -> dict[str, str]:
+    """End daemons one after the other; the problem of each that ran, "" where it went well.
+
+    One that does not go is killed; what it should have done at its end was then not done.
+    """
+    problems: dict[str, str] = {}
+    for name in names:
+        running = activities.daemons(name, site.head_data_dir)
+        for found, how in activities.end(running, flight, END_WAIT_S):
+            problems[name] = _problem(site.head_data_dir, name, found.pid, how)
+    return problems
+
+
+def _problem(data_dir: Path, name: str, pid: int, how: str) -> str:
+    if how == "killed":
+        return f"(pid {pid}) did not end within {END_WAIT_S:g} s and was killed"
+    if how != "ended":
+        return f"(pid {pid}) {how}; end it by hand: kill {pid}"
+    try:
+        beat = read_heartbeat(data_dir, name)
+    except ObsError:
+        return ""
+    if beat is not None and beat.pid == pid and beat.state == "failed":
+        return str(beat.details.get("error", "failed"))
+    return ""
+
+
+def require_redis(site: Site) -> None:
+    """Raise ObsError, saying how to start it, unless Redis answers."""
+    with Store(site.obs.redis_host, site.obs.redis_port) as store:
+        try:
+            store.ping()
+        except ObsError as error:
+            raise ObsError(
+                f"{error}; to start it here: redis-server --port {site.obs.redis_port}"
+                " --daemonize yes (or: sudo systemctl start redis-server)"
+            ) from error

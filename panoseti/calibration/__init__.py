@@ -1,0 +1,1 @@
+"""Thresholds, pixel masks and pulse-height baselines."""

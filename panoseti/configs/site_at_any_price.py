@@ -1,0 +1,95 @@
+"""The site for `stop.py`, which must work when configs are broken: from frozen copies, if need be.
+
+The data directory is where `run_name` and the runs are.  It is taken from daq_config.json, or, when
+that is broken, from what can still be read in it, or from the command line of a running daemon.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from panoseti.configs.load_configs import DAQ_CONFIG, Site, load_site
+from panoseti.errors import ConfigError, Fault
+from panoseti.runs import activities
+from panoseti.runs.run_state import StateError, read_holder, run_dir, runs
+
+DAEMONS = ("store_redis_data", "capture_hk", "hv_updater", "temperature_guard", "run_watcher")
+_DATA_DIR = re.compile(r'"head_node_data_dir"\s*:\s*"((?:[^"\\]|\\["\\/])+)"')
+RUNS_TRIED = 20
+
+
+@dataclass(frozen=True)
+class FoundSite:
+    """A site, and in words what was wrong and what was used instead (empty: nothing)."""
+
+    site: Site
+    notes: tuple[str, ...]
+
+
+def find_site(command_dir: Path, data_dir: Path | None = None) -> FoundSite:
+    """The site of a command directory without its data config.
+
+    data_dir: where the operator says the data directory is.  Raises ConfigError with the faults of
+    the configs when no frozen copies can stand in for them.
+    """
+    try:
+        return FoundSite(load_site(command_dir, data_config=False), ())
+    except ConfigError as error:
+        faults = error
+    notes = [f"broken config: {fault}" for fault in faults.faults]
+    for folder, how in _data_dirs(command_dir, data_dir):
+        for copy in _frozen(folder):
+            try:
+                site = load_site(copy, data_config=False)
+            except ConfigError:
+                continue
+            if not _same(site.head_data_dir, folder):
+                continue
+            notes.append(f"using the frozen configs in {copy} instead ({how})")
+            return FoundSite(site, tuple(notes))
+    remedy = (
+        "repair the configs; frozen copies of a run, which could stand in for them, are not found:"
+        " say where the data directory is (--data_dir)"
+    )
+    raise ConfigError([*faults.faults, Fault(str(command_dir), "$", "not usable", remedy)])
+
+
+def _data_dirs(command_dir: Path, said: Path | None) -> list[tuple[Path, str]]:
+    """Data directories that may be meant, the likeliest first, and how they were found."""
+    found: list[tuple[Path, str]] = []
+    if said is not None:
+        return [(said.absolute(), "data directory: --data_dir")]
+    try:
+        text = (command_dir / DAQ_CONFIG).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    for match in _DATA_DIR.findall(text):
+        folder = Path(re.sub(r"\\(.)", r"\1", match)).expanduser()
+        if folder.is_absolute():
+            found.append((folder, f"data directory as written in {DAQ_CONFIG}"))
+    running = activities.data_dir_of_daemons(command_dir, DAEMONS)
+    if running is not None:
+        found.append((running, "data directory of a daemon that runs"))
+    return found
+
+
+def _frozen(data_dir: Path) -> Sequence[Path]:
+    """Run directories whose copies may be used: the run in progress, then the latest ones."""
+    folders = [data_dir / name for name in reversed(runs(data_dir))][:RUNS_TRIED]
+    try:
+        holder = read_holder(data_dir)
+    except StateError:
+        holder = None
+    if holder is not None:
+        folders.insert(0, run_dir(data_dir, holder.run))
+    return folders
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False

@@ -1,0 +1,1 @@
+"""High voltage and temperature: set, watched, switched off, told."""

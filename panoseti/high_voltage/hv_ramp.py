@@ -1,0 +1,266 @@
+"""High voltage of one board: up in steps that HVMON has to follow, down at once.  Pure.
+
+The way up begins with "off", proven by HVMON, whatever the board was doing.  Each step is a part
+of the set point; the next one follows when a packet that came after it shows the voltage that was
+asked for.  A board whose four voltages vanish (it rebooted) begins anew.  A voltage above what
+was asked for is a broken board: off for good.
+
+`BoardHv.plan` says what to send now, `told` how that went.  Times `now_s` are of a monotonic clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from panoseti.configs.settings import HV_OFFSET_V, HV_V_PER_CODE
+from panoseti.high_voltage.hv_off import OFF_BELOW_V, RETRY_S, SLACK_S, OffWatch, shows_off
+from panoseti.housekeeping.hk_trust import ENOUGH, HvSeen
+
+Codes = tuple[int, int, int, int]
+HV_OFF: Codes = (0, 0, 0, 0)
+RAMP = (0.25, 0.5, 0.75, 1.0)
+# HVMON of boards in the field is up to 1.5 V above the set point.
+TOLERANCE_V = 5.0
+# Packets that may show too little before a step is taken for what it is.
+PATIENT_PACKETS = 3
+PAUSE_S = 60.0
+
+
+class Stage(StrEnum):
+    """HV of a board: what it was told, and what HVMON has shown of it."""
+
+    UNKNOWN = "unknown"
+    FALLING = "falling"
+    OFF = "off"
+    RISING = "rising"
+    ON = "on"
+
+
+@dataclass(frozen=True)
+class Off:
+    """The board must have no HV; latch: until an operator has acknowledged."""
+
+    reason: str
+    latch: bool = False
+
+
+@dataclass(frozen=True)
+class Hold:
+    """What is on stays as it is; nothing goes up."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """The board may have these codes."""
+
+    codes: Codes
+
+
+Want = Off | Hold | Target
+
+
+class Shown(StrEnum):
+    """HVMON compared with the codes."""
+
+    GOOD = "good"
+    LOW = "low"
+    GONE = "gone"
+    HIGH = "high"
+
+
+def set_point_v(code: int) -> float:
+    """The magnitude of the bias that a code asks for, V."""
+    return max(0.0, code * HV_V_PER_CODE - HV_OFFSET_V) if code else 0.0
+
+
+def compare(volts: Sequence[float], codes: Codes) -> Shown:
+    """How the four voltages fit the codes that are set."""
+    wanted = [set_point_v(code) for code in codes]
+    if any(volt > want + TOLERANCE_V for volt, want in zip(volts, wanted, strict=True)):
+        return Shown.HIGH
+    if max(volts) < OFF_BELOW_V < max(wanted):
+        return Shown.GONE
+    if any(volt < want - TOLERANCE_V for volt, want in zip(volts, wanted, strict=True)):
+        return Shown.LOW
+    return Shown.GOOD
+
+
+def step_codes(codes: Codes, step: int) -> Codes:
+    """The codes of a step on the way to the set point; the last one is the set point."""
+    first, second, third, fourth = (int(code * RAMP[step]) for code in codes)
+    return first, second, third, fourth
+
+
+def difference(volts: Sequence[float], codes: Codes) -> str:
+    """The voltages beside those asked for, for people."""
+    shown = " ".join(f"{volt:.1f}" for volt in volts)
+    wanted = " ".join(f"{set_point_v(code):.1f}" for code in codes)
+    return f"HVMON shows {shown} V instead of {wanted} V"
+
+
+class BoardHv:
+    """The state of one board.
+
+    stage, codes (told last), reason (why it is not on), problem (what went wrong last),
+    latched (why it is off for good), hk_unix: arrival of the packet that showed it on last;
+    coming: it may have HV, and is on its way to it; paused: it did not rise, and is tried again
+    after PAUSE_S.
+    """
+
+    def __init__(self, follow_s: float = 5.0) -> None:
+        self.stage = Stage.UNKNOWN
+        self.codes: Codes = HV_OFF
+        self.reason = ""
+        self.problem = ""
+        self.latched = ""
+        self.hk_unix = 0.0
+        self.coming = False
+        self._follow_s = follow_s
+        self._off = OffWatch()
+        self._step = 0
+        self._told_s = 0.0
+        self._told_unix = 0.0
+        self._unconfirmed = ""
+        self._judged_utc = 0.0
+        self._low = self._gone = self._high = 0
+        self.paused = False
+        self._paused_until_s = 0.0
+        self._cause = ""  # why it fell by itself
+
+    @property
+    def off_proven(self) -> bool:
+        """Whether HVMON has shown that it is off."""
+        return self._off.confirmed
+
+    @property
+    def off_unheard(self) -> bool:
+        """Whether it must be off and has not even echoed that."""
+        return not self._off.confirmed and self._off.problem is not None
+
+    def shown_v(self) -> float | None:
+        """The highest voltage that housekeeping shows while it must be off; None: not known."""
+        return self._off.shown_v()
+
+    def plan(self, want: Want, seen: HvSeen | None, now_s: float) -> Codes | None:
+        """The codes to send now, None = nothing is due.  seen: what HVMON shows, if known."""
+        codes = self._plan(want, seen, now_s)
+        self.coming = not (isinstance(want, Off) or self.paused or self.stage is Stage.ON)
+        return codes
+
+    def _plan(self, want: Want, seen: HvSeen | None, now_s: float) -> Codes | None:
+        if isinstance(want, Off):
+            self.reason, self._cause = want.reason, ""
+            if want.latch:
+                self.latched = want.reason
+            return self._down(seen, now_s)
+        if self.stage in (Stage.UNKNOWN, Stage.FALLING, Stage.OFF):
+            codes = self._down(seen, now_s)
+            if self.stage is not Stage.OFF:
+                cause = f"{self._cause}; " if self._cause else ""
+                self.reason = f"{cause}not before HVMON has shown it off"
+                return codes
+            if isinstance(want, Hold):
+                self.reason = want.reason
+                return None
+            self.paused = now_s < self._paused_until_s
+            if self.paused:
+                self.reason = self._cause
+                return None
+            return self._begin(want.codes, seen)
+        return self._keep(want, seen, now_s)
+
+    def told(self, codes: Codes, problem: str | None, now_s: float, now_unix: float) -> None:
+        """The board was told these codes; problem: None when it has confirmed them."""
+        self.codes = codes
+        if codes == HV_OFF:
+            self._off.told(problem, now_s, now_unix)
+            self.problem = problem or ""
+            return
+        self._told_s, self._told_unix, self._unconfirmed = now_s, now_unix, problem or ""
+        self.problem = self._unconfirmed
+
+    # --- down ---
+
+    def _down(self, seen: HvSeen | None, now_s: float) -> Codes | None:
+        if self.stage in (Stage.RISING, Stage.ON):
+            self.stage, self._off = Stage.FALLING, OffWatch()
+        self._off.see(seen)
+        if self._off.confirmed:
+            self.stage = Stage.OFF
+            return None
+        if self.stage is Stage.OFF:
+            self.stage = Stage.FALLING
+        return HV_OFF if self._off.due(now_s) else None
+
+    def _fall(self, reason: str, seen: HvSeen | None, now_s: float) -> Codes | None:
+        self.reason = self._cause = reason
+        return self._down(seen, now_s)
+
+    # --- up ---
+
+    def _begin(self, target: Codes, seen: HvSeen | None) -> Codes:
+        self.stage, self._step, self.reason = Stage.RISING, 0, "on its way up"
+        self._low = self._gone = self._high = 0
+        self._judged_utc = seen.utc_s if seen else 0.0
+        return step_codes(target, 0)
+
+    def _keep(self, want: Hold | Target, seen: HvSeen | None, now_s: float) -> Codes | None:
+        """One look at a board that has HV."""
+        shown = self._news(seen)
+        if shown is not None and seen is not None:
+            if (fault := self._fault(shown, seen)) is not None:
+                if shown is Shown.HIGH:
+                    self.latched = fault
+                if shown is Shown.GONE and self.stage is Stage.RISING and not seen.booted:
+                    self.paused, self._paused_until_s = True, now_s + PAUSE_S
+                return self._fall(fault, seen, now_s)
+            if self.stage is Stage.ON and self._reached(shown):
+                self.hk_unix = seen.utc_s
+        if isinstance(want, Hold):
+            return None
+        if self.stage is Stage.RISING and shown is not None and self._reached(shown):
+            self._step += 1
+            self._low = 0
+            if self._step < len(RAMP):
+                return step_codes(want.codes, self._step)
+            self.stage, self.reason, self._cause = Stage.ON, "", ""
+            self.hk_unix = seen.utc_s if seen else 0.0
+        wanted = want.codes if self.stage is Stage.ON else step_codes(want.codes, self._step)
+        pause_s = RETRY_S if self._unconfirmed else self._follow_s
+        if wanted == self.codes and not self._unconfirmed:
+            return None
+        return wanted if now_s - self._told_s >= pause_s - SLACK_S else None
+
+    def _news(self, seen: HvSeen | None) -> Shown | None:
+        """How a packet that came after the last order, and was not judged yet, fits the order."""
+        if seen is None or seen.utc_s == self._judged_utc:
+            return None
+        if seen.utc_s <= self._told_unix and not seen.booted:
+            return None
+        self._judged_utc = seen.utc_s
+        shown = compare(seen.volts, self.codes)
+        self._low = self._low + 1 if shown is Shown.LOW else 0
+        self._gone = self._gone + 1 if shown is Shown.GONE else 0
+        self._high = self._high + 1 if shown is Shown.HIGH else 0
+        if not self._unconfirmed:
+            self.problem = ""
+        if shown is not Shown.GOOD:
+            self.problem = difference(seen.volts, self.codes)
+        return shown
+
+    def _fault(self, shown: Shown, seen: HvSeen) -> str | None:
+        if seen.booted and shows_off(seen):
+            return "the board rebooted"
+        if shown is Shown.HIGH and self._high >= ENOUGH:
+            return difference(seen.volts, self.codes)
+        if self._gone >= (ENOUGH if self.stage is Stage.ON else PATIENT_PACKETS):
+            return f"{difference(seen.volts, self.codes)}: it rebooted, or lost its supply"
+        return None
+
+    def _reached(self, shown: Shown) -> bool:
+        """Whether what was asked for is there.  One dead detector does not keep the others dark."""
+        return shown is Shown.GOOD or (shown is Shown.LOW and self._low >= PATIENT_PACKETS)

@@ -1,0 +1,1 @@
+"""Housekeeping from the boards to Redis and to disk, and how far it is trusted."""

@@ -1,0 +1,1 @@
+"""DAQ nodes: ssh, the helpers there, and what they report."""

@@ -1,0 +1,461 @@
+"""Collection of a run: every file of its DAQ nodes into the run directory, verified, then deleted.
+
+For each node, all at once:
+
+- node and head node share the data directory (a marker that the head node makes in its directory
+  is seen on the node): the node moves each file of its modules into `<run>/`;
+- else: rsync to `<run>/.incoming/<node>/...`, SHA-256 on the node and here compared, fsync, rename
+  into `<run>/`; only then the file is deleted on the node, if it still is what was hashed there.
+
+A file that differs is fetched again, alone.  What is there already is compared and not fetched
+again, so that a collection can be broken off anywhere and begun again.  Torn data files (of a
+pipeline that was killed) are cut to whole frames here, last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from panoseti.configs.site import ObsConfig
+from panoseti.errors import ObsError, RemoteError
+from panoseti.flight import FlightRecorder
+from panoseti.nodes import daq_nodes
+from panoseti.nodes.node_types import NodeFile, RunFiles
+from panoseti.nodes.remote import Shell
+from panoseti.nodes.rsync_fetch import Fetcher
+from panoseti.runs.names import parse_data_file
+from panoseti.runs.pff import PRODUCTS
+from panoseti.state_files import fsync_file, fsync_folder
+
+INCOMING = ".incoming"
+CHUNK = 4 << 20
+FETCH_TRIES = 3
+RETRY_PAUSE_S = 1.0
+# While one batch is hashed another one is on its way.
+STREAMS_PER_VOLUME = 2
+# What is fetched, verified and deleted in one go: the node gets its space back step by step.
+BATCH_BYTES = 500_000_000
+BATCH_FILES = 200
+SHORT_S = 60.0
+# A node that records leaves little of its processor to hashing.
+HASH_BYTES_S = 5_000_000
+
+
+@dataclass
+class NodeResult:
+    """What became of a node's files.
+
+    how: "moved" or "fetched"; failed: file (or "") and why; left: what stays on the node though
+    nothing failed, in words; undeleted: files that are here, too, but could not be deleted there.
+    """
+
+    node: str
+    how: str = ""
+    files: int = 0
+    size_bytes: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    undeleted: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether every file of the node is in the run directory."""
+        return not self.failed
+
+
+class Meter:
+    """How far the collection is, and whether it is given up; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self.cancelled = threading.Event()
+        self._lock = threading.Lock()
+        self._incoming: set[Path] = set()
+        self._total = self._done = 0
+
+    def expect(self, size_bytes: int) -> None:
+        """So many bytes more are to come."""
+        with self._lock:
+            self._total += size_bytes
+
+    def done(self, size_bytes: int) -> None:
+        """So many bytes more are in the run directory."""
+        with self._lock:
+            self._done += size_bytes
+
+    @contextmanager
+    def incoming(self, folder: Path) -> Iterator[None]:
+        """What lies in the folder counts as come."""
+        with self._lock:
+            self._incoming.add(folder)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._incoming.discard(folder)
+
+    def read(self) -> tuple[int, int]:
+        """Bytes that have come, and bytes in all."""
+        with self._lock:
+            folders, done, total = list(self._incoming), self._done, self._total
+        on_the_way = sum(map(_bytes_below, folders))
+        return min(done + on_the_way, total), total
+
+
+def _bytes_below(folder: Path) -> int:
+    """Size of all files below a folder; they may vanish meanwhile."""
+    size = 0
+    for here, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                size += os.stat(os.path.join(here, name)).st_size
+    return size
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What a collection is about.
+
+    run_dir: where the files go; delete: whether verified files are deleted on the nodes; meter:
+    how far it is.
+    """
+
+    run_dir: Path
+    obs: ObsConfig
+    flight: FlightRecorder
+    delete: bool = True
+    meter: Meter = field(default_factory=Meter)
+
+    @property
+    def run(self) -> str:
+        """Name of the run."""
+        return self.run_dir.name
+
+
+def collect(collection: Collection, shells: Iterable[Shell]) -> list[NodeResult]:
+    """Collect a run from its nodes, all at once; what became of each.
+
+    The caller holds `collect_lock`.
+    """
+    all_shells = list(shells)
+    with ThreadPoolExecutor(len(all_shells) or 1, "collect") as pool:
+        done = [pool.submit(_Node(collection, shell).run) for shell in all_shells]
+        try:
+            results = [future.result() for future in done]
+        except BaseException:
+            collection.meter.cancelled.set()  # the pool waits for its threads
+            raise
+    _remove_emptied(collection.run_dir / INCOMING)
+    return results
+
+
+class _Node:
+    """The collection from one node."""
+
+    def __init__(self, collection: Collection, shell: Shell) -> None:
+        self._collection = collection
+        self._shell = shell
+        self._run_dir = collection.run_dir
+        self._meter = collection.meter
+        self._result = NodeResult(shell.node.ip_addr)
+        self._lock = threading.Lock()
+        # Directories that were not empty at the last deletion; None = nothing was deleted.
+        self._not_emptied: tuple[str, ...] | None = None
+
+    def run(self) -> NodeResult:
+        """All of it; whatever goes wrong is in the result."""
+        begin_s = time.monotonic()
+        try:
+            listing = daq_nodes.list_files(self._shell, self._collection.run)
+            shared = daq_nodes.shares_data_dir(self._shell, self._run_dir.parent)
+            self._check(listing, shared)
+            self._result.left += listing.others
+            self._meter.expect(sum(file.bytes for file in listing.files))
+            if shared:
+                self._move(listing)
+            else:
+                self._fetch(listing)
+        except (ObsError, OSError) as error:
+            self._result.failed.append(("", str(error)))
+        self._result.seconds = time.monotonic() - begin_s
+        return self._result
+
+    def _check(self, listing: RunFiles, shared: bool) -> None:
+        """That it is told from both sides alike whether `<run>/` there is the one here."""
+        if listing.head_run_dir != shared and (listing.files or listing.head_run_dir):
+            raise RemoteError(
+                f"{self._shell.node.ip_addr}: its {self._collection.run}/ is"
+                f" {'a' if listing.head_run_dir else 'no'} head node's run directory, but its data"
+                f" directory is {'' if shared else 'not '}the one here; nothing is touched:"
+                " correct data_dir in daq_config.json"
+            )
+
+    def _fail(self, path: str, why: str) -> None:
+        with self._lock:
+            self._result.failed.append((path, why))
+
+    # --- the same directory ---
+
+    def _move(self, listing: RunFiles) -> None:
+        """Files of the modules go from `module_N/<run>/` to `<run>/` where they are."""
+        self._result.how = "moved"
+        files = [file for file in listing.files if file.in_module_dir]
+        left: tuple[str, ...] = ()
+        for batch in _batches(files):
+            size = sum(file.bytes for file in batch)
+            paths = [file.path for file in batch]
+            moved = daq_nodes.move_files(self._shell, self._collection.run, paths, _timeout_s(size))
+            self._result.failed += [(problem.path, problem.error) for problem in moved.problems]
+            for file in moved.files:
+                if (self._run_dir / file.name).is_file():
+                    self._result.files += 1
+                    self._result.size_bytes += file.bytes
+                else:
+                    self._fail(file.path, "was moved, but is not seen here")
+            self._meter.done(size)
+            left = moved.left
+        if not files:  # directories that an earlier collection left
+            left = daq_nodes.move_files(self._shell, self._collection.run, [], SHORT_S).left
+        self._result.left += left
+        fsync_folder(self._run_dir)
+
+    # --- another computer's files ---
+
+    def _fetch(self, listing: RunFiles) -> None:
+        self._result.how = "fetched"
+        wanted: dict[str, NodeFile] = {}
+        for file in listing.files:
+            if file.name in wanted:
+                self._fail(file.path, "another folder has a file of that name")
+            else:
+                wanted[file.name] = file
+        target = self._run_dir / INCOMING / self._shell.node.ip_addr
+        volumes: dict[int, list[NodeFile]] = {}
+        for file in wanted.values():
+            volumes.setdefault(file.device, []).append(file)
+        with (
+            self._meter.incoming(target),
+            ThreadPoolExecutor(max(1, len(volumes)), "volume") as pool,
+        ):
+            done = [pool.submit(self._fetch_volume, files, target) for files in volumes.values()]
+        for volume in done:
+            volume.result()
+        if self._collection.delete and not self._result.failed and self._not_emptied != ():
+            emptied = daq_nodes.delete_files(self._shell, self._collection.run, [], run_dir=True)
+            self._result.left += emptied.left
+
+    def _fetch_volume(self, files: list[NodeFile], target: Path) -> None:
+        """The files of one disk of the node, beside those of its other disks."""
+        with ThreadPoolExecutor(STREAMS_PER_VOLUME, "stream") as pool:
+            streams = [pool.submit(self._stream, batch, target) for batch in _batches(files)]
+        for stream in streams:
+            error = stream.exception()
+            if isinstance(error, ObsError | OSError):
+                self._fail("", str(error))
+            elif error is not None:
+                raise error
+
+    def _stream(self, files: list[NodeFile], target: Path) -> None:
+        """One batch: fetched, verified, in its place, then deleted on the node."""
+        if self._meter.cancelled.is_set():
+            raise RemoteError(f"{self._shell.node.ip_addr}: collection was broken off")
+        verified, failed = _Batch(self._collection, self._shell, files, target).fetch()
+        kept: list[str] = []
+        if self._collection.delete and verified:
+            gone = daq_nodes.delete_files(self._shell, self._collection.run, verified, run_dir=True)
+            self._not_emptied = gone.left
+            kept = [f"{problem.path}: {problem.error}" for problem in gone.problems]
+        with self._lock:
+            self._result.files += len(verified)
+            self._result.size_bytes += sum(file.bytes for file in verified)
+            self._result.failed += failed
+            self._result.undeleted += kept
+
+
+def _timeout_s(size_bytes: int) -> float:
+    return SHORT_S + size_bytes / HASH_BYTES_S
+
+
+def _batches(files: Sequence[NodeFile]) -> Iterator[list[NodeFile]]:
+    batch: list[NodeFile] = []
+    size = 0
+    for file in files:
+        if batch and (size + file.bytes > BATCH_BYTES or len(batch) >= BATCH_FILES):
+            yield batch
+            batch, size = [], 0
+        batch.append(file)
+        size += file.bytes
+    if batch:
+        yield batch
+
+
+class _Batch:
+    """Files of a node on their way, by way of the folder `target`, into the run directory."""
+
+    def __init__(
+        self, collection: Collection, shell: Shell, files: list[NodeFile], target: Path
+    ) -> None:
+        self._run_dir = collection.run_dir
+        self._meter = collection.meter
+        self._shell = shell
+        self._files = files
+        self._target = target
+        self._fetcher = Fetcher(
+            shell.node, collection.obs, collection.flight, collection.meter.cancelled
+        )
+        self._verified: list[NodeFile] = []
+        self._failed: dict[str, str] = {}
+
+    def fetch(self) -> tuple[list[NodeFile], list[tuple[str, str]]]:
+        """The files that are in the run directory now (as hashed), and those that are not."""
+        known = [file for file in self._files if (self._run_dir / file.name).exists()]
+        wanted = [file for file in self._files if file not in known]
+        wanted += self._compare(known)
+        for again in range(FETCH_TRIES):
+            if not wanted or (again and self._meter.cancelled.wait(RETRY_PAUSE_S * again)):
+                break
+            # After a failure each file for itself: one bad file does not hold up others.
+            groups = [[file] for file in wanted] if again else [wanted]
+            wanted = [file for group in groups for file in self._attempt(group)]
+        return self._verified, list(self._failed.items())
+
+    def _compare(self, known: list[NodeFile]) -> list[NodeFile]:
+        """Take what is here already and equal; those that must be fetched after all."""
+        hashed = self._hashed(known)
+        differing = []
+        for file in known:
+            here, there = self._run_dir / file.name, hashed.get(file.path)
+            same = there is not None and here.stat().st_size == there.bytes
+            if there is not None and same and sha256(here) == there.sha256:
+                self._take(there)
+            else:
+                differing.append(file)
+        return differing
+
+    def _attempt(self, files: list[NodeFile]) -> list[NodeFile]:
+        """Fetch and verify files; those that shall be tried again."""
+        self._target.mkdir(parents=True, exist_ok=True)
+        problem = ""
+        try:
+            self._fetcher.fetch([file.path for file in files], self._target)
+        except RemoteError as error:
+            problem = str(error)
+        hashed = self._hashed(files)
+        wanted = []
+        for file in files:
+            there = hashed.get(file.path)
+            why = self._failed[file.path] if there is None else self._arrived(there)
+            if why:
+                self._failed[file.path] = f"{why}; {problem}" if problem else why
+                wanted.append(file)
+        return [file for file in wanted if file.path not in self._hopeless]
+
+    @property
+    def _hopeless(self) -> set[str]:
+        return {path for path, why in self._failed.items() if _KEPT in why}
+
+    def _hashed(self, files: list[NodeFile]) -> dict[str, NodeFile]:
+        """The files as they are on the node, with their hashes; failures are noted."""
+        if not files:
+            return {}
+        size = sum(file.bytes for file in files)
+        paths = [file.path for file in files]
+        done = daq_nodes.hash_files(self._shell, self._run_dir.name, paths, _timeout_s(size))
+        for problem in done.problems:
+            self._failed[problem.path] = problem.error
+        return {file.path: file for file in done.files}
+
+    def _arrived(self, there: NodeFile) -> str:
+        """Put a copy that equals the original into its place; else why not."""
+        copy, place = self._target / there.path, self._run_dir / there.name
+        if not copy.is_file():
+            return "did not arrive"
+        if copy.stat().st_size < there.bytes:
+            return f"only {copy.stat().st_size} of {there.bytes} bytes arrived"
+        if sha256(copy) != there.sha256:
+            copy.unlink()
+            return "arrived differing from the original"
+        if place.exists() and not _continues(copy, place):
+            copy.unlink()
+            return f"differs from {place}, which was collected before; {_KEPT}: compare them"
+        fsync_file(copy)
+        copy.replace(place)
+        fsync_folder(self._run_dir)
+        self._take(there)
+        return ""
+
+    def _take(self, file: NodeFile) -> None:
+        self._failed.pop(file.path, None)
+        self._verified.append(file)
+        self._meter.done(file.bytes)
+
+
+_KEPT = "both are kept"
+
+
+def _continues(longer: Path, shorter: Path) -> bool:
+    """Whether a file begins with all of another: one that grew, or was cut to whole frames."""
+    length = shorter.stat().st_size
+    return longer.stat().st_size >= length and sha256(longer, length) == sha256(shorter)
+
+
+def sha256(path: Path, length: int | None = None) -> str:
+    """SHA-256 of a file, or of its first bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    left = length
+    with path.open("rb", buffering=0) as file:
+        while left is None or left > 0:
+            data = file.read(CHUNK if left is None else min(CHUNK, left))
+            if not data:
+                break
+            digest.update(data)
+            left = None if left is None else left - len(data)
+    return digest.hexdigest()
+
+
+def _remove_emptied(folder: Path) -> None:
+    """Remove empty folders, from the bottom; what did not find its place stays."""
+    for here, _, _ in os.walk(folder, topdown=False):
+        try:
+            os.rmdir(here)
+        except OSError:
+            continue
+
+
+# --- torn files ---
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A data file whose end was no whole frame: the bytes that were cut off."""
+
+    name: str
+    size_bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.name}: cut to whole frames ({self.size_bytes} bytes of a torn frame)"
+
+
+def cut_torn_files(run_dir: Path, note: Callable[[Cut], None] = lambda cut: None) -> list[Cut]:
+    """Cut every data file of a run directory to whole frames; note is called before each cut."""
+    cuts = []
+    for path in sorted(run_dir.iterdir()):
+        file = parse_data_file(path.name)
+        if file is None or not path.is_file():
+            continue
+        torn = path.stat().st_size % PRODUCTS[file.product].frame_bytes
+        if torn:
+            cut = Cut(path.name, torn)
+            note(cut)
+            os.truncate(path, path.stat().st_size - torn)
+            fsync_file(path)
+            cuts.append(cut)
+    return cuts

@@ -1,0 +1,450 @@
+"""What the observatory does at this moment: run, recording programs, nodes, boards, daemons.
+
+Nothing is changed.  Whatever cannot be asked (a dead node, Redis, a broken state file) is a line
+of its own, and keeps nothing else from being told.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from panoseti.boards.addresses import redis_key
+from panoseti.boards.packets import signed_detector_c
+from panoseti.bringup import session
+from panoseti.bringup.session import SESSION_DAEMONS, DaemonState
+from panoseti.configs import settings
+from panoseti.configs.board_files import QUABO_UIDS, known_uids
+from panoseti.configs.load_configs import Site, load_site
+from panoseti.configs.site import DaqNode, Quabo
+from panoseti.errors import ConfigError, ObsError
+from panoseti.flight import FlightRecorder
+from panoseti.high_voltage.safety_status import SafetyStatus, safety_status
+from panoseti.housekeeping.store import TIME_FIELD, Record, Store
+from panoseti.launch import Heartbeat, why_unwritable
+from panoseti.nodes import daq_nodes
+from panoseti.nodes.daq_nodes import NodeShells
+from panoseti.nodes.node_types import NodeStatus
+from panoseti.runs import activities, run_state
+from panoseti.runs.collect_progress import read_progress
+from panoseti.runs.run_part import left_out
+from panoseti.runs.run_record import RUN_JSON, read_record, unfinished
+from panoseti.runs.run_snapshot import Snapshot, read_snapshot
+from panoseti.runs.run_state import Holder, Marker, StateError
+
+VERSION = 1
+HK_RECORDER = activities.HK_RECORDER
+# Older runs that were never finished are history.
+RUNS_LOOKED_AT = 200
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """The run in progress; stop_begun: whether a stop has begun to end it; missing: what it goes
+    without, and why; problem: why nothing more is known of it.
+    """
+
+    run: str
+    owner: str
+    since_unix: float | None
+    command_dir: str
+    recording_unix: float | None = None
+    planned_end_unix: float | None = None
+    half_done: tuple[str, ...] = ()
+    stop_begun: bool = False
+    missing: Mapping[str, str] = field(default_factory=dict)
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run that is not in progress and not complete, and how far it is.
+
+    progress: of the process that collects it, in words, "" = nobody does or it has just begun;
+    failed: files that were not collected at the last try, with the reason.
+    """
+
+    run: str
+    recording_ended: bool
+    collect_complete: bool
+    collector_pid: int | None
+    progress: str
+    failed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class NodeLine:
+    """A DAQ node; problem: why it could not be asked."""
+
+    ip_addr: str
+    modules: tuple[int, ...]
+    problem: str
+    status: NodeStatus | None
+
+    @property
+    def state(self) -> str:
+        """In a word or two."""
+        if self.status is None:
+            return "cannot be asked"
+        return "recording" if self.status.running else "idle"
+
+
+@dataclass(frozen=True)
+class BoardLine:
+    """A board; None = not known.
+
+    hk_age_s: of its last housekeeping; hv_v: magnitudes of the four detectors' bias; hv: what
+    hv_updater says of it; data_age_s: since its last science packet in this run.
+    """
+
+    module: int
+    label: str
+    quabo: int
+    ip: str
+    present: bool | None
+    hk_age_s: float | None
+    detectors_c: float | None
+    fpga_c: float | None
+    hv_v: tuple[float, ...] | None
+    hv: str
+    data_age_s: float | None
+
+
+@dataclass
+class ObservatoryStatus:
+    """All of it.
+
+    safety: trips and alarms that stand; problems: what could not be asked; advice: what to type.
+    """
+
+    time_unix: float
+    observatory: str
+    data_dir: str
+    run: RunStatus | None = None
+    activities: list[dict[str, Any]] = field(default_factory=list)
+    open_runs: list[OpenRun] = field(default_factory=list)
+    nodes: list[NodeLine] = field(default_factory=list)
+    daemons: list[DaemonState] = field(default_factory=list)
+    boards: list[BoardLine] = field(default_factory=list)
+    safety: SafetyStatus = SafetyStatus((), ())
+    problems: list[str] = field(default_factory=list)
+    advice: list[str] = field(default_factory=list)
+
+    def document(self) -> dict[str, Any]:
+        """For --json."""
+        return {
+            "version": VERSION,
+            "time_unix": self.time_unix,
+            "observatory": self.observatory,
+            "data_dir": self.data_dir,
+            "run": None if self.run is None else asdict(self.run),
+            "activities": self.activities,
+            "open_runs": [asdict(one) for one in self.open_runs],
+            "nodes": [_node_document(node) for node in self.nodes],
+            "daemons": [_daemon_document(one, self.time_unix) for one in self.daemons],
+            "boards": [asdict(board) for board in self.boards],
+            "trips": list(self.safety.trips),
+            "alarms": list(self.safety.alarms),
+            "problems": self.problems,
+            "advice": self.advice,
+        }
+
+
+def _node_document(node: NodeLine) -> dict[str, Any]:
+    return {
+        "ip_addr": node.ip_addr,
+        "modules": list(node.modules),
+        "state": node.state,
+        "problem": node.problem,
+        "status": None if node.status is None else node.status.document,
+        "clock_offset_s": None if node.status is None else node.status.clock_offset_s,
+    }
+
+
+def _daemon_document(found: DaemonState, now_unix: float) -> dict[str, Any]:
+    beat = found.beat
+    return {
+        "name": found.name,
+        "pid": found.pid,
+        "state": beat.state if beat else None,
+        "age_s": round(beat.age_s(now_unix), 1) if beat else None,
+        "problem": found.problem,
+        "details": beat.details if beat else {},
+    }
+
+
+def look(site: Site, flight: FlightRecorder) -> ObservatoryStatus:
+    """Look at everything; nodes are asked at once."""
+    found = ObservatoryStatus(time.time(), site.obs.name, str(site.head_data_dir))
+    holder = _look_at_run(site, found)
+    found.open_runs = _open_runs(site.head_data_dir, holder.run if holder else None)
+    found.activities = [
+        {"what": one.what, "pid": one.pid, "command": one.command}
+        for one in activities.hk_recorders(site.head_data_dir) + activities.pipelines()
+    ]
+    seen = None
+    if holder is not None:
+        seen = read_snapshot(site.head_data_dir, holder.run, found.time_unix)
+    found.nodes = _look_at_nodes(site, seen, flight)
+    found.problems += [f"{node.ip_addr}: {node.problem}" for node in found.nodes if node.problem]
+    found.daemons = [session.state(name, site.head_data_dir) for name in SESSION_DAEMONS]
+    if holder is not None:
+        for name in (HK_RECORDER, activities.RUN_WATCHER):
+            found.daemons.append(session.state(name, site.head_data_dir))
+    found.boards = _boards(site, found)
+    found.safety = safety_status(site.head_data_dir)
+    found.problems += filter(None, (found.safety.problem, why_unwritable(site.head_data_dir)))
+    found.advice += _advice(found, holder)
+    return found
+
+
+# --- runs ---
+
+
+def _look_at_run(site: Site, found: ObservatoryStatus) -> Holder | None:
+    try:
+        holder = run_state.read_holder(site.head_data_dir)
+    except StateError as error:
+        found.problems.append(str(error))
+        found.advice.append("run_name is unusable: stop.py puts that right")
+        return None
+    if holder is not None:
+        found.run = _run_status(site.head_data_dir, holder)
+    return holder
+
+
+def _run_status(data_dir: Path, holder: Holder) -> RunStatus:
+    known = (holder.run, holder.owner, holder.since_unix, holder.command_dir)
+    try:
+        document = read_record(run_state.run_dir(data_dir, holder.run)).document
+        return RunStatus(
+            *known,
+            recording_unix=document.get("recording_unix"),
+            planned_end_unix=document.get("planned_end_unix"),
+            half_done=tuple(
+                f"{step['what']} {step['subject']}".strip() for step in unfinished(document)
+            ),
+            stop_begun=any(step.get("phase") in ("stop", "collect") for step in document["steps"]),
+            missing=left_out(document),
+        )
+    except FileNotFoundError:
+        return RunStatus(*known, problem=f"it has no {RUN_JSON}")
+    except (StateError, KeyError) as error:
+        return RunStatus(*known, problem=str(error))
+
+
+def _open_runs(data_dir: Path, present: str | None) -> list[OpenRun]:
+    found = []
+    for run in run_state.runs(data_dir)[-RUNS_LOOKED_AT:]:
+        folder = data_dir / run
+        complete = (folder / Marker.RUN_COMPLETE).exists()
+        if run != present and not complete and (folder / RUN_JSON).exists():
+            pid = run_state.collector_pid(folder)
+            progress = None if pid is None else read_progress(folder)
+            found.append(
+                OpenRun(
+                    run,
+                    (folder / Marker.RECORDING_ENDED).exists(),
+                    (folder / Marker.COLLECT_COMPLETE).exists(),
+                    pid,
+                    str(progress or ""),
+                    _failed_files(folder),
+                )
+            )
+    return found
+
+
+def _failed_files(folder: Path) -> tuple[str, ...]:
+    try:
+        attempts = read_record(folder).document["collection"] or []
+        return tuple(str(text) for text in attempts[-1]["problems"]) if attempts else ()
+    except (OSError, StateError, KeyError, TypeError):
+        return ()
+
+
+# --- nodes and boards ---
+
+
+def _look_at_nodes(site: Site, seen: Snapshot | None, flight: FlightRecorder) -> list[NodeLine]:
+    """As the watcher of the run has just seen them; those that it does not watch are asked."""
+    known = seen.nodes if seen is not None else {}
+    others = [node for node in site.nodes_in_use() if node.ip_addr not in known]
+    with NodeShells(others, site.obs, flight) as shells:
+        outcomes = shells.each(daq_nodes.status)
+    return [
+        _node_line(site, node, outcomes[node].result, str(outcomes[node].problem or ""))
+        if node in outcomes
+        else _node_line(site, node, known[node.ip_addr].status, known[node.ip_addr].problem)
+        for node in site.nodes_in_use()
+    ]
+
+
+def _node_line(site: Site, node: DaqNode, status: NodeStatus | None, problem: str) -> NodeLine:
+    modules = tuple(module.id for module in site.modules_of(node))
+    return NodeLine(node.ip_addr, modules, problem.removeprefix(f"{node.ip_addr}: "), status)
+
+
+def _boards(site: Site, found: ObservatoryStatus) -> list[BoardLine]:
+    records: dict[str, Record] = {}
+    quabos = site.obs.quabos
+    try:
+        with Store(site.obs.redis_host, site.obs.redis_port) as store:
+            records = store.get_records([redis_key(quabo.boardloc) for quabo in quabos])
+    except ObsError as error:
+        found.problems.append(f"housekeeping: {error}")
+    uids: Mapping[str, str] = {}
+    try:
+        uids = known_uids(site.head_data_dir / QUABO_UIDS, site.obs)
+    except ConfigError as error:
+        found.problems.append(f"{QUABO_UIDS}: {error.faults[0]}")
+    updater = next((one.beat for one in found.daemons if one.name == session.HV_UPDATER), None)
+    last = _last_packets(found.nodes)
+    labels = {module.id: module.label for module in site.obs.modules}
+    return [
+        BoardLine(
+            module=quabo.module_id,
+            label=labels[quabo.module_id],
+            quabo=quabo.index,
+            ip=quabo.ip,
+            present=bool(uids[quabo.ip]) if quabo.ip in uids else None,
+            hv=_hv_word(quabo, updater),
+            data_age_s=_age(last.get((quabo.module_id, quabo.index)), found.time_unix),
+            **_housekeeping(records.get(redis_key(quabo.boardloc), {}), found.time_unix),
+        )
+        for quabo in quabos
+    ]
+
+
+def _last_packets(nodes: list[NodeLine]) -> dict[tuple[int, int], float]:
+    """When the last science packet of each board came, by module and index."""
+    found: dict[tuple[int, int], float] = {}
+    for node in nodes:
+        if node.status is None or node.status.pipeline is None or not node.status.running:
+            continue
+        for count in node.status.pipeline.quabos:
+            key = count.module, count.quabo
+            found[key] = max(found.get(key, 0.0), count.last_packet_unix)
+    return found
+
+
+def _age(when_unix: float | None, now_unix: float) -> float | None:
+    return None if when_unix is None else round(max(0.0, now_unix - when_unix), 1)
+
+
+def _housekeeping(record: Record, now_unix: float) -> dict[str, Any]:
+    temp1 = _number(record, "TEMP1")
+    temp2 = _number(record, "TEMP2")
+    volts = [_number(record, f"HVMON{chip}") for chip in range(4)]
+    known = [abs(volt) for volt in volts if volt is not None]
+    return {
+        "hk_age_s": _age(_number(record, TIME_FIELD), now_unix),
+        "detectors_c": None if temp1 is None else round(signed_detector_c(temp1), 1),
+        "fpga_c": None if temp2 is None else round(temp2, 1),
+        "hv_v": tuple(round(volt, 2) for volt in known) if len(known) == 4 else None,
+    }
+
+
+def _number(record: Record, name: str) -> float | None:
+    try:
+        return float(record[name])
+    except (KeyError, ValueError):
+        return None
+
+
+def _hv_word(quabo: Quabo, updater: Heartbeat | None) -> str:
+    states = updater.details.get("boards", {}) if updater else {}
+    state = states.get(quabo.ip, {}) if isinstance(states, dict) else {}
+    word = str(state.get("hv") or "")
+    reason = str(state.get("reason") or state.get("problem") or "")
+    return f"{word}: {reason}" if word and reason and word != "on" else word
+
+
+# --- what to type ---
+
+
+def _advice(found: ObservatoryStatus, holder: Holder | None) -> list[str]:
+    advice = [f"{n.ip_addr}: {text}" for n in found.nodes if n.status for text in n.status.problems]
+    for one in found.open_runs:
+        if one.collector_pid is not None:
+            far = f" ({one.progress})" if one.progress else ""
+            advice.append(f"{one.run} is being collected by pid {one.collector_pid}{far}")
+        else:
+            done = "collected, not cleaned up" if one.collect_complete else "not all collected"
+            advice.append(f"{one.run} is {done}: stop.py --run {one.run}")
+    if holder is None:
+        if found.activities or any(n.status and n.status.running for n in found.nodes):
+            advice.append("something records though no run is in progress: stop.py ends it")
+        return advice
+    return advice + _advice_on_run(found, holder)
+
+
+def _advice_on_run(found: ObservatoryStatus, holder: Holder) -> list[str]:
+    advice = []
+    run = found.run
+    begun = run is not None and run.recording_unix is not None
+    should_record = _recording_nodes(found, holder) if begun else set()
+    at_work = run_state.control_pid(Path(found.data_dir))
+    if at_work is not None:
+        advice.append(f"a start.py or stop.py is at work (pid {at_work})")
+    elif run is not None and run.stop_begun:
+        advice.append("the stop of this run was broken off: stop.py goes on with it")
+    elif run is not None and run.recording_unix is None and not run.problem:
+        advice.append("the start of this run was broken off: stop.py")
+    if run is not None and run.problem and at_work is None:
+        advice.append(f"{run.problem}: stop.py")
+    end = run.planned_end_unix if run else None
+    watcher = next(one for one in found.daemons if one.name == activities.RUN_WATCHER)
+    if run is not None and begun and not run.stop_begun and at_work is None and not watcher.works:
+        nobody = "" if end is None else ", and nobody may end it at its planned end"
+        advice.append(
+            f"nobody watches the run (run_watcher {watcher.problem}){nobody}: start.py --watch"
+        )
+    if end is not None and found.time_unix > end + 10:
+        advice.append("the run is past its planned end: stop.py")
+    for node in found.nodes:
+        if node.status is None:
+            continue
+        if node.status.running and node.status.owner not in (None, "", holder.token):
+            who = node.status.started_by or "somebody else"
+            advice.append(f"{node.ip_addr} records another run, of {who}")
+        elif not node.status.running and node.ip_addr in should_record:
+            advice.append(f"{node.ip_addr} does not record this run any more: stop.py")
+    return advice
+
+
+def _recording_nodes(found: ObservatoryStatus, holder: Holder) -> set[str]:
+    """The nodes that are to record the run in progress."""
+    folder = run_state.run_dir(Path(found.data_dir), holder.run)
+    try:
+        document = read_record(folder).document
+        records = bool(document["expected"]["quabos"])
+        return set(document["expected"]["nodes"]) if records else set()
+    except (OSError, StateError, KeyError, TypeError):
+        return set()
+
+
+def time_left_s(site: Site, node: NodeLine) -> float | None:
+    """How long the fullest volume of a node lasts at the rate of the run's data config."""
+    if node.status is None or site.data_or_none is None:
+        return None
+    rate = settings.data_rate_bytes_s(site.data)
+    placed = {module for volume in node.status.volumes for module in volume.modules}
+    left = []
+    for volume in node.status.volumes:
+        own = [module for module in node.modules if module in volume.modules]
+        if volume.default:
+            own += [module for module in node.modules if module not in placed]
+        if own:
+            left.append(volume.free_bytes / (rate * len(own)))
+    return min(left, default=None)
+
+
+def with_data_config(site: Site) -> Site:
+    """The site with its data config where that can be read (for the time left on disks)."""
+    try:
+        return load_site(site.command_dir)
+    except ConfigError:
+        return site

@@ -1,0 +1,245 @@
+"""The end of a run on the head node: its files collected, whole, judged, and marked complete."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait as wait_for_futures
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from panoseti.configs.load_configs import Site
+from panoseti.configs.site import DaqNode
+from panoseti.console import Console
+from panoseti.errors import ObsError
+from panoseti.flight import FlightRecorder, owner
+from panoseti.nodes.daq_nodes import NodeShells
+from panoseti.runs import collect as collection_of_runs
+from panoseti.runs import pff, run_state
+from panoseti.runs.collect import Collection, Cut, NodeResult, cut_torn_files
+from panoseti.runs.collect_progress import Progress, remove_progress, write_progress
+from panoseti.runs.names import parse_data_file
+from panoseti.runs.run_part import RECORD
+from panoseti.runs.run_record import RunRecord, Verdict
+from panoseti.runs.run_state import Marker
+from panoseti.runs.run_summary import RunSummary, first_file, summarize
+from panoseti.runs.run_verdict import judge
+
+SHOW_S, LINES_S, POLL_S = 0.5, 5.0, 0.1
+PERCENT = 100
+
+
+@dataclass
+class Finished:
+    """How a run ended.
+
+    collected: whether collection was asked for; complete: whether all is done and marked so.
+    """
+
+    run_dir: Path
+    collected: bool = False
+    complete: bool = False
+    nodes: list[NodeResult] = field(default_factory=list)
+    cuts: list[Cut] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    summary: RunSummary | None = None
+    verdict: Verdict | None = None
+    reasons: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether all that was asked for was done."""
+        return not self.problems
+
+
+def finish(
+    site: Site,
+    record: RunRecord,
+    nodes: Sequence[DaqNode],
+    collect: bool,
+    cleanup: bool,
+    trouble: Sequence[str],
+    console: Console,
+    flight: FlightRecorder,
+) -> Finished:
+    """Collect a run that has ended, as far as asked for; what fails is in the result.
+
+    trouble: what failed as the run was stopped (for the verdict).  May be repeated.
+    """
+    run_dir = record.path.parent
+    done = Finished(run_dir)
+    with _only_collector(run_dir, console):
+        if collect:
+            _collect(site, record, nodes, cleanup, done, console, flight)
+        _judge(record, done, trouble)
+        if collect:
+            _links(site, done)
+            ended = run_state.read_marker(run_dir, Marker.RECORDING_ENDED) is not None
+            if not done.problems and cleanup and ended:
+                _mark(done, Marker.RUN_COMPLETE, flight)
+                done.complete = not done.problems
+            record.set(collect_asked=None)  # it has come to its end, good or bad
+    flight.note("finished", run=run_dir.name, verdict=done.verdict, problems=done.problems)
+    return done
+
+
+@contextmanager
+def _only_collector(run_dir: Path, console: Console) -> Iterator[None]:
+    """Wait until nobody else collects this run."""
+    told = False
+    while True:
+        with run_state.collect_lock(run_dir) as free:
+            if free:
+                yield
+                return
+        if not told:
+            pid = run_state.collector_pid(run_dir)
+            console.note(f"{run_dir.name} is being collected by pid {pid}; waiting for it")
+            told = True
+        time.sleep(POLL_S)
+
+
+def _collect(
+    site: Site,
+    record: RunRecord,
+    nodes: Sequence[DaqNode],
+    cleanup: bool,
+    done: Finished,
+    console: Console,
+    flight: FlightRecorder,
+) -> None:
+    done.collected = True
+    wanted = Collection(done.run_dir, site.obs, flight, cleanup)
+    attempt: dict[str, Any] = {"unix": time.time(), "by": owner(), "cleanup": cleanup}
+    try:
+        with (
+            record.act("collect", "collect the files") as act,
+            NodeShells(nodes, site.obs, flight) as shells,
+        ):
+            done.nodes = _shown(wanted, shells, console)
+            act.text = ", ".join(f"{one.node}: {one.files} files" for one in done.nodes)
+        with record.act("collect", "cut torn files"):
+            done.cuts = cut_torn_files(done.run_dir)
+    except (ObsError, OSError) as error:
+        done.problems.append(str(error))
+    for node in done.nodes:
+        done.problems += [
+            f"{node.node}: {path}: {why}" if path else f"{node.node}: {_bare(why, node.node)}"
+            for path, why in node.failed
+        ]
+    done.problems += _unseen(record, done)
+    attempt |= {
+        "seconds": time.time() - attempt["unix"],
+        "nodes": [asdict(node) for node in done.nodes],
+        "cuts": [str(cut) for cut in done.cuts],
+        "problems": list(done.problems),
+    }
+    record.set(collection=[*(record.document["collection"] or []), attempt])
+    if not done.problems:
+        _mark(done, Marker.COLLECT_COMPLETE, flight)
+    done.problems += [
+        f"{node.node}: is here, but could not be deleted there: {text}"
+        for node in done.nodes
+        for text in node.undeleted
+    ]
+
+
+def _unseen(record: RunRecord, done: Finished) -> list[str]:
+    """What must be on a node and was not found there: a disk that is not mounted looks empty."""
+    if run_state.read_marker(done.run_dir, Marker.RUN_COMPLETE) is not None:
+        return []
+    document = record.document
+    names = {path.name for path in done.run_dir.iterdir()}
+    here = {file.module for name in names if (file := parse_data_file(name)) is not None}
+    asked = {node.node for node in done.nodes if not node.failed}
+    problems = [
+        f"{node}: no data file of module {module} was found there: is the disk of module_{module}"
+        " mounted?"
+        for node, modules in document["expected"]["nodes"].items()
+        for module in modules
+        if node in asked and module not in here and _recorded(document, node)
+    ]
+    last: dict[str, Any] = (document["collection"] or [{}])[-1]
+    problems += [
+        f"{node['node']}: {path}: was there before and is not now: is its disk mounted?"
+        for node in last.get("nodes", ())
+        for path, _ in node["failed"]
+        if path and node["node"] in asked and Path(path).name not in names
+    ]
+    return problems
+
+
+def _recorded(document: dict[str, Any], node: str) -> bool:
+    """Whether recording began on a node: then there is a file for each of its modules."""
+    return any(
+        (step["phase"], step["what"], step["subject"], step["ok"]) == ("start", RECORD, node, True)
+        for step in document["steps"]
+    )
+
+
+def _bare(text: str, node: str) -> str:
+    return text.removeprefix(f"{node}: ")
+
+
+def _shown(wanted: Collection, shells: NodeShells, console: Console) -> list[NodeResult]:
+    """The collection, with its progress shown here, and to status.py."""
+    every = [shells[node] for node in shells.nodes]
+    with ThreadPoolExecutor(1, "collection") as pool:
+        future = pool.submit(collection_of_runs.collect, wanted, every)
+        try:
+            with console.progress("collecting", PERCENT) as progress:
+                begin_s, told_s, percent = time.monotonic(), 0.0, 0
+                while not wait_for_futures([future], SHOW_S).done:
+                    now_s = time.monotonic()
+                    found = Progress(*wanted.meter.read(), now_s - begin_s)
+                    write_progress(wanted.run_dir, found)
+                    now_percent = int(PERCENT * found.fraction)
+                    due = now_s - begin_s - told_s > LINES_S
+                    for step in range(percent, now_percent):
+                        progress.advance(str(found) if due and step == now_percent - 1 else "")
+                    if due:
+                        told_s = now_s - begin_s
+                    percent = max(percent, now_percent)
+        except BaseException:
+            wanted.meter.cancelled.set()
+            raise
+        finally:
+            remove_progress(wanted.run_dir)
+        return future.result()
+
+
+def _judge(record: RunRecord, done: Finished, trouble: Sequence[str]) -> None:
+    """The verdict, from what is here."""
+    try:
+        done.summary = summarize(done.run_dir)
+    except OSError as error:
+        done.problems.append(f"{error.filename}: {error.strerror}")
+        return
+    if not done.collected and run_state.read_marker(done.run_dir, Marker.COLLECT_COMPLETE) is None:
+        record.set(summary=None, verdict=None)
+        return
+    missing = [*trouble, *done.problems]
+    done.verdict, done.reasons = judge(record.document, done.summary, missing)
+    record.set(
+        summary=done.summary.document(),
+        verdict={"word": str(done.verdict), "reasons": done.reasons},
+    )
+
+
+def _links(site: Site, done: Finished) -> None:
+    image, ph = (first_file(done.run_dir, names) for names in (pff.IMAGE_PRODUCTS, pff.PH_PRODUCTS))
+    try:
+        run_state.link_first_files(site.head_data_dir, done.run_dir.name, image, ph)
+    except OSError as error:
+        done.problems.append(f"{error.filename}: {error.strerror}")
+
+
+def _mark(done: Finished, marker: Marker, flight: FlightRecorder) -> None:
+    try:
+        run_state.write_marker(done.run_dir, marker)
+        flight.note(marker.value, run=done.run_dir.name)
+    except OSError as error:
+        done.problems.append(f"{done.run_dir / marker}: {error.strerror}")

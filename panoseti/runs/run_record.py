@@ -1,0 +1,194 @@
+"""`run.json` of a run: who, where, when, versions, every act with its intent and result, verdict.
+
+The intent of an act is on the disk before the act begins, so that whoever comes after a power
+cut knows what may be half done.  Several threads may record acts at once.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from panoseti.errors import ObsError
+from panoseti.flight import FlightRecorder, owner
+from panoseti.runs.run_state import Holder
+from panoseti.state_files import StateError, read_json, write_json
+
+RUN_JSON = "run.json"
+VERSION = 1
+
+
+class Verdict(StrEnum):
+    """What a run was in the end."""
+
+    GOOD = "good"
+    LOSSY = "lossy"
+    PARTIAL = "partial"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a run is to record: boards by address, modules of each node by its name in the
+    config, boards of the config that were absent at bring-up; missing: what start.py --partial left
+    out, and why.
+    """
+
+    quabos: tuple[str, ...]
+    nodes: dict[str, tuple[int, ...]]
+    absent: tuple[str, ...] = ()
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+class Act:
+    """One act under way; `text` can be set to say how it went."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+
+class RunRecord:
+    """The record of one run.
+
+    tolerant: a disk that is full or fails does not keep an act from being carried out (stop);
+    `problem` then says why the record is behind.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        document: dict[str, Any],
+        tolerant: bool = False,
+        flight: FlightRecorder | None = None,
+    ) -> None:
+        self.path = directory / RUN_JSON
+        self.problem = ""
+        self._document = document
+        self._tolerant = tolerant
+        self._flight = flight or FlightRecorder(None, "")
+        self._lock = threading.Lock()
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """A copy of what is recorded."""
+        with self._lock:
+            return copy.deepcopy(self._document)
+
+    def tolerate(self) -> None:
+        """From now on acts are carried out even where they cannot be recorded."""
+        self._tolerant = True
+
+    def set(self, **fields: Any) -> None:
+        """Record fields at the top level."""
+        with self._lock:
+            self._document.update(fields)
+            self._store()
+
+    @contextmanager
+    def act(self, phase: str, what: str, subject: str = "") -> Iterator[Act]:
+        """Record intent before and result after the body; a failure is recorded and goes on up.
+
+        phase: start, undo, stop or collect; what: the act; subject: node, board or file.
+        """
+        entry: dict[str, Any] = {
+            "phase": phase,
+            "what": what,
+            "subject": subject,
+            "by": owner(),
+            "intent_unix": time.time(),
+            "result_unix": None,
+            "ok": None,
+            "text": "",
+        }
+        with self._lock:
+            self._document["steps"].append(entry)
+            self._store()
+        self._flight.note("intent", phase=phase, act=what, subject=subject)
+        act = Act()
+        try:
+            yield act
+        except BaseException as error:
+            self._result(entry, False, str(error) or type(error).__name__)
+            raise
+        self._result(entry, True, act.text)
+
+    def _result(self, entry: dict[str, Any], ok: bool, text: str) -> None:
+        self._flight.note(
+            "result", phase=entry["phase"], act=entry["what"], subject=entry["subject"], ok=ok,
+            text=text,
+        )  # fmt: skip
+        with self._lock:
+            entry.update(result_unix=time.time(), ok=ok, text=text)
+            self._store()
+
+    def _store(self) -> None:
+        try:
+            write_json(self.path, self._document)
+        except OSError as error:
+            self.problem = f"{self.path}: {error.strerror or error}"
+            if not self._tolerant:
+                raise ObsError(f"{self.problem}; nothing is begun that cannot be recorded") from (
+                    error
+                )
+
+
+def new_document(
+    holder: Holder, argv: Sequence[str], software: dict[str, Any], expected: Expected
+) -> dict[str, Any]:
+    """What run.json says when a run begins."""
+    return {
+        "version": VERSION,
+        "run": holder.run,
+        "owner": holder.owner,
+        "token": holder.token,
+        "command_dir": holder.command_dir,
+        "argv": list(argv),
+        "software": software,
+        "started_unix": holder.since_unix,
+        "recording_unix": None,
+        "planned_end_unix": None,
+        "ended_unix": None,
+        "expected": asdict(expected),
+        "steps": [],
+        "collect_asked": None,
+        "collection": None,
+        "verdict": None,
+    }
+
+
+def read_record(
+    directory: Path, tolerant: bool = False, flight: FlightRecorder | None = None
+) -> RunRecord:
+    """The record of a run directory; FileNotFoundError, StateError when it is unusable."""
+    path = directory / RUN_JSON
+    document = read_json(path, VERSION)
+    if not isinstance(document.get("steps"), list) or not all(
+        isinstance(step, dict) for step in document["steps"]
+    ):
+        raise StateError(f"{path}: has no list of steps; it is not used")
+    return RunRecord(directory, document, tolerant, flight)
+
+
+def rebuilt_document(run: str, why: str) -> dict[str, Any]:
+    """A record for a run whose own is lost."""
+    expected = Expected((), {})
+    document = new_document(Holder(run), (), {}, expected)
+    document["note"] = why
+    return document
+
+
+def unfinished(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Acts whose intent is recorded but no result: a process was killed within them."""
+    return [step for step in document["steps"] if step.get("result_unix") is None]
+
+
+def collection_broken_off(document: dict[str, Any]) -> bool:
+    """Whether a collection was asked for that never came to an end, not even to a bad one."""
+    return bool(document.get("collect_asked"))

@@ -1,0 +1,373 @@
+"""Stopping: it always goes all the way, whatever is dead, broken or gone.
+
+Boards are told to stop; every node's pipeline writes out what it has; the HK recorder ends; then
+`run_name` goes, so that the next run may begin, and the files are collected.  Needed are ssh and
+UDP alone: neither Redis, nor the recorder, nor a data config.  Safe to repeat at any point: a
+collection that was broken off is taken up again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from panoseti.configs.load_configs import Site
+from panoseti.console import Console
+from panoseti.errors import RefusedError
+from panoseti.flight import FlightRecorder
+from panoseti.nodes import daq_nodes
+from panoseti.nodes.daq_nodes import NodeShells
+from panoseti.runs import run_state
+from panoseti.runs.end_recording import Ending, Line
+from panoseti.runs.run_finish import Finished, finish
+from panoseti.runs.run_record import (
+    RUN_JSON,
+    RunRecord,
+    collection_broken_off,
+    read_record,
+    rebuilt_document,
+)
+from panoseti.runs.run_state import AtWork, ControlLock, Holder, Marker, StateError
+from panoseti.runs.stop_in_background import collect_in_background
+from panoseti.words import joined
+
+PROGRAM = "stop.py"
+START_PROGRAM = "start.py"
+# A start that is interrupted undoes itself; every step of that is bounded.
+START_UNDO_S = 60.0
+OTHER_STOP_S = 120.0
+POLL_S = 0.1
+# Older runs that were never finished are history.
+RUNS_LOOKED_AT = 200
+
+
+@dataclass(frozen=True)
+class StopOptions:
+    """What an operator asked for.
+
+    collect, cleanup: False = leave the data on the nodes, or leave them there as well; background:
+    another process collects; run: finish this run (collect it again), whatever is in progress;
+    only: stop only the run of this holder (of --nsecs); force: stop what another head node has
+    begun, too.
+    """
+
+    collect: bool = True
+    cleanup: bool = True
+    background: bool = False
+    run: str | None = None
+    only: Holder | None = None
+    force: bool = False
+
+
+@dataclass
+class StopReport:
+    """What a stop did.
+
+    run: the one that was stopped or finished; holder: whose it was, where that is known;
+    collector_pid: of the process that collects it in the background.
+    """
+
+    run: str | None = None
+    holder: Holder | None = None
+    lines: list[Line] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    finished: Finished | None = None
+    collector_pid: int | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether all that was asked for is true."""
+        finished = self.finished is None or self.finished.ok
+        return finished and all(line.ok for line in self.lines)
+
+
+def stop(site: Site, options: StopOptions, console: Console, flight: FlightRecorder) -> StopReport:
+    """Stop the run in progress, or whatever records without one, and collect it.
+
+    RefusedError when that is not allowed; everything else that fails is in the report.
+    """
+    return _Stop(site, options, console, flight).run()
+
+
+class _Stop:
+    """One stop."""
+
+    def __init__(
+        self, site: Site, options: StopOptions, console: Console, flight: FlightRecorder
+    ) -> None:
+        self._site = site
+        self._options = options
+        self._console = console
+        self._flight = flight
+        self._data_dir = site.head_data_dir
+        self._report = StopReport()
+        self._bad_run_name = ""
+        self._made_anew = False
+
+    def run(self) -> StopReport:
+        """All of it."""
+        with ControlLock(self._data_dir) as lock:
+            holder = self._holder()
+            old = self._options.run
+            if old is not None and (holder is None or holder.run != old):
+                ending = self._old_run(old)
+            else:
+                self._take(lock)
+                ending = self._present_run()
+                if ending.record is None:
+                    ending = self._broken_off() or ending
+            if ending.record is not None and self._options.collect:
+                asked = {"unix": time.time(), "cleanup": self._options.cleanup}
+                ending.record.set(collect_asked=asked)
+            self._give_back()
+        if ending.record is not None:
+            self._finish(ending, ending.record)
+        return self._report
+
+    def _present_run(self) -> Ending:
+        """End the run in progress, or what records without one."""
+        holder = self._report.holder = self._holder()
+        self._check_only(holder)
+        run = self._report.run = holder.run if holder else self._run_of_nodes()
+        self._tell_whose(holder)
+        ending = self._ending(run)
+        over = ending.run(holder)
+        if ending.record is not None and over:
+            self._mark_ended(ending.record)
+        if run is None:
+            for name in sorted(ending.ended_runs):
+                if (self._data_dir / name).is_dir():
+                    self._note(f"data of {name} are still on the nodes: stop.py --run {name}")
+        return ending
+
+    def _old_run(self, run: str) -> Ending:
+        """End a run that is not the one in progress: where a node could not be told before."""
+        if not run_state.run_dir(self._data_dir, run).is_dir():
+            last = list(reversed(run_state.runs(self._data_dir)))
+            raise RefusedError(
+                f"no run {run} in {self._data_dir}; the last ones: {joined(last, ', ') or 'none'}"
+            )
+        self._report.run = run
+        ending = self._ending(run)
+        if ending.run_is_over() and ending.record is not None:
+            self._mark_ended(ending.record)
+        return ending
+
+    def _broken_off(self) -> Ending | None:
+        """With no run in progress: the end of one whose collection was broken off."""
+        if not self._options.collect:
+            return None
+        found = []
+        for run in run_state.runs(self._data_dir)[-RUNS_LOOKED_AT:]:
+            folder = run_state.run_dir(self._data_dir, run)
+            complete = run_state.read_marker(folder, Marker.RUN_COMPLETE) is not None
+            if not complete and self._is_broken_off(folder):
+                found.append(run)
+        for run in found[:-1]:
+            self._note(f"the collection of {run} was broken off, too: stop.py --run {run}")
+        if not found:
+            return None
+        self._note(f"the collection of {found[-1]} was broken off: going on with it")
+        return self._old_run(found[-1])
+
+    def _is_broken_off(self, folder: Path) -> bool:
+        try:
+            document = read_record(folder).document
+            return collection_broken_off(document) and run_state.collector_pid(folder) is None
+        except (OSError, StateError, KeyError, TypeError, ValueError):
+            return False  # status.py tells of it
+
+    def _ending(self, run: str | None) -> Ending:
+        record = None if run is None else self._record(run)
+        return Ending(
+            self._site,
+            self._flight,
+            record,
+            self._options.force,
+            self._console.ask,
+            lines=self._report.lines,
+            notes=self._report.notes,
+        )
+
+    # --- which run ---
+
+    def _holder(self) -> Holder | None:
+        """The run in progress; a `run_name` that cannot be used is worked around."""
+        try:
+            self._bad_run_name = ""
+            return run_state.read_holder(self._data_dir)
+        except StateError as error:
+            self._bad_run_name = str(error)
+            return None
+
+    def _check_only(self, holder: Holder | None) -> None:
+        only = self._options.only
+        if only is None:
+            return
+        if holder is None or (holder.run, holder.token) != (only.run, only.token):
+            now = "no run is in progress now" if holder is None else f"now {holder} is in progress"
+            raise RefusedError(f"{only.run} was ended by somebody else; {now}: left alone")
+
+    def _run_of_nodes(self) -> str | None:
+        """With an unusable `run_name`: the run that a node says it records, or the last unended."""
+        if not self._bad_run_name:
+            return None
+        self._note(self._bad_run_name)
+        nodes = Ending(self._site, self._flight).nodes()
+        with NodeShells(nodes, self._site.obs, self._flight) as shells:
+            outcomes = shells.each(daq_nodes.status)
+        said = [o.result.run for o in outcomes.values() if o.result is not None and o.result.run]
+        for run in [*said, *reversed(run_state.runs(self._data_dir))]:
+            folder = run_state.run_dir(self._data_dir, run)
+            if not folder.is_dir():
+                continue
+            if run in said or run_state.read_marker(folder, Marker.RECORDING_ENDED) is None:
+                self._note(f"taking {run} for the run in progress")
+                return run
+        return None
+
+    def _tell_whose(self, holder: Holder | None) -> None:
+        if holder is not None:
+            self._console.note(f"stopping {holder}")
+        elif self._report.run is None:
+            self._console.note("no run is in progress; ending whatever records without one")
+        self._flight.note("stop", run=self._report.run, holder=str(holder) if holder else None)
+
+    def _note(self, text: str) -> None:
+        self._report.notes.append(text)
+
+    def _record(self, run: str) -> RunRecord:
+        """run.json of the run; a new one where it cannot be used, the old one set aside."""
+        folder = run_state.run_dir(self._data_dir, run)
+        if not folder.is_dir():
+            self._made_anew = True
+            folder.mkdir()
+        why = "run.json was missing"
+        try:
+            return read_record(folder, tolerant=True, flight=self._flight)
+        except FileNotFoundError:
+            pass
+        except StateError as error:
+            why = str(error)
+            kept = run_state.set_aside(folder / RUN_JSON, self._data_dir)
+            self._note(f"{error}; moved to {kept}")
+        record = RunRecord(folder, rebuilt_document(run, why), True, self._flight)
+        record.set()
+        return record
+
+    def _mark_ended(self, record: RunRecord) -> None:
+        folder = record.path.parent
+        try:
+            run_state.write_marker(folder, Marker.RECORDING_ENDED)
+        except OSError as error:
+            self._note(f"{folder}: {error.strerror}")
+        self._flight.note("recording_ended", run=folder.name)
+
+    # --- who else is at work ---
+
+    def _take(self, lock: ControlLock) -> None:
+        """Become the only one at work: a start is interrupted, another stop is waited for."""
+        begin_s = time.monotonic()
+        told: set[int | None] = set()
+        while True:
+            try:
+                if lock.take(PROGRAM):
+                    return
+            except OSError as error:
+                self._note(f"no lock: {error}; going on without")
+                return
+            at_work = lock.held_by()
+            starts = at_work.text.startswith(START_PROGRAM)
+            if at_work.pid not in told:
+                told.add(at_work.pid)
+                self._tell_at_work(at_work, starts)
+            waited_s = time.monotonic() - begin_s
+            if starts and waited_s > START_UNDO_S:
+                self._note(f"{at_work} did not end: killed")
+                self._signal(at_work, signal.SIGKILL)
+                starts, begin_s = False, time.monotonic()
+            elif not starts and waited_s > OTHER_STOP_S:
+                self._note(f"{at_work} does not end: going on beside it")
+                return
+            time.sleep(POLL_S)
+
+    def _tell_at_work(self, at_work: AtWork, starts: bool) -> None:
+        if not starts:
+            self._console.note(f"{at_work} is at work; waiting for it")
+            return
+        self._console.note(f"{at_work} is starting a run: it is told to end")
+        self._signal(at_work, signal.SIGTERM)
+
+    def _signal(self, at_work: AtWork, number: signal.Signals) -> None:
+        if at_work.pid is None:
+            return
+        self._flight.note("signal", pid=at_work.pid, to=at_work.text, signal=number.name)
+        try:
+            os.kill(at_work.pid, number)
+        except ProcessLookupError:
+            pass
+        except PermissionError:
+            self._note(f"{at_work} belongs to somebody else and cannot be told to end")
+
+    # --- after the recording ---
+
+    def _finish(self, ending: Ending, record: RunRecord) -> None:
+        if self._options.background and self._collects_in_background(record.path.parent):
+            return
+        failed = [f"{line.what}: {line.now}" for line in self._report.lines if not line.ok]
+        self._report.finished = finish(
+            self._site,
+            record,
+            ending.nodes_of_run(),
+            collect=self._options.collect,
+            cleanup=self._options.cleanup,
+            trouble=failed,
+            console=self._console,
+            flight=self._flight,
+        )
+        if record.problem:
+            self._note(record.problem)
+        if self._made_anew:
+            self._judge_new_folder(record)
+
+    def _collects_in_background(self, folder: Path) -> bool:
+        cleanup, run = self._options.cleanup, folder.name
+        try:
+            pid = collect_in_background(self._site.command_dir, self._data_dir, run, cleanup)
+        except OSError as error:
+            self._note(f"stop.py cannot be started in the background ({error}); collecting here")
+            return False
+        self._flight.note("collect_in_background", run=run, pid=pid)
+        self._report.collector_pid = pid
+        return True
+
+    def _judge_new_folder(self, record: RunRecord) -> None:
+        """A start that was killed before it made the run directory has left nothing to keep."""
+        folder = record.path.parent
+        done = self._report.finished
+        ours = {RUN_JSON, *Marker}
+        if done is None or not done.ok or {path.name for path in folder.iterdir()} - ours:
+            self._note(f"{folder} was missing: made anew")
+            return
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+        self._report.finished = None
+        self._note(f"{folder.name}: its start had not got further than the name; it is forgotten")
+
+    def _give_back(self) -> None:
+        """Remove run_name: another run may begin; an unusable one is moved away."""
+        run = self._report.run
+        try:
+            if self._bad_run_name:
+                path = run_state.run_name_path(self._data_dir)
+                if path.exists():
+                    self._note(f"run_name moved to {run_state.set_aside(path, self._data_dir)}")
+            elif run is not None:
+                run_state.release(self._data_dir, run)
+                self._flight.note("run_name_removed", run=run)
+        except (OSError, StateError) as error:
+            self._report.lines.append(Line("run_name", "remove", str(error), False))

@@ -1,0 +1,257 @@
+"""What a run holds: per module the frames that were to be expected, recorded, lost and partial, per
+board its packets, silences and housekeeping.
+
+Three witnesses are heard: the data files themselves, the account that each pipeline left beside
+them (`hp_status_<ip>.json`), and the watcher's log.  Where they disagree, that is a problem of its
+own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from panoseti.boards.addresses import redis_key
+from panoseti.configs.load_configs import Site, load_site
+from panoseti.errors import ConfigError
+from panoseti.housekeeping.hk_coverage import Coverage, coverage
+from panoseti.runs import file_checks, pff
+from panoseti.runs.file_checks import ProductCheck, data_files
+from panoseti.runs.run_account import Account, QuaboSums, read_account
+from panoseti.runs.run_gaps import outages, silences
+from panoseti.runs.run_record import read_record
+from panoseti.runs.run_state import StateError
+from panoseti.runs.watch_log import Span, read_entries
+
+COLUMNS = ("module", "product", "expected", "recorded", "lost", "partial", "HK records")
+__all__ = ["COLUMNS", "ProductRow", "QuaboSums", "RunSummary", "data_files", "first_file",
+           "summarize"]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ProductRow:
+    """One product of one module.
+
+    expected: frames between first and last, None where that cannot be told (pulse heights);
+    lost: expected frames that are missing, for pulse heights packets by their numbers; partial:
+    frames with a board missing; size_bytes, files: of what is not empty; looked_at: frames that
+    were looked at for the verdict.
+    """
+
+    module: int
+    product: str
+    expected: int | None
+    recorded: int
+    lost: int
+    partial: int
+    size_bytes: int
+    files: int
+    looked_at: int = 0
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """rows: by module and product; quabos: by module and index; hk: by board address; silent: when
+    a board sent no images, by address; outages: when a pipeline did not work, by node; drops,
+    restarts: by node, where there were any.
+
+    problems: in words, none = all well; checked_all: whether every frame was looked at, and all of
+    the housekeeping.
+    """
+
+    run: str
+    rows: tuple[ProductRow, ...]
+    hk_records: Mapping[int, int]
+    quabos: Mapping[tuple[int, int], QuaboSums]
+    rejected: int
+    kernel_drops: int
+    unwritten: int
+    problems: tuple[str, ...]
+    checked_all: bool
+    hk: Mapping[str, Coverage] = field(default_factory=dict)
+    silent: Mapping[str, Sequence[Span]] = field(default_factory=dict)
+    outages: Mapping[str, Sequence[Span]] = field(default_factory=dict)
+    drops: Mapping[str, int] = field(default_factory=dict)
+    restarts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def looked_at(self) -> str:
+        """How many frames were looked at, in words."""
+        looked_at = sum(row.looked_at for row in self.rows)
+        return f"{looked_at} of {sum(row.recorded for row in self.rows)} frames"
+
+    def table(self) -> list[list[object]]:
+        """Rows under COLUMNS; the HK records stand in the first row of a module."""
+        seen: set[int] = set()
+        rows: list[list[object]] = []
+        for row in self.rows:
+            hk = self.hk_records.get(row.module, 0) if row.module not in seen else None
+            seen.add(row.module)
+            rows.append(
+                [row.module, row.product, row.expected, row.recorded, row.lost, row.partial, hk]
+            )
+        for module, hk in self.hk_records.items():
+            if module not in seen:
+                rows.append([module, None, None, None, None, None, hk])
+        return rows
+
+    def document(self) -> dict[str, Any]:
+        """For --json and run.json."""
+        return {
+            "run": self.run,
+            "modules": [asdict(row) for row in self.rows],
+            "quabos": [
+                {"module": module, "quabo": quabo, **asdict(sums)}
+                for (module, quabo), sums in sorted(self.quabos.items())
+            ],
+            "hk_records": {str(module): count for module, count in self.hk_records.items()},
+            "hk": {ip: asdict(one) for ip, one in self.hk.items()},
+            "silent": _spans_document(self.silent),
+            "outages": _spans_document(self.outages),
+            "restarts": dict(self.restarts),
+            "rejected": self.rejected,
+            "kernel_drops": self.kernel_drops,
+            "kernel_drops_by_node": dict(self.drops),
+            "unwritten": self.unwritten,
+            "problems": list(self.problems),
+            "checked_all": self.checked_all,
+        }
+
+
+def _spans_document(found: Mapping[str, Sequence[Span]]) -> dict[str, Any]:
+    return {name: [asdict(span) for span in group] for name, group in found.items()}
+
+
+def summarize(
+    directory: Path,
+    frames_checked: int = file_checks.FRAMES_CHECKED,
+    ended_unix: float | None = None,
+) -> RunSummary:
+    """Look through a collected run.
+
+    frames_checked: with many more frames than this, not every one is looked at; ended_unix: when
+    it ended, where run.json does not say so yet.
+    """
+    problems: list[str] = []
+    try:
+        site: Site | None = load_site(directory)
+    except ConfigError as error:
+        site = None
+        problems.append(f"frozen configs: {error.faults[0]}")
+    document = _document(directory)
+    begin, end = _time(document, "started_unix"), _time(document, "ended_unix")
+    end = ended_unix if end is None else end
+    account = read_account(directory)
+    problems += account.problems
+    checks = file_checks.check_files(directory, begin, end, frames_checked)
+    rows = tuple(_row(check, account, site, problems) for check in checks)
+    there = {(check.module, check.product) for check in checks}
+    for (module, product), frames in sorted(account.frames.items()):
+        if frames and (module, product) not in there:
+            problems.append(f"module {module}: no {product} file for {frames} recorded frames")
+    hk, hk_whole = _housekeeping(directory, site, begin, end)
+    entries = read_entries(directory)
+    last = end if end is not None else max((entry.unix for entry in entries), default=0.0)
+    last = min(last, _told_to_end_unix(document))
+    expected = document.get("expected", {}).get("quabos", ())
+    return RunSummary(
+        run=directory.name,
+        rows=rows,
+        hk_records=_hk_records(site, hk),
+        quabos=account.quabos,
+        rejected=account.totals["rejected"],
+        kernel_drops=account.totals["kernel_drops"],
+        unwritten=account.totals["unwritten"],
+        problems=tuple(problems),
+        checked_all=hk_whole and all(check.checked_all for check in checks),
+        hk=hk,
+        silent=silences(entries, account, site, expected, last),
+        outages=outages(entries, account, last),
+        drops={node: count for node, count in account.drops.items() if count},
+        restarts={node: count for node, count in account.restarts.items() if count},
+    )
+
+
+def _document(directory: Path) -> dict[str, Any]:
+    """run.json, as far as it can be read."""
+    try:
+        return read_record(directory).document
+    except (OSError, StateError):
+        return {}
+
+
+def _time(document: Mapping[str, Any], name: str) -> float | None:
+    """When the first board may have begun, or when recording had ended."""
+    found = document.get(name)
+    return None if found is None else float(found)
+
+
+def _told_to_end_unix(document: Mapping[str, Any]) -> float:
+    """When the first stop began; nodes that are dead make its end late."""
+    begun = [s["intent_unix"] for s in document.get("steps", ()) if s.get("phase") == "stop"]
+    return min(map(float, begun), default=float("inf"))
+
+
+def first_file(directory: Path, products: Sequence[str]) -> str | None:
+    """Name of the first file of these products that is not empty."""
+    files = [(file.start_unix, file.module, file.seqno, path.name)
+             for path, file in data_files(directory) if file.product in products]  # fmt: skip
+    return min(files)[-1] if files else None
+
+
+def _row(
+    check: ProductCheck, account: Account, site: Site | None, problems: list[str]
+) -> ProductRow:
+    module, product = check.module, check.product
+    problems += check.problems
+    counted = account.frames[module, product]
+    # What a killed pipeline had written after its last account is in the files alone.
+    agrees = check.frames == counted or (check.frames > counted and module in account.behind)
+    if account.found and not agrees:
+        problems.append(
+            f"module {module}: {check.frames} {product} frames in the files, {counted} in the"
+            " pipeline's account"
+        )
+    expected = _expected(check, site)
+    lost = account.lost_ph[module] if expected is None else max(0, expected - check.frames)
+    return ProductRow(
+        module=module,
+        product=product,
+        expected=expected,
+        recorded=check.frames,
+        lost=lost,
+        partial=check.partial if check.checked_all else account.partial[module, product],
+        size_bytes=check.size_bytes,
+        files=check.files,
+        looked_at=check.looked_at,
+    )
+
+
+def _expected(check: ProductCheck, site: Site | None) -> int | None:
+    if check.product not in pff.IMAGE_PRODUCTS or site is None or site.data.image is None:
+        return None
+    if check.first_unix_ns is None or check.last_unix_ns is None:
+        return None
+    span_us = (check.last_unix_ns - check.first_unix_ns) / 1000
+    return round(span_us / site.data.image.integration_time_us) + 1
+
+
+def _housekeeping(
+    directory: Path, site: Site | None, begin: float | None, end: float | None
+) -> tuple[dict[str, Coverage], bool]:
+    """By board address."""
+    if site is None:
+        return {}, True
+    keys = {redis_key(quabo.boardloc): quabo.ip for quabo in site.obs.quabos}
+    return coverage(directory, keys, begin, end, site.obs.hk_max_age_s)
+
+
+def _hk_records(site: Site | None, hk: Mapping[str, Coverage]) -> dict[int, int]:
+    """Number of HK records of the boards of each module."""
+    modules = () if site is None else site.obs.modules
+    return {
+        module.id: sum(hk[quabo.ip].records for quabo in module.quabos if quabo.ip in hk)
+        for module in modules
+    }
