@@ -159,7 +159,7 @@ def test_boards_that_are_all_slow_are_not_flooded(site: Simulation, sim: Simulat
     outcomes = BoardLink().run(dict.fromkeys(site.quabos, plan))
     assert [o.problem for o in outcomes.values()] == [None] * len(site.quabos)
     most = max(o.packets for o in outcomes.values())
-    assert most <= len(codes) + 2, "only the first answers come later than they are awaited"
+    assert most < 2 * len(codes), "only the first answers come later than they are awaited"
     plan = [Send(command, timeout_s=0.2, tries=5) for command in codes[:3]]
     outcomes = BoardLink(priority=True).run(dict.fromkeys(site.quabos, plan))
     assert all(o.ok for o in outcomes.values())

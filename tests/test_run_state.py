@@ -53,7 +53,7 @@ def test_a_taken_observatory_is_refused_and_says_whose_it_is(tmp_path: Path) -> 
 
 def test_of_many_claims_at_once_exactly_one_wins(tmp_path: Path) -> None:
     script = (
-        "import sys\nfrom pathlib import Path\nfrom panoseti import run_state\n"
+        "import sys\nfrom pathlib import Path\nfrom panoseti.runs import run_state\n"
         "from panoseti.errors import RefusedError\n"
         "who = run_state.Holder(sys.argv[2], sys.argv[3], sys.argv[3], 1.0, '')\n"
         "sys.stdin.readline()\n"
