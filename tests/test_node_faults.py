@@ -1,4 +1,4 @@
-"""Faults of disks, and of two head nodes, around a run, on real files and processes.
+"""Faults of nodes, disks and links around a run, each on real files, processes and connections.
 
 Head node, DAQ nodes and boards are test hosts.  After each fault and its recovery: every frame
 that reached a disk is on the head node exactly once, or still on its node; nothing else was
@@ -8,7 +8,10 @@ deleted; nothing records any more.
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from panoseti.runs.collect import sha256
 from panoseti.runs.names import parse_data_file
 from panoseti.runs.pff import PRODUCTS
 from panoseti.runs.run_state import runs
@@ -48,8 +52,10 @@ HEAD2 = "head2"
 # Module 254 records on a disk of its own, behind a link.
 VOLUME_MB = 64
 MODULE_DIR, LINKED_DIR = DATA_DIR / "module_254", DISK / "volume" / "data of 254"
+BULK_BYTES = 100_000_000
 FRAMES_PER_S = 250
 MIN_FRAMES = 100
+CUT_S = 3.0
 
 
 @dataclass
@@ -200,6 +206,242 @@ def faults(built: Faults) -> Iterator[Faults]:
                     shutil.rmtree(folder / run)
 
 
+# --- nodes and pipelines ---
+
+
+@pytest.mark.long
+def test_dead_node_that_comes_back(faults: Faults) -> None:
+    """Power fails on one node: the other is stopped and collected at once, the dead one later."""
+    run = faults.begin()
+    faults.wait_for_frames(run, NODE1, NODE2)
+    node = faults.site.world["node2"]
+    node.power_cut()
+    stop = faults.stop(code=1)
+    assert faults.line(stop, NODE1)["ok"]
+    assert not faults.line(stop, NODE2)["ok"]
+    assert "does not answer" in faults.line(stop, NODE2)["now"]
+    assert stop["finished"]["verdict"] == "partial"
+    recording = faults.recording(run)
+    faults.check_whole(recording, NODE1)
+    assert recording.read(254, "img16") == []
+    assert not (recording.run_dir / "recording_ended").exists()
+    assert faults.frames_on_node(NODE2, run) > MIN_FRAMES
+    node.power_on()
+    assert f"stop.py --run {run.name}" in str(faults.site.script("status.py"))
+    stop = faults.stop("--run", run.name)
+    assert faults.line(stop, NODE2)["now"] == "nothing ran there"
+    assert stop["finished"]["complete"]
+    recording = faults.recording(run)
+    faults.check_whole(recording, NODE1)
+    faults.check_up_to_fault(recording, NODE2)
+    faults.check_over(run)
+
+
+@pytest.mark.long
+def test_killed_and_frozen_pipelines(faults: Faults) -> None:
+    """One pipeline is killed, one is frozen, and none is to be restarted: stop puts both right."""
+    with policy(faults, on_dead_pipeline="go_on"):
+        run = faults.begin()
+        faults.wait_for_frames(run, NODE1, NODE2)
+        faults.site.world["node1"].check(["pkill", "-KILL", "-x", "hashpipe"])
+        faults.site.world["node2"].check(["pkill", "-STOP", "-x", "hashpipe"])
+        run.during = faults.site.boards()
+        stop = faults.stop()
+    assert faults.line(stop, NODE1)["now"] == "nothing ran there"
+    assert "ended by SIG" in faults.line(stop, NODE2)["now"]
+    assert stop["finished"]["complete"] and stop["finished"]["verdict"] != "good"
+    recording = faults.recording(run)
+    faults.check_up_to_fault(recording, NODE1)
+    faults.check_whole(recording, NODE2)
+    faults.check_over(run)
+
+
+@pytest.mark.long
+def test_node_that_is_rebooted_goes_on(faults: Faults) -> None:
+    """Power fails for a moment: the watcher starts the pipeline again, into the next files."""
+    run = faults.begin()
+    faults.wait_for_frames(run, NODE1, NODE2)
+    node = faults.site.world["node2"]
+    node.power_cut()
+    faults.witness.look()
+    frames = faults.frames_on_node(NODE2, run)
+    node.power_on()
+    wait_for(
+        lambda: faults.frames_on_node(NODE2, run) > frames + MIN_FRAMES,
+        "the pipeline to record again", timeout_s=60,
+    )  # fmt: skip
+    run.during = faults.site.boards()
+    stop = faults.stop()
+    assert "ended by SIGINT" in faults.line(stop, NODE2)["now"]
+    assert stop["finished"]["complete"] and stop["finished"]["verdict"] in ("lossy", "partial")
+    assert any("restarted" in reason for reason in stop["finished"]["reasons"])
+    recording = faults.recording(run)
+    faults.check_whole(recording, NODE1)
+    check_pixels(recording, 254, "img16")
+    for boardloc in boardlocs(254):
+        numbers = recorded_numbers(recording.read(254, "img16"), boardloc)
+        assert len(numbers) == len(set(numbers)), "every packet once"
+    faults.check_over(run)
+
+
+@contextmanager
+def policy(faults: Faults, **fields: Any) -> Iterator[None]:
+    """What is done when something fails within a run."""
+    path = faults.site.command_dir / "obs_config.json"
+    text = path.read_text()
+    path.write_text(json.dumps({**json.loads(text), "run_policy": fields}))
+    try:
+        yield
+    finally:
+        path.write_text(text)
+
+
+# --- links ---
+
+
+def bulk(faults: Faults, plan: NodePlan, run: Run) -> Path:
+    """A large file of the run on a node, so that collection takes a moment; its name."""
+    path = faults.site.node_data(plan) / run.name / "bulk.log"
+    block = os.urandom(1_000_000)
+    with path.open("wb") as file:
+        for _ in range(BULK_BYTES // len(block)):
+            file.write(block)
+    return path
+
+
+def arriving(faults: Faults, run: Run, stop: subprocess.Popen[str]) -> Path:
+    """The large file on the head node, as soon as some of it has come."""
+    incoming = faults.site.head_data / run.name / ".incoming"
+
+    def begun() -> list[Path]:
+        assert stop.poll() is None, faults.site.finish(stop)
+        return [path for path in incoming.rglob("*bulk.log*") if path.stat().st_size]
+
+    return wait_for(begun, "the transfer to begin", timeout_s=60)[0]
+
+
+def cut_while_collecting(
+    faults: Faults, plan: NodePlan, run: Run
+) -> tuple[subprocess.Popen[str], str]:
+    """Begin a stop and cut a node off in the middle of its transfer; the file's digest."""
+    original = bulk(faults, plan, run)
+    digest = sha256(original)
+    faults.witness.look()
+    stop = faults.site.begin("stop.py", "--json")
+    copy = arriving(faults, run, stop)
+    faults.site.world[plan.host].cut_link()
+    assert copy.stat().st_size < BULK_BYTES, "the link was cut too late"
+    assert original.exists()
+    return stop, digest
+
+
+@pytest.mark.long
+def test_one_node_dead_and_the_other_cut_off_for_a_moment(faults: Faults) -> None:
+    """Both at once: all of the living node is there in the end, the dead one's comes later."""
+    run = faults.begin()
+    faults.wait_for_frames(run, NODE1, NODE2)
+    dead = faults.site.world["node2"]
+    dead.power_cut()
+    stop, digest = cut_while_collecting(faults, NODE1, run)
+    time.sleep(CUT_S)
+    faults.site.world["node1"].mend_link()
+    said = faults.site.finish(stop)
+    assert said.code == 1
+    done = faults.checked(said)
+    assert faults.line(done, NODE1)["ok"] and not faults.line(done, NODE2)["ok"]
+    assert "does not answer" in faults.line(done, NODE2)["now"]
+    assert done["finished"]["verdict"] == "partial" and not done["finished"]["complete"]
+    recording = faults.recording(run)
+    faults.check_whole(recording, NODE1)
+    assert sha256(recording.run_dir / "bulk.log") == digest
+    dead.power_on()
+    assert faults.stop("--run", run.name)["finished"]["complete"]
+    faults.check_up_to_fault(faults.recording(run), NODE2)
+    faults.check_over(run)
+
+
+@pytest.mark.long
+def test_link_cut_while_collecting_and_healed(faults: Faults) -> None:
+    """A cable is pulled for some seconds: stop waits and goes on where it was."""
+    run = faults.begin()
+    faults.wait_for_frames(run, NODE1, NODE2)
+    stop, digest = cut_while_collecting(faults, NODE2, run)
+    time.sleep(CUT_S)
+    assert stop.poll() is None
+    faults.site.world["node2"].mend_link()
+    done = faults.checked(faults.site.finish(stop))
+    assert done["finished"]["complete"]
+    recording = faults.recording(run)
+    assert sha256(recording.run_dir / "bulk.log") == digest
+    faults.check_whole(recording, NODE1, NODE2)
+    faults.check_over(run)
+
+
+@pytest.mark.long
+def test_link_cut_while_collecting_for_good(faults: Faults) -> None:
+    """Stop ends nevertheless, says which node, and goes on where it was when it is repeated."""
+    run = faults.begin()
+    faults.wait_for_frames(run, NODE1, NODE2)
+    stop, digest = cut_while_collecting(faults, NODE2, run)
+    said = faults.site.finish(stop)
+    assert said.code == 1
+    done = faults.checked(said)
+    assert not done["finished"]["complete"]
+    assert any(faults.site.world["node2"].ip in text for text in done["finished"]["problems"])
+    faults.check_whole(faults.recording(run), NODE1)
+    faults.site.world["node2"].mend_link()
+    done = faults.stop("--run", run.name)
+    assert done["finished"]["complete"]
+    recording = faults.recording(run)
+    assert sha256(recording.run_dir / "bulk.log") == digest
+    faults.check_whole(recording, NODE1, NODE2)
+    faults.check_over(run)
+
+
+@pytest.mark.long
+def test_link_cut_while_recording_and_healed(faults: Faults) -> None:
+    """What was sent meanwhile is lost, counted, and shown in the verdict; the run goes on."""
+    run = faults.begin()
+    faults.wait_for_frames(run, NODE2)
+    node = faults.site.world["node2"]
+    node.cut_link()
+    time.sleep(CUT_S)
+    node.mend_link()
+    frames = faults.frames_on_node(NODE2, run)
+    faults.wait_for_more(run, NODE2, frames + MIN_FRAMES)
+    done = faults.stop()
+    assert done["finished"]["verdict"] == "lossy"
+    recording = faults.recording(run)
+    faults.check_whole(recording, NODE1)
+    account, entries = recording.account("image"), recording.entries("image")
+    for boardloc in boardlocs(254):
+        sent, entry = account[boardloc]["sent"], entries[boardloc]
+        assert entry["lost"] == sent - entry["received"] > CUT_S * FRAMES_PER_S / 2
+        assert entry["recorded"] == entry["received"]
+        numbers = recorded_numbers(recording.read(254, "img16"), boardloc)
+        assert len(numbers) == len(set(numbers)) == entry["recorded"]
+    faults.check_over(run)
+
+
+@pytest.mark.long
+def test_node_without_ssh(faults: Faults) -> None:
+    """The pipeline of a node that cannot be logged in to goes on, and is ended later."""
+    run = faults.begin()
+    node = faults.site.world["node2"]
+    node.stop_sshd()
+    done = faults.stop(code=1)
+    assert "no ssh server" in faults.line(done, NODE2)["now"]
+    assert node.run(["pgrep", "-x", "hashpipe"]).returncode == 0
+    for board in faults.site.boards().values():
+        assert board["streams"] == {"image": None, "ph": None}, "the boards were told all the same"
+    node.start_sshd()
+    assert "stop.py" in str(faults.site.script("status.py"))
+    done = faults.stop("--run", run.name)
+    assert "ended by SIGINT" in faults.line(done, NODE2)["now"]
+    faults.check_whole(faults.recording(run), NODE1, NODE2)
+    faults.check_over(run)
+
+
 # --- disks ---
 
 
@@ -243,6 +485,98 @@ def test_disk_of_a_node_full_while_recording(faults: Faults) -> None:
     faults.check_over(run)
 
 
+@pytest.mark.long
+def test_disk_of_the_head_node_full_while_collecting(faults: Faults) -> None:
+    """Nothing is deleted on the nodes that has not arrived; the rest comes when there is room."""
+    run = faults.begin()
+    faults.wait_for_frames(run, NODE1, NODE2)
+    with filled(faults.site.head, DATA_DIR, leave_bytes=300_000):
+        done = faults.stop(code=1)
+        assert any("No space left" in text for text in done["finished"]["problems"])
+        assert not done["finished"]["complete"]
+        assert faults.line(done, NODE1)["ok"] and faults.line(done, NODE2)["ok"]
+        assert not (faults.site.head_data / run.name / "collect_complete").exists()
+        faults.check_idle()
+    assert faults.stop("--run", run.name)["finished"]["complete"]
+    faults.check_whole(faults.recording(run), NODE1, NODE2)
+    faults.check_over(run)
+    # Programs that cannot show that they are alive take the high voltage off, to be safe.
+    faults.site.bring_up()
+
+
+@pytest.mark.long
+def test_read_only_disk_of_a_node(faults: Faults) -> None:
+    """Found before a start; a disk that fails so later keeps its files, which are collected."""
+    node = faults.site.world["node2"]
+    run = faults.begin()
+    faults.wait_for_frames(run, NODE1, NODE2)
+    faults.stop("--no_collect")
+    remount(node, "ro")
+    try:
+        refused = faults.site.script("start.py", code=3)
+        assert "read-only" in refused.err and str(DISK / "volume") in refused.err
+        done = faults.stop("--run", run.name, code=1)
+        assert any("Read-only file system" in text for text in done["finished"]["problems"])
+        recording = faults.recording(run)
+        faults.check_whole(recording, NODE1, NODE2)
+        assert faults.frames_on_node(NODE2, run) > MIN_FRAMES, "the originals are still there"
+        assert not (recording.run_dir / "run_complete").exists()
+    finally:
+        remount(node, "rw")
+    assert faults.stop("--run", run.name)["finished"]["complete"]
+    faults.check_over(run)
+
+
+def remount(host: Host, how: str) -> None:
+    host.check(["mount", "-o", f"remount,bind,{how}", str(LINKED_DIR.parent)])
+
+
+@pytest.mark.long
+def test_disk_that_is_not_there(faults: Faults) -> None:
+    """A start is refused; a run whose files are not to be seen is never taken for complete."""
+    node, away = faults.site.world["node2"], LINKED_DIR.with_name("away")
+    run = faults.begin()
+    faults.wait_for_frames(run, NODE1, NODE2)
+    faults.stop("--no_collect")
+    node.check(["mv", str(LINKED_DIR), str(away)])
+    try:
+        failed = faults.site.begin("start.py")
+        said = faults.site.finish(failed)
+        assert said.code in (1, 3) and f"link to {LINKED_DIR}" in said.err
+        faults.check_idle()
+        done = json.loads(faults.site.script("stop.py", "--json", "--run", run.name, code=1).out)
+        assert any("module_254" in text for text in done["finished"]["problems"])
+        assert not done["finished"]["complete"]
+        faults.check_whole(faults.recording(run), NODE1)
+    finally:
+        node.check(["mv", str(away), str(LINKED_DIR)])
+    assert faults.stop("--run", run.name)["finished"]["complete"]
+    faults.check_whole(faults.recording(run), NODE2)
+    faults.check_over(run)
+
+
+@pytest.mark.long
+def test_disk_that_was_not_mounted_again(faults: Faults) -> None:
+    """After a power cut an empty folder is where the disk was: the run is not complete."""
+    node, away = faults.site.world["node2"], LINKED_DIR.with_name("away")
+    run = faults.begin()
+    faults.wait_for_frames(run, NODE1, NODE2)
+    node.power_cut()
+    node.power_on()
+    node.check(["mv", str(LINKED_DIR), str(away)])
+    node.check(["mkdir", str(LINKED_DIR)])
+    try:
+        done = json.loads(faults.site.script("stop.py", "--json", code=1).out)
+        assert any("module 254" in text for text in done["finished"]["problems"])
+        assert not done["finished"]["complete"]
+    finally:
+        node.check(["rmdir", str(LINKED_DIR)])
+        node.check(["mv", str(away), str(LINKED_DIR)])
+    assert faults.stop("--run", run.name)["finished"]["complete"]
+    faults.check_up_to_fault(faults.recording(run), NODE2)
+    faults.check_over(run)
+
+
 # --- two head nodes ---
 
 
@@ -257,37 +591,46 @@ def second_head(faults: Faults) -> Iterator[Path]:
     for name in ("bringup.json", "quabo_uids.json", "quabo_ph_baseline.json", "quabo_config"):
         source = site.head_data / name
         if source.is_dir():
-            shutil.copytree(source, place / name)
+            shutil.copytree(source, place / name, dirs_exist_ok=True)
         else:
             shutil.copy(source, place / name)
     yield command_dir
     shutil.rmtree(command_dir)
+    for run in runs(place):
+        shutil.rmtree(place / run)
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
-def test_two_starts_from_two_head_nodes(faults: Faults, second_head: Path) -> None:
-    """At the same moment for the same nodes: one wins, the other is told who that is.
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("each", [1, 5], ids=["two", "ten"])
+def test_starts_from_two_head_nodes(faults: Faults, second_head: Path, each: int) -> None:
+    """At the same moment for the same nodes: one wins, the others are told who that is.
 
     Last, since the boards' housekeeping now goes to the second head node.
     """
     site = faults.site
     where = {HEAD: site.command_dir, HEAD2: second_head}
     # Without housekeeping these would take the high voltage off in the middle of the test.
-    site.head.check(["pkill", "-KILL", "-f", "hv_updater.py|temperature_guard.py"])
+    site.head.run(["pkill", "-KILL", "-f", "hv_updater.py|temperature_guard.py"])
     said = site.finish(site.begin("config.py", "--hk_dest", head=HEAD2, command_dir=second_head))
     assert said.code == 0, str(said)
     before = site.boards()
-    starts = {
-        head: site.begin("start.py", "--no_redis", head=head, command_dir=where[head])
+    starts = [
+        (head, site.begin("start.py", "--no_redis", head=head, command_dir=where[head]))
+        for _ in range(each)
         for head in where
-    }
-    ended = {head: site.finish(start) for head, start in starts.items()}
-    assert sorted(one.code for one in ended.values()) == [0, 3], [str(s) for s in ended.values()]
-    winner, loser = sorted(ended, key=lambda head: ended[head].code)
-    told = ended[loser].err
+    ]
+    ended = [(head, site.finish(start)) for head, start in starts]
+    codes = sorted(said.code for _, said in ended)
+    assert codes == [0] + [3] * (2 * each - 1), [str(said) for _, said in ended]
+    (winner,) = (head for head, said in ended if said.code == 0)
+    (loser,) = set(where) - {winner}
+    for _, said in ended:
+        if said.code:
+            assert " since 20" in said.err or "is at work" in said.err, str(said)
+            assert "somebody else may be using the observatory" in said.err, str(said)
+    told = "".join(said.err for head, said in ended if head == loser)
     assert f"root@{winner}[" in told and " since 20" in told, "who, where, since when"
-    assert "somebody else may be using the observatory" in told
     assert not (site.outside(loser, DATA_DIR) / "run_name").exists()
     assert not runs(site.outside(loser, DATA_DIR)), "the loser leaves nothing behind"
     # The loser's stop and another start are no danger to the run that records.

@@ -259,7 +259,7 @@ def test_a_failed_act_is_recorded_and_goes_on_up(tmp_path: Path) -> None:
         raise ObsError("daq1: no route")
     with pytest.raises(KeyboardInterrupt), record.act("start", "wait"):
         raise KeyboardInterrupt
-    steps = run_record.read_record(tmp_path).document["steps"]
+    steps = stored(tmp_path)["steps"]
     assert [(step["ok"], step["text"]) for step in steps] == [
         (False, "daq1: no route"), (False, "KeyboardInterrupt"),
     ]  # fmt: skip
@@ -278,8 +278,15 @@ def test_many_threads_record_without_losing_an_act(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    steps = run_record.read_record(tmp_path).document["steps"]
+    steps = stored(tmp_path)["steps"]
     assert len(steps) == 20 and all(step["ok"] for step in steps)
+
+
+def test_a_record_is_read_back(tmp_path: Path) -> None:
+    folder = tmp_path / RUN
+    folder.mkdir()
+    new_record(folder)
+    assert run_record.read_record(folder).document == stored(folder)
 
 
 def test_start_begins_nothing_it_cannot_record_but_stop_goes_on(tmp_path: Path) -> None:
@@ -295,7 +302,8 @@ def test_start_begins_nothing_it_cannot_record_but_stop_goes_on(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"version": 2}', '{"version": 1}',
-                                     '{"version": 1, "steps": [3]}'])  # fmt: skip
+                                     '{"version": 1, "steps": [3]}',
+                                     '{"version": 1, "steps": [], "run": ".."}'])  # fmt: skip
 def test_an_unusable_record_is_refused_with_its_path(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(StateError, match="run.json"):

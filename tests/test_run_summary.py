@@ -148,7 +148,10 @@ def test_frames_outside_the_run_and_out_of_order(run_dir: Path) -> None:
     first_content = first.read_bytes()
     first.write_bytes(second.read_bytes())
     second.write_bytes(first_content)
-    run = {"version": 1, "steps": [], "started_unix": START_S + 60, "ended_unix": START_S + 90}
+    run = {
+        "version": 1, "run": run_dir.name, "steps": [],
+        "started_unix": START_S + 60, "ended_unix": START_S + 90,
+    }  # fmt: skip
     (run_dir / "run.json").write_text(json.dumps(run))
     problems = "\n".join(summarize(run_dir).problems)
     assert "frame 0 is earlier than what comes before it" in problems
@@ -162,6 +165,7 @@ def test_a_node_that_died_and_a_board_that_fell_silent_are_told_without_a_watche
     ips = [f"192.168.0.{last}" for last in (4, 5, 6, 7)]
     run = {
         "version": 1,
+        "run": run_dir.name,
         "steps": [{"phase": "stop", "intent_unix": START_S + 60.0}],
         "started_unix": START_S,
         "recording_unix": START_S,

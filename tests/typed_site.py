@@ -30,7 +30,7 @@ from tests.helpers import REPO, wait_for
 
 PIPES = subprocess.PIPE
 QUIET = FlightRecorder(None, "test")
-SCRIPT_S = 110.0  # less than the limit of a test, so that what was said is shown
+SCRIPT_S = 200.0  # less than the limit of a test, so that what was said is shown
 
 
 @dataclass

@@ -173,6 +173,8 @@ def read_record(
         isinstance(step, dict) for step in document["steps"]
     ):
         raise StateError(f"{path}: has no list of steps; it is not used")
+    if document.get("run") != directory.name:
+        raise StateError(f"{path}: is of another run, {document.get('run')!r}; it is not used")
     return RunRecord(directory, document, tolerant, flight)
 
 
