@@ -329,8 +329,10 @@ class _Start:
         to give theirs back, which all others do.
         """
         statuses = self._shells.each(daq_nodes.status, refused).values()
-        others = [o.result.owner for o in statuses if o.result is not None and o.result.running]
-        return all(other is not None and self.holder.token <= other for other in others)
+        recording = [o.result for o in statuses if o.result is not None and o.result.running]
+        # While the other's helper is still at work, nobody can tell whose it will be: ask again.
+        owners = [status.owner for status in recording if status.owner is not None]
+        return all(self.holder.token <= owner for owner in owners)
 
     def _destinations(self) -> None:
         with open_link(self._site, self._flight) as link:
