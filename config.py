@@ -20,6 +20,7 @@ from pathlib import Path
 from panoseti import console
 from panoseti.boards.firmware_load import TOLD_TWICE
 from panoseti.bringup import config_tasks
+from panoseti.bringup.config_words import TASKS, VALUES
 from panoseti.bringup.ledger import Step
 from panoseti.bringup.node_setup import NODES
 from panoseti.configs import selection
@@ -34,36 +35,17 @@ EXAMPLES = """\
   ./config.py --reboot --module 254
   ./config.py --loads --dry-run    whose flash memory differs from the images of obs_config.json
   ./config.py --shutter_close --quabo 192.168.3.249
+  ./config.py --fan 7 --module 254            in the form that each board's firmware understands
+  ./config.py --power_off --module 254        its HV off and seen off, then its outlet
   ./config.py --hv_off             at any time, even during a run
   ./config.py --shutdown           HV off, shutters closed, daemons ended, power off
 Run it in the command directory (the one with the three configs) on the head node."""
 
-TASKS = {
-    "show": "table of the boards: place, versions, housekeeping, first step that is missing",
-    "ping": "which boards answer",
-    "get_uids": "read the boards' UIDs; boards that do not answer are left out from then on",
-    "loads": "load the silver firmware of obs_config.json into the boards' flash, and compare",
-    "load_golden": "load the golden firmware, without which no board comes up, likewise",
-    "firmware_versions": "firmware of all boards, odd ones marked",
-    "reboot": "boot the silver firmware, quabo 0 of all modules first; shows the versions",
-    "hk_dest": "have the boards send housekeeping to this head node",
-    "redis_daemons": "start capture_hk and temperature_guard",
-    "stop_redis_daemons": "end hv_updater (HV goes off), temperature_guard and capture_hk",
-    "ack_hv": "take away trips of the high voltage, after you have looked",
-    "hv_on": "start hv_updater: it keeps the high voltage of all boards at its set point",
-    "hv_off": "end hv_updater and switch the high voltage of all boards off",
-    "mask_config": "load the trigger masks",
-    "maroc_config": "load the MAROC settings (thresholds, gains), and compare",
-    "calibrate_ph": "measure the PH baselines with closed shutters",
-    "show_ph_baselines": "summary of the PH baselines measured last",
-    "measure_thresholds": "scan in the dark, propose calibration files and pixels to mask",
-    "shutter_open": "open the shutters",
-    "shutter_close": "close the shutters",
-    "init_daq_nodes": "put helpers and pipeline on the DAQ nodes",
-    "disk_space": "free space, and how long a recording it takes",
-    "shutdown": "end the session: HV off first, shutters, daemons, power where it is switched",
-}
-EXCLUDE = (("hv_on", "hv_off"), ("shutter_open", "shutter_close"))
+EXCLUDE = (
+    ("hv_on", "hv_off"),
+    ("shutter_open", "shutter_close"),
+    ("power_on", "power_off"),
+)
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
@@ -71,7 +53,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = console.parser(__doc__, EXAMPLES)
     tasks = parser.add_argument_group("tasks (none: the whole bring-up)")
     for name, text in TASKS.items():
-        tasks.add_argument(f"--{name}", action="store_true", help=text)
+        tasks.add_argument(f"--{name}", help=text, **VALUES.get(name, {"action": "store_true"}))
     which = parser.add_argument_group("for which boards (none: all; may be repeated)")
     for kind, text in (
         (selection.DOME, "those of a dome: its name"),
@@ -98,7 +80,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     how.add_argument("--json", action="store_true", help="one JSON document on stdout")
     how.add_argument("--verbose", action="store_true", help="details on stderr")
     args = parser.parse_args(argv)
-    args.tasks = [name for name in TASKS if getattr(args, name)]
+    args.values = {name: value for name in VALUES if (value := getattr(args, name)) is not None}
+    args.tasks = [name for name in TASKS if name in args.values or getattr(args, name)]
     for one, other in EXCLUDE:
         if getattr(args, one) and getattr(args, other):
             parser.error(f"--{one} and --{other} exclude one another")
@@ -115,8 +98,9 @@ def main(argv: Sequence[str]) -> int:
     out = console.Console(args.json, args.verbose)
     words = " ".join(["config.py", *argv])
     request = config_tasks.Request(
-        args.tasks, args.choices or (), args.redo, args.dry_run, words, args.golden_is_meant
-    )
+        args.tasks, args.choices or (), args.redo, args.dry_run, words, args.golden_is_meant,
+        args.values,
+    )  # fmt: skip
     site = load_site(Path.cwd(), config_tasks.needs_data(request))
     for warning in site.warnings:
         out.detail(f"warning: {warning}") if args.tasks else out.warn(warning)

@@ -12,8 +12,9 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,11 +23,14 @@ import rich.console
 import rich.markup
 import rich.progress
 import rich.table
+import rich.text
 
 from panoseti.errors import EXIT_FAILED, EXIT_OK, ConfigError, ObsError
 
 # Wide enough that no line of a table is broken where nobody sees it as a table.
 PIPE_WIDTH = 2000
+# Where there is no bar, a line says now and then how far something long is.
+SAY_EVERY_S = 10.0
 
 
 class Interrupted(KeyboardInterrupt):
@@ -91,6 +95,23 @@ class Progress:
     def advance(self, text: str = "") -> None:
         """One more is done; `text` says which, and how it went."""
         self._advance(text)
+
+
+def left_text(task: rich.progress.Task) -> str:
+    """How long something will take yet: at most, where there is a limit, else as it went so far."""
+    if task.finished:
+        return ""
+    limit_s = task.fields["limit_s"]
+    if limit_s is not None:
+        return f"at most {max(0.0, limit_s - (task.elapsed or 0.0)):.0f} s left"
+    return "" if task.time_remaining is None else f"about {task.time_remaining:.0f} s left"
+
+
+class _Left(rich.progress.ProgressColumn):
+    """The time left; worked out anew with every refresh."""
+
+    def render(self, task: rich.progress.Task) -> rich.text.Text:
+        return rich.text.Text(left_text(task))
 
 
 class Console:
@@ -172,30 +193,63 @@ class Console:
             self._out.file.write(line.rstrip() + "\n")
 
     @contextmanager
-    def progress(self, label: str, total: int) -> Iterator[Progress]:
-        """Show how far something of `total` parts is: a bar on a terminal, else a line for each
-        part that had something to say.
+    def progress(self, label: str, total: int, limit_s: float | None = None) -> Iterator[Progress]:
+        """Show how far something of `total` parts is, and the time left: a bar on a terminal.
+
+        Elsewhere a line for each part that had something to say, and one now and then.  limit_s:
+        when it is given up, where that is known.
         """
-        if not self._err.is_terminal:
-            yield Progress(lambda text: self.note(f"{label}: {text}") if text else None)
-            return
-        with rich.progress.Progress(
-            rich.progress.TextColumn("{task.description}", markup=False),
-            rich.progress.BarColumn(),
-            rich.progress.MofNCompleteColumn(),
-            rich.progress.TimeElapsedColumn(),
-            rich.progress.TextColumn("{task.fields[text]}", markup=False),
-            console=self._err,
-        ) as bar:
-            task = bar.add_task(label, total=total, text="")
+        with (
+            rich.progress.Progress(
+                rich.progress.TextColumn("{task.description}", markup=False),
+                rich.progress.BarColumn(),
+                rich.progress.MofNCompleteColumn(),
+                rich.progress.TimeElapsedColumn(),
+                _Left(),
+                rich.progress.TextColumn("{task.fields[text]}", markup=False),
+                console=self._err,
+                disable=not self._err.is_terminal,
+            ) as bar,
+            ExitStack() as stack,
+        ):
+            task = bar.add_task(label, total=total, text="", limit_s=limit_s)
+            if bar.disable and not self.json_output:
+                stack.enter_context(_now_and_then(lambda: self.note(_line(bar.tasks[0]))))
             # What was said last stays until something else is said.
             said: dict[str, Any] = {}
 
             def advance(text: str) -> None:
+                if bar.disable and text:
+                    self.note(f"{label}: {text}")
                 said.update({"text": text} if text else {})
                 bar.update(task, advance=1, **said)
 
             yield Progress(advance)
+
+
+@contextmanager
+def _now_and_then(say: Callable[[], None]) -> Iterator[None]:
+    """Say something every SAY_EVERY_S, in a thread of its own, until the block ends."""
+    ended = threading.Event()
+
+    def loop() -> None:
+        while not ended.wait(SAY_EVERY_S):
+            say()
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _line(task: rich.progress.Task) -> str:
+    """How far something is, where there is no bar."""
+    left = left_text(task)
+    done = f"{task.description}: {task.completed:.0f} of {task.total:.0f}"
+    return f"{done}, {left}" if left else done
 
 
 def _table_lines(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:

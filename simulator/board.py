@@ -20,6 +20,8 @@ from simulator.sites import Identity
 
 MAROC_CHIP_BYTES, MAROC_CHIP_SPACING, MAROC_FIRST_BYTE = 104, 128, 4
 NEW_SHUTTER_SINCE = 112  # firmware 11.2: command 0x08 drives the shutter, 0x05 no longer
+FLASHER_SINCE = 118
+FOCUS_POSITION_SINCE = 200  # before, 0x05 has a number of steps, and 0 moves nothing
 SHUTTER_QUABO = 1
 NO_MAC = b"\xff" * 6
 BASELINE_REPLY, PH_FRAME_REPLY = 0x07, 0x87
@@ -151,7 +153,7 @@ class Board:
         self.temp2_c = self.temp1_c + 24.0
         self.light = False
         self.shutter_open = False
-        self.focus_steps = 0
+        self.recalibrations = 0
         self.resets = 0
         self.ignored = 0
         self.obeyed = 0
@@ -268,10 +270,11 @@ class Board:
             case commands.GoeMask():
                 self.goe_mask = command.value
             case commands.Shutter():
-                if self._has_new_shutter():
+                if self._is_since(NEW_SHUTTER_SINCE):
                     self._move_shutter(command.value == 0)
             case commands.Flasher():
-                self.new_flasher = bool(command.new)
+                if self._is_since(FLASHER_SINCE):
+                    self.new_flasher = bool(command.new)
             case commands.HkDestination():
                 self.hk_destination = command.ip
             case commands.WritePhBaseline():
@@ -324,9 +327,10 @@ class Board:
         self.acquisition = command
         self.latched = (self.image_destination, self.ph_destination)
 
-    def _has_new_shutter(self) -> bool:
+    def _is_since(self, number: int) -> bool:
+        """Whether the firmware is of that version (208 = 20.8) or later; odd ones are new."""
         version = self._firmware.version if self._firmware else "0000"
-        return not version.isdecimal() or int(version) >= NEW_SHUTTER_SINCE or not int(version)
+        return not version.isdecimal() or int(version) >= number or not int(version)
 
     def _move_shutter(self, to_open: bool) -> None:
         if self.identity.quabo == SHUTTER_QUABO:
@@ -335,16 +339,19 @@ class Board:
     def _move_focus(self, command: commands.Focus, now_s: float) -> list[Reply]:
         """Every 0x05 moves the stage; the board is deaf meanwhile, then reports."""
         self.fan_speed = command.fan_speed
-        if not self._has_new_shutter() and command.shutter_bits & 2:
+        if not self._is_since(NEW_SHUTTER_SINCE) and command.shutter_bits & 2:
             self._move_shutter(bool(command.shutter_bits & 1))
-        start, recalibrate = self.focus_steps, command.target_steps == 0
-        moved = command.target_steps - start
-        self.focus_steps = command.target_steps
-        duration_s = min(10.0, abs(moved) * self.times.focus_s_per_step)
+        start, final = self.flash.focus_steps, command.target_steps
+        recalibrate = final == 0 and self._is_since(FOCUS_POSITION_SINCE)
+        if not self._is_since(FOCUS_POSITION_SINCE):
+            final += start
+        self.recalibrations += recalibrate
+        self.flash.focus_steps = final
+        duration_s = min(10.0, abs(final - start) * self.times.focus_s_per_step)
         self.deaf_until_s = now_s + duration_s
         report = packets.build_focus_report(
             packets.FocusReport(
-                start=start, moved=moved, final=self.focus_steps, status=int(recalibrate)
+                start=start, moved=final - start, final=final, status=int(recalibrate)
             )
         )
         return [Reply(report, duration_s, to_hk=True)]
@@ -519,7 +526,8 @@ class Board:
             },
             "baseline": None if self.baseline is None else list(self.baseline),
             "shutter_open": self.shutter_open,
-            "focus_steps": self.focus_steps,
+            "focus_steps": self.flash.focus_steps,
+            "focus_recalibrations": self.recalibrations,
             "fan_speed": self.fan_speed,
             "new_flasher": self.new_flasher,
             "temp1_c": self.temp1_c,

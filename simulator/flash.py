@@ -8,6 +8,7 @@ says which version it is; real images (which say no such thing) do not run here.
 from __future__ import annotations
 
 import re
+import struct
 from dataclasses import dataclass
 
 from simulator.sky import NOISE
@@ -16,6 +17,8 @@ SECTOR_BYTES = 0x10000
 FLASH_BYTES = 0x02000000
 GOLD_ADDRESS, GOLD_END = 0x0000000, 0x0700000
 FILES_ADDRESS, SILVER_ADDRESS = 0x0E00000, 0x1010000
+FOCUS_ADDRESS, FOCUS_AT_FIRST = 0x0F10000, 10000
+"""Where the position of the focus stage is kept, and what a new board has there."""
 SILVER_BYTES = 0x200000
 READ_LIMIT_BYTES = 0xFFFF
 _HEADER = re.compile(rb"SIMULATED QUABO FIRMWARE (\w{4}) ([0-9a-f]{8})\n")
@@ -61,6 +64,8 @@ class Flash:
         if SILVER_ADDRESS <= address < SILVER_ADDRESS + SILVER_BYTES:
             fresh = firmware_image(self.silver, SECTOR_BYTES)
             return fresh if address == SILVER_ADDRESS else _FILLING
+        if address == FOCUS_ADDRESS:
+            return struct.pack("<I", FOCUS_AT_FIRST) + _FILLING[4:]
         if GOLD_ADDRESS <= address < GOLD_END or FILES_ADDRESS <= address < SILVER_ADDRESS:
             return NOISE[sector % 251 :][:1024] * (SECTOR_BYTES // 1024)
         return _ERASED
@@ -103,6 +108,16 @@ class Flash:
             self._written[sector][within : within + len(chunk)] = chunk
             address += len(chunk)
             data = data[len(chunk) :]
+
+    @property
+    def focus_steps(self) -> int:
+        """The position of the focus stage as the firmware keeps it."""
+        return int(struct.unpack("<i", self.read(FOCUS_ADDRESS, 4))[0])
+
+    @focus_steps.setter
+    def focus_steps(self, steps: int) -> None:
+        rest = self.read(FOCUS_ADDRESS + 4, SECTOR_BYTES - 4)
+        self.program(FOCUS_ADDRESS, struct.pack("<i", steps) + rest)
 
     def firmware_at(self, address: int) -> Firmware | None:
         """What boots from there; None when nothing that runs is there."""

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-import config as script
-from panoseti.bringup import config_tasks
+from panoseti.bringup import config_tasks, config_words
 from panoseti.bringup.ledger import Step
 from panoseti.bringup.ledger_file import LEDGER_FILE, read_ledger
 from panoseti.bringup.session import SESSION_DAEMONS, state
@@ -266,8 +265,8 @@ def begun_steps(path: Path) -> set[str]:
 
 def test_every_word_of_the_script_is_a_task_and_every_task_a_word() -> None:
     """None may fall back to the whole bring-up by a slip."""
-    assert set(script.TASKS) == {task.name for task in config_tasks.TASKS}
-    for name in script.TASKS:
+    assert set(config_words.TASKS) == {task.name for task in config_tasks.TASKS}
+    for name in config_words.TASKS:
         assert [t.name for t in config_tasks.chosen_tasks(config_tasks.Request([name]))] == [name]
 
 

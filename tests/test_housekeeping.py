@@ -17,7 +17,7 @@ import pytest
 import redis
 
 from panoseti.boards.hk_socket import Datagram
-from panoseti.boards.packets import HkPacket
+from panoseti.boards.packets import FocusReport, HkPacket
 from panoseti.daemon import Daemon
 from panoseti.errors import ObsError, RefusedError
 from panoseti.housekeeping.housekeeping import (
@@ -192,7 +192,7 @@ def test_what_is_no_hk_of_our_boards_is_counted_and_never_stored(
         kinds = {
             name: beat.details[name]
             for name in beat.details
-            if name not in ("problem", "unkept_hv")
+            if name not in ("problem", "unkept_hv", "stored")
         }
         assert kinds == {
             "received": 10, "malformed": 6, "source_mismatch": 1, "unknown_source": 2,
@@ -201,6 +201,7 @@ def test_what_is_no_hk_of_our_boards_is_counted_and_never_stored(
         place.send(packet(1016), other)
         daemon.wait_for(lambda beat: beat.details.get("stored") == 1, "a good one")
         assert list(store.records()) == ["QUABO_1016"]
+        assert store.focus_notes([1016])[1016].report == FocusReport(0, 0, 0, 0)
     assert "HK malformed: " in daemon.log()
     assert daemon.log().count("HK malformed") == 1, "one line of a kind in a minute"
 
@@ -210,8 +211,8 @@ def test_any_bytes_are_judged_without_failing() -> None:
     for _ in range(2000):
         data = draw.randbytes(draw.choice([0, 1, 12, 63, 64, 64, 64, 65, 2048]))
         judged = judge_datagram(Datagram(data, "127.0.3.248", 1.0), frozenset([1016]))
-        assert isinstance(judged, HkPacket) or judged.kind in (
-            "malformed", "source_mismatch", "focus_report",
+        assert isinstance(judged, HkPacket | FocusReport) or judged.kind in (
+            "malformed", "source_mismatch",
         )  # fmt: skip
 
 

@@ -23,10 +23,11 @@ from tests.helpers import REPO
 LAYERS: dict[str, str] = {
     # Values and bytes: no file, socket, clock, process or output.
     "facts": """
-        addresses board_plans capabilities commands cross_checks disk_room errors firmware_images
-        hk_trust hv_off hv_ramp json_document json_formats known_hosts ledger maroc names
-        node_types node_watch packets pff ph_compare pixel_maps pixel_masks quabo_config selection
-        run_watch settings site site_builder threshold_fit threshold_proposal watch_facts words
+        addresses board_plans capabilities command_forms commands config_words cross_checks
+        disk_room errors firmware_images hk_trust hv_off hv_ramp json_document json_formats
+        known_hosts ledger maroc names node_types node_watch packets pff ph_compare pixel_maps
+        pixel_masks quabo_config run_watch selection settings site site_builder threshold_fit
+        threshold_proposal watch_facts words
     """,
     # What lies on this computer: files, locks, processes, its names and its terminal.
     "local": """
@@ -42,14 +43,15 @@ LAYERS: dict[str, str] = {
     """,
     # What the scripts and daemons are made of.
     "services": """
-        board_settings board_setup board_work boot bring_up calibration_report collect config_tasks
-        daq_nodes data_arrival data_flow end_recording file_checks firmware firmware_load
-        hk_coverage hk_watch housekeeping hv hv_service hv_witness interlock node_init node_setup
-        observatory_status overview ph_baselines qc_commands qc_session qc_shell readiness
-        recording_room rehearsal run_account run_finish run_gaps run_order run_part run_record
-        run_report run_restarts run_start run_state run_stop run_summary run_timer run_verdict
-        run_watcher safety safety_status session session_setup site_at_any_price start_checks
-        status_report threshold_measure threshold_scan verified
+        board_settings board_setup board_work boot bring_up calibration_report collect
+        config_request config_tasks daq_nodes data_arrival data_flow device_tasks end_recording
+        file_checks firmware firmware_load hk_coverage hk_watch housekeeping hv hv_service
+        hv_witness interlock mechanics node_init node_setup observatory_status outlets overview
+        ph_baselines power qc_commands qc_session qc_shell readiness recording_room rehearsal
+        run_account run_finish run_gaps run_order run_part run_record run_report run_restarts
+        run_start run_state run_stop run_summary run_timer run_verdict run_watcher safety
+        safety_status session session_setup site_at_any_price start_checks status_report
+        threshold_measure threshold_scan verified
     """,
 }
 SIMULATOR: dict[str, str] = {

@@ -325,7 +325,7 @@ def test_every_focus_packet_moves_the_stage_and_the_board_is_deaf_meanwhile(
         data, sender = head.hk.recvfrom(2048)
         if sender[0] == ip and data[0] == 5:
             break
-    assert data == b"\x05\0\0\0" + struct.pack("<4i", 0, 25000, 25000, 0) + bytes(44)
+    assert data == b"\x05\0\0\0" + struct.pack("<4i", 10000, 15000, 25000, 0) + bytes(44)
     assert parse_focus_report(data).final == 25000
     assert head.silent(ip)
     # Fan only: an echo, and the stage goes to its zero though nobody wanted that.
@@ -333,6 +333,7 @@ def test_every_focus_packet_moves_the_stage_and_the_board_is_deaf_meanwhile(
     assert head.answer(ip) == fan
     wait_for(lambda: state(sim, ip)["focus_steps"] == 0, "the stage to go to zero")
     assert state(sim, ip)["fan_speed"] == 7
+    assert state(sim, ip)["focus_recalibrations"] == 1
 
 
 # --- science ---

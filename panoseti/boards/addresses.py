@@ -15,6 +15,8 @@ HK_PORT = 60002
 TFTP_PORT = 69
 
 QUABOS_PER_MODULE = 4
+FOCUS_QUABO = 0
+"""The board of a module that has the focus stage."""
 BOARDLOC_MASK = 0x3FF
 MODULE_ID_MAX = 255
 _RANGE = re.compile(r"([0-9]{1,9})\s*(?:-\s*([0-9]{1,9}))?")

@@ -167,10 +167,11 @@ class Work:
         boards: Sequence[Quabo],
         action: Action,
         inputs: Inputs | None = None,
+        limit_s: float | None = None,
     ) -> list[Quabo]:
         """Do a step to boards; those it was done to.  The others are faults, and have failed.
 
-        inputs: None = as the configs ask for now.
+        inputs: None = as the configs ask for now; limit_s: when boards are given up.
         """
         wanted = self._wanted(step, boards, inputs)
         able = [quabo for quabo in boards if quabo.ip in wanted]
@@ -181,7 +182,7 @@ class Work:
             self.ledger.begin(quabo.ip, step, begin_unix)
         self.book.save()
         self.flight.note("step", step=step.value, boards=[quabo.ip for quabo in able])
-        with self.console.progress(step.label, len(able)) as progress:
+        with self.console.progress(step.label, len(able), limit_s) as progress:
             results = action(able, lambda ip: progress.advance())
         good = [quabo for quabo in able if not results[quabo.ip].problem]
         now_unix = time.time()

@@ -10,7 +10,7 @@ import ipaddress
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntFlag
 from typing import ClassVar
 
@@ -300,14 +300,13 @@ class Focus(Command):
         return cls(0, fan_speed=speed, end_zone=0, back_off=0, step_on=0, step_off=0)
 
     @classmethod
-    def old_shutter(cls, opened: bool) -> tuple[Focus, Focus]:
+    def old_shutter(cls, opened: bool, fan_speed: int = 0) -> tuple[Focus, Focus]:
         """The two packets, one second apart, that move the shutter of firmware up to 11.1.
 
-        Hazard: as that of old_fan.
+        They set the fan as well.  Hazard: as that of old_fan.
         """
-        bits = 2 | int(opened)
-        power_on = cls(0, shutter_bits=bits, end_zone=0, back_off=0, step_on=0, step_off=0)
-        return power_on, cls(0, end_zone=0, back_off=0, step_on=0, step_off=0)
+        bits, rest = 2 | int(opened), cls.old_fan(fan_speed)
+        return replace(rest, shutter_bits=bits), rest
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from panoseti.configs.site import Quabo
 from panoseti.errors import ObsError
 from panoseti.high_voltage import hv_ramp
 from panoseti.high_voltage.hv_off import OFF_BELOW_V
-from panoseti.housekeeping.hk_watch import Shown, StoreWatch, wait_shown
+from panoseti.housekeeping.hk_watch import Shown, StoreWatch, open_watch, wait_shown
 from panoseti.housekeeping.store import Store
 
 # An HK packet comes every 3 s; HVMON is the mean of some time, so that the second one may count.
@@ -121,18 +121,31 @@ def _shutter_fault(state: str, shown: Shown) -> str:
     )
 
 
-def see_hv_off(work: Work, ips: Sequence[str], since_unix: float) -> Check:
-    """Whether packets that came after a Unix time show that there is no high voltage."""
+def heard_firmware(work: Work, boards: Sequence[Quabo]) -> dict[str, str]:
+    """The version that boards report in housekeeping that is not too old, by address."""
+    _, running, _ = _latest_now(work, boards)
+    return {ip: release.version for ip, release in running.items()}
+
+
+def see_hv_off(work: Work, ips: Sequence[str], since_unix: float, listen: bool = False) -> Check:
+    """Whether packets that came after a Unix time show that there is no high voltage.
+
+    listen: where capture_hk does not run, wait for them at the HK port.
+    """
     check = Check("HV off")
-    if not capturing(work):
+    if not listen and not capturing(work):
         check.unknown = dict.fromkeys(ips, NO_CAPTURE)
         return check
     boards = _of(work, ips)
     try:
-        with _watch(work, boards) as watch:
+        with (
+            open_watch(work.site, boards) if listen else _watch(work, boards) as watch,
+            work.console.progress("HV off, shown by HVMON", len(ips), HV_OFF_WAIT_S) as progress,
+        ):
             left = wait_shown(
                 watch, ips, since_unix, HV_OFF_WAIT_S,
                 lambda ip, shown: max(shown.hv_v) < OFF_BELOW_V,
+                lambda ip: progress.advance(),
             )  # fmt: skip
             seen = [watch.shown[ip] for ip in ips if ip not in left]
     except ObsError as error:
@@ -180,13 +193,25 @@ def look_at(work: Work, boards: Sequence[Quabo]) -> list[Check]:
 def _latest(
     work: Work, boards: Sequence[Quabo]
 ) -> tuple[dict[str, Shown], dict[str, Release], str]:
+    """As `_latest_now`, once high voltage is back that a PH baseline has switched off."""
+    if capturing(work):
+        try:
+            with _watch(work, boards) as watch:
+                _await_hv_after_baseline(work, boards, watch)
+        except ObsError as error:
+            return {}, {}, str(error)
+    return _latest_now(work, boards)
+
+
+def _latest_now(
+    work: Work, boards: Sequence[Quabo]
+) -> tuple[dict[str, Shown], dict[str, Release], str]:
     """What housekeeping that is not too old shows, by address, and why there is none otherwise."""
     if not capturing(work):
         return {}, {}, NO_CAPTURE
     since_unix = time.time() - work.site.obs.hk_max_age_s
     try:
         with _watch(work, boards) as watch:
-            _await_hv_after_baseline(work, boards, watch)
             seen = {ip: shown for ip, shown in watch.shown.items() if shown.utc_s >= since_unix}
             said = watch.firmware
     except ObsError as error:

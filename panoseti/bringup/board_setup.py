@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from panoseti.boards import commands, maroc, packets, verified
+from panoseti.boards import command_forms, commands, maroc, packets, verified
 from panoseti.boards.board_link import BoardLink, Outcome, Pause, Send, open_link
 from panoseti.boards.board_link import Step as LinkStep
 from panoseti.boards.board_work import Result, Results, Work, addresses, of_outcome
@@ -74,7 +74,7 @@ def load_maroc(work: Work, boards: Sequence[Quabo]) -> list[Quabo]:
                 continue
             registers[quabo.ip] = wanted
             plans[quabo.ip] = steps
-        return {**_run(work, plans, through), **faults}
+        return {**run_plans(work, plans, through), **faults}
 
     good = work.carry_out(Step.MAROC, boards, action)
     _record(work, {quabo.ip: _Told(registers[quabo.ip]) for quabo in good})
@@ -113,7 +113,7 @@ def calibrate_ph(work: Work, boards: Sequence[Quabo]) -> dict[str, ph_baselines.
     plan = [Send(commands.CalibratePhBaseline())]
 
     def action(able: Sequence[Quabo], through: Callable[[str], None]) -> Results:
-        outcomes = _outcomes(work, {q.ip: plan for q in able}, through)
+        outcomes = send_plans(work, {q.ip: plan for q in able}, through)
         for ip, outcome in outcomes.items():
             if outcome.ok and outcome.replies[-1] is not None:
                 new[ip] = packets.parse_ph_baseline(outcome.replies[-1])
@@ -142,17 +142,51 @@ def _keep_baselines(work: Work, new: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def move_shutters(work: Work, boards: Sequence[Quabo], state: str) -> list[Quabo]:
-    """Open or close the shutters that these boards (quabo 1 of their modules) drive."""
-    opening = work.site.obs.shutter_open_value
-    plan = [Send(commands.Shutter(opening if state == OPEN else 1 - opening))]
+    """Open or close the shutters that these boards (quabo 1 of their modules) drive.
+
+    Firmware up to 11.1 has another command for it.
+    """
+    value, found = work.site.obs.shutter_open_value, known_firmware(work, boards)
+    plans = {
+        ip: command_forms.shutter(number, state == OPEN, value, fan_speed(work, ip))
+        for ip, number in found.items()
+    }
+    unknown = [ip for ip, number in found.items() if number is None]
+    if unknown:
+        work.console.detail(f"firmware of {addresses(unknown)} is not known: shutter command 0x08")
 
     def action(able: Sequence[Quabo], through: Callable[[str], None]) -> Results:
-        results = _run(work, {quabo.ip: plan for quabo in able}, through)
+        results = run_plans(work, {quabo.ip: plans[quabo.ip] for quabo in able}, through)
         told = [ip for ip, result in results.items() if not result.problem]
         seen = verified.see_shutters(work, told, state, time.time())
         return {**results, **{ip: Result(text) for ip, text in seen.wrong.items()}}
 
     return work.carry_out(Step.SHUTTER, boards, action, work.settings.shutter_inputs(state))
+
+
+def known_firmware(work: Work, boards: Sequence[Quabo]) -> dict[str, int | None]:
+    """The firmware of boards by address (208 = 20.8), None = not known: what they last said."""
+    heard = verified.heard_firmware(work, boards)
+    found = {}
+    for quabo in boards:
+        reboot = work.ledger.done(quabo.ip, Step.REBOOT)
+        booted = str(reboot.facts.get("fwver", "")) if reboot else ""
+        found[quabo.ip] = command_forms.firmware_number(heard.get(quabo.ip) or booted)
+    return found
+
+
+def fan_name(ip: str) -> str:
+    """The entry of the ledger that says how fast the fan of a board was told to be."""
+    return f"fan of {ip}"
+
+
+def fan_speed(work: Work, ip: str) -> int:
+    """The speed that the fan of a board was told last; 0 when it never was, as after a boot."""
+    entry = work.ledger.others.get(fan_name(ip))
+    booted_unix = work.ledger.done_unix(ip, Step.REBOOT) or 0.0
+    if entry is None or (entry.done_unix or 0.0) < booted_unix:
+        return 0
+    return int(entry.facts.get("speed") or 0)
 
 
 def shutter_state(work: Work, quabo: Quabo) -> str:
@@ -198,14 +232,15 @@ def _tell(
     boards: Sequence[Quabo],
     through: Callable[[str], None],
 ) -> Results:
-    return _run(work, {quabo.ip: plan(quabo) for quabo in boards}, through)
+    return run_plans(work, {quabo.ip: plan(quabo) for quabo in boards}, through)
 
 
-def _run(work: Work, plans: Plans, through: Callable[[str], None]) -> dict[str, Result]:
-    return {ip: of_outcome(outcome) for ip, outcome in _outcomes(work, plans, through).items()}
+def run_plans(work: Work, plans: Plans, through: Callable[[str], None]) -> dict[str, Result]:
+    """The results of plans, all of which may be carried out again from their beginning."""
+    return {ip: of_outcome(outcome) for ip, outcome in send_plans(work, plans, through).items()}
 
 
-def _outcomes(work: Work, plans: Plans, through: Callable[[str], None]) -> dict[str, Outcome]:
+def send_plans(work: Work, plans: Plans, through: Callable[[str], None]) -> dict[str, Outcome]:
     """What became of the plans, all of which may be carried out again from their beginning.
 
     That is done once where the answer to a command was lost that the link sends only once.

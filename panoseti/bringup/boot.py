@@ -1,4 +1,4 @@
-"""From power-on to running boards: outlets, ping, UIDs, silver firmware.
+"""From power-on to running boards: ping, UIDs, silver firmware (power itself: power.py).
 
 Golden firmware runs after power-on; `reboot` has the FPGA load the silver one.  Boards of a
 module hang behind one another, so a module is rebooted in the order 0, 1, 2, 3, each board back
@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 from panoseti.boards import board_tftp, commands, firmware, reach
 from panoseti.boards.board_link import Send
 from panoseti.boards.board_work import Result, Results, Work, addresses, of_outcome, result_of
 from panoseti.boards.firmware_images import Release
-from panoseti.boards.power_switch import PowerSwitch, open_switch
 from panoseti.bringup.ledger import UID_NAME, Step, Value
-from panoseti.configs.site import Module, ObsConfig, Quabo
-from panoseti.configs.site import PowerSwitch as Outlet
+from panoseti.configs.site import Quabo
 from panoseti.errors import ObsError
-from panoseti.high_voltage.safety_status import why_no_power
 from panoseti.housekeeping.hk_watch import Boot, Firmware, HkWatch, open_watch, wait_heard
 
 PING_TIMEOUT_S = 2.0
@@ -33,128 +29,6 @@ BOOT_PACKET_S = 5.0
 HK_WAIT_S = 7.0
 
 
-# --- power ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Feed:
-    """An outlet of a power switch and the modules it feeds."""
-
-    outlet: Outlet
-    modules: tuple[Module, ...]
-
-    @property
-    def label(self) -> str:
-        """As an operator knows it."""
-        return f"outlet {self.outlet.socket} of {self.outlet.name}"
-
-    def switch(self, obs: ObsConfig) -> PowerSwitch:
-        """The switch itself; CredentialsError when its login cannot be read."""
-        return open_switch(obs, self.outlet)
-
-
-def feeds(work: Work, modules: Iterable[Module]) -> list[Feed]:
-    """The outlets that feed these modules; modules without a power switch have none."""
-    found: dict[tuple[str, int], list[Module]] = {}
-    outlets: dict[tuple[str, int], Outlet] = {}
-    for module in modules:
-        outlet = work.site.obs.power_switch(module)
-        if outlet is not None:
-            key = (outlet.name, outlet.socket)
-            outlets[key] = outlet
-            found.setdefault(key, []).append(module)
-    return [Feed(outlets[key], tuple(modules)) for key, modules in found.items()]
-
-
-def unpowered(work: Work, modules: Iterable[Module]) -> list[Feed]:
-    """The outlets that are off; one that cannot be asked is a fault, and left out."""
-    by_label = {feed.label: feed for feed in feeds(work, modules)}
-    answers = board_tftp.on_boards(
-        by_label,
-        lambda label: by_label[label].switch(work.site.obs).is_on(by_label[label].outlet.socket),
-    )
-    for label, answer in answers.items():
-        if isinstance(answer, ObsError):
-            work.fault(label, "power", str(answer))
-    return [by_label[label] for label, answer in answers.items() if answer is False]
-
-
-def power_on(work: Work, off: Sequence[Feed]) -> None:
-    """Switch outlets on and wait until their boards answer ping, or their time is over.
-
-    Whatever was done to these boards is undone by it.  What the temperature guard has cut off
-    stays off until an operator has looked.
-    """
-    off = _allowed(work, off)
-    fed = [q for feed in off for module in feed.modules for q in module.quabos]
-    for quabo in fed:
-        work.ledger.forget(quabo.ip)
-    if fed:
-        work.book.save()
-    _switch(work, off, on=True)
-    awaited = [q.ip for q in fed if work.uids.get(q.ip, "?")]
-    _await_ping(work, awaited, work.site.obs.power_on_timeout_s)
-
-
-def _allowed(work: Work, off: Sequence[Feed]) -> list[Feed]:
-    """Those that no trip forbids; the others are faults."""
-    try:
-        forbidden = why_no_power(work.site.head_data_dir)
-    except ObsError as error:
-        for feed in off:
-            work.fault(feed.label, "power", str(error))
-        return []
-    allowed = []
-    for feed in off:
-        reasons = [forbidden[module.id] for module in feed.modules if module.id in forbidden]
-        if reasons:
-            work.fault(feed.label, "power", f"stays off: {reasons[0]}")
-        else:
-            allowed.append(feed)
-    return allowed
-
-
-def power_off(work: Work) -> None:
-    """Switch all outlets of the modules at work off."""
-    found = feeds(work, work.modules)
-    for feed in found:
-        for module in feed.modules:
-            for quabo in module.quabos:
-                work.ledger.forget(quabo.ip)
-    work.book.save()
-    _switch(work, found, on=False)
-
-
-def _switch(work: Work, wanted: Sequence[Feed], on: bool) -> None:
-    by_label = {feed.label: feed for feed in wanted}
-
-    def switch(label: str) -> None:
-        feed = by_label[label]
-        work.flight.note("power", switch=feed.outlet.name, outlet=feed.outlet.socket, on=on)
-        feed.switch(work.site.obs).switch(feed.outlet.socket, on)
-
-    for label, answer in board_tftp.on_boards(by_label, switch).items():
-        if isinstance(answer, ObsError):
-            work.fault(label, "power", str(answer))
-        else:
-            names = ", ".join(module.label for module in by_label[label].modules)
-            work.console.note(f"power: {label} is {'on' if on else 'off'} ({names})")
-
-
-def _await_ping(work: Work, ips: Sequence[str], timeout_s: float) -> None:
-    pending = list(ips)
-    deadline = time.monotonic() + timeout_s
-    with work.console.progress("power: boards that answer", len(pending)) as progress:
-        while pending and time.monotonic() < deadline:
-            began_s = time.monotonic()
-            answers = _reached(work, pending, PING_TIMEOUT_S)
-            for ip in [ip for ip in pending if answers[ip]]:
-                pending.remove(ip)
-                progress.advance()
-            if pending:
-                time.sleep(max(0.0, min(1.0, deadline - began_s)))
-
-
 # --- ping and UIDs ----------------------------------------------------------------------------
 
 
@@ -162,16 +36,17 @@ def ping(work: Work, boards: Sequence[Quabo]) -> set[str]:
     """The boards that answer."""
     with work.console.progress("ping", len(boards)) as progress:
         ips = [quabo.ip for quabo in boards]
-        answers = _reached(work, ips, PING_TIMEOUT_S, lambda ip: progress.advance())
+        answers = reached(work, ips, PING_TIMEOUT_S, lambda ip: progress.advance())
     return {ip for ip, answered in answers.items() if answered}
 
 
-def _reached(
+def reached(
     work: Work,
     ips: Sequence[str],
     timeout_s: float,
     through: Callable[[str], None] | None = None,
 ) -> dict[str, bool]:
+    """Which of the boards answer ping within that time."""
     obs = work.site.obs
     return reach.ping(ips, obs.tftp_port, timeout_s, through, obs.command_pacing.pings_at_once)
 
@@ -224,6 +99,7 @@ def reboot(work: Work, boards: Sequence[Quabo]) -> dict[str, Firmware]:
     """Boot the silver firmware of boards; what runs now, by address, of those that came back."""
     silver: dict[str, Firmware] = {}
     able = firmware.bootable(work, boards)
+    limit_s = work.site.obs.reboot_timeout_s + BOOT_PACKET_S + HK_WAIT_S
     with open_watch(work.site, able) as watch:
         for index in range(4):
             batch = [q for q in able if q.index == index and q.ip not in work.failed]
@@ -234,7 +110,7 @@ def reboot(work: Work, boards: Sequence[Quabo]) -> dict[str, Firmware]:
             def action(able: Sequence[Quabo], through: Callable[[str], None]) -> Results:
                 return _Reboot(work, watch, able, through).run()
 
-            for quabo in work.carry_out(Step.REBOOT, batch, action):
+            for quabo in work.carry_out(Step.REBOOT, batch, action, limit_s=limit_s):
                 facts = work.ledger.boards[quabo.ip][Step.REBOOT].facts
                 silver[quabo.ip] = Firmware(str(facts["fwver"]), str(facts["fwtime"]))
     _warn_of_oddities(work, silver)
@@ -262,7 +138,7 @@ class _Reboot:
 
     def run(self) -> Results:
         """What became of each board."""
-        answers = _reached(self._work, self._ips, PING_TIMEOUT_S)
+        answers = reached(self._work, self._ips, PING_TIMEOUT_S)
         for ip in self._ips:
             if not answers[ip]:
                 self._end(ip, Result("does not answer ping; is it powered?"))
@@ -314,7 +190,7 @@ class _Reboot:
 
     def _ping(self, ips: Sequence[str]) -> None:
         """A board counts as back only after it was seen to be gone."""
-        for ip, answers in _reached(self._work, ips, SHORT_PING_S).items():
+        for ip, answers in reached(self._work, ips, SHORT_PING_S).items():
             if not answers:
                 self._gone.add(ip)
                 self._back_s.pop(ip, None)

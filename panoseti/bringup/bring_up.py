@@ -15,7 +15,7 @@ from panoseti.boards import verified
 from panoseti.boards.board_link import Send
 from panoseti.boards.board_work import Work, addresses
 from panoseti.boards.commands import HkDestination, HkInterval
-from panoseti.bringup import boot, session, session_setup
+from panoseti.bringup import boot, power, session, session_setup
 from panoseti.bringup.board_settings import CLOSED, OPEN
 from panoseti.bringup.board_setup import (
     calibrate_ph,
@@ -106,10 +106,10 @@ class BringUp:
     # --- what is there ---
 
     def _power(self) -> None:
-        off = boot.unpowered(self.work, self.work.modules)
+        off = power.unpowered(self.work, self.work.modules)
         items = [Due(POWER, feed.label, "the outlet is off") for feed in off]
         if self.plan(items):
-            boot.power_on(self.work, off)
+            power.power_on(self.work, off)
 
     def _look_for_boards(self) -> list[Quabo]:
         """The boards that answer; one that does not is a fault, and left alone."""
@@ -345,7 +345,7 @@ def high_voltage_off(work: Work) -> None:
         if problem is not None and (work.uids.get(ip) or not scanned)
     }
     modules = [m for m in work.site.obs.modules if any(q.ip in silent for q in m.quabos)]
-    off = [module for feed in boot.unpowered(work, modules) for module in feed.modules]
+    off = [module for feed in power.unpowered(work, modules) for module in feed.modules]
     without_power = {quabo.ip for module in off for quabo in module.quabos}
     work.failed |= without_power
     for ip, problem in silent.items():
@@ -374,4 +374,4 @@ def shut_down(work: Work) -> None:
     except ObsError as error:
         work.fault("boards", Step.SHUTTER.label, str(error))
     session_setup.end_daemons(work)
-    boot.power_off(work)
+    power.power_off(work)

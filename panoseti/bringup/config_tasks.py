@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 from panoseti.boards import firmware, verified
@@ -24,6 +24,8 @@ from panoseti.bringup.board_setup import (
     shutter_drivers,
 )
 from panoseti.bringup.bring_up import BringUp, Due, high_voltage_off, shut_down
+from panoseti.bringup.config_request import Job, Request, Task
+from panoseti.bringup.device_tasks import DEVICE_TASKS, show_power
 from panoseti.bringup.ledger import Ledger
 from panoseti.bringup.ledger_file import LedgerFile, held_ledger, read_ledger
 from panoseti.bringup.node_setup import (
@@ -38,7 +40,7 @@ from panoseti.calibration import calibration_report, ph_baselines
 from panoseti.calibration.threshold_measure import measure_thresholds
 from panoseti.configs.board_files import PH_BASELINE, QUABO_UIDS, known_uids, read_ph_baseline
 from panoseti.configs.load_configs import OBS_CONFIG, Site
-from panoseti.configs.selection import Choice, select
+from panoseti.configs.selection import select
 from panoseti.configs.site import Quabo
 from panoseti.console import Console
 from panoseti.errors import EXIT_FAILED, EXIT_OK, ConfigError, Fault, ObsError, RefusedError
@@ -48,58 +50,6 @@ from panoseti.housekeeping.hk_watch import Firmware
 from panoseti.runs.run_state import read_holder
 
 SUMMARY_COLUMNS = ("board", "serial", "mean", "median", "stddev", "min", "max")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked for: tasks by name (none = the whole bring-up), boards, and how.
-
-    golden_is_meant: that the golden firmware shall be overwritten was said a second time.
-    """
-
-    tasks: Sequence[str] = ()
-    choices: Sequence[Choice] = ()
-    redo: Collection[str] = ()
-    dry_run: bool = False
-    words: str = "config.py"
-    golden_is_meant: bool = False
-
-
-@dataclass
-class Job:
-    """One call of config.py: the work and what it shows; document: the answer of --json."""
-
-    work: Work
-    request: Request
-    document: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def console(self) -> Console:
-        """Where words go."""
-        return self.work.console
-
-    def boards(self) -> list[Quabo]:
-        """The boards a task is for: chosen and present."""
-        return self.work.present()
-
-
-@dataclass(frozen=True)
-class Task:
-    """One thing that can be asked for.
-
-    changes: boards, ledger or daemons are changed (one config.py at a time); in_run: may be asked
-    for while a run is in progress; anywhere: not only on the head node; needs_data: depends on
-    data_config.json; plan: what it would do to which board, and why, where that can be told.
-    """
-
-    name: str
-    do: Callable[[Job], None]
-    what: str
-    changes: bool = True
-    in_run: bool = False
-    anywhere: bool = False
-    needs_data: bool = False
-    plan: Callable[[Job], Mapping[str, str]] | None = None
 
 
 def run(site: Site, request: Request, console: Console, flight: FlightRecorder) -> int:
@@ -205,9 +155,13 @@ def _say_only(job: Job, task: Task) -> None:
 
 
 def _show(job: Job) -> None:
-    rows = overview.board_rows(job.work)
+    outlets = show_power(job)
+    dark = {module for state in outlets if state.on is False for module in state.modules}
+    rows = overview.board_rows(job.work, dark)
     job.document["boards"] = overview.as_json(rows)
     if not job.console.json_output:
+        if outlets:
+            job.console.out()
         job.console.table(overview.COLUMNS, overview.as_table(rows))
 
 
@@ -404,6 +358,7 @@ def _disk_space(job: Job) -> None:
 
 def _shut_down(job: Job) -> None:
     shut_down(job.work)
+    _show(job)
 
 
 def _bring_up(job: Job) -> None:
@@ -483,6 +438,7 @@ TASKS = (
     Task("calibrate_ph", _calibrate, "measure PH baselines", needs_data=True),
     Task("show_ph_baselines", _show_baselines, "show PH baselines", False, True, True),
     Task("measure_thresholds", _measure_thresholds, "scan thresholds in the dark", needs_data=True),
+    *DEVICE_TASKS,
     Task("shutter_open", _shutters(OPEN), "open shutters", in_run=True),
     Task("shutter_close", _shutters(CLOSED), "close shutters", in_run=True),
     Task("init_daq_nodes", _nodes, "put the software on DAQ nodes"),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from panoseti.boards.addresses import redis_key
@@ -22,7 +22,7 @@ COLUMNS = (
     "HK age s", "detectors C", "FPGA C", "HV V", "state",
 )  # fmt: skip
 
-
+POWER_OFF = "power is off"
 FIELDS = (TIME_FIELD, "FWVER", "TEMP1", "TEMP2", *HVMON)
 
 
@@ -30,8 +30,8 @@ FIELDS = (TIME_FIELD, "FWVER", "TEMP1", "TEMP2", *HVMON)
 class BoardRow:
     """One board; None = not known.  hv_v: magnitudes of the four detectors' bias.
 
-    state: "ready", "absent", "absent, as obs_config.json says", "never scanned", or the first step
-    that is missing or stale.
+    state: "ready", "power is off", "absent", "absent, as obs_config.json says", "never scanned", or
+    the first step that is missing or stale.
     """
 
     dome: str
@@ -51,14 +51,18 @@ class BoardRow:
     state: str
 
 
-def board_rows(work: Work) -> list[BoardRow]:
-    """A row for each board at work; records only where Redis can be reached."""
+def board_rows(work: Work, dark: Collection[int] = ()) -> list[BoardRow]:
+    """A row for each board at work; records only where Redis can be reached.
+
+    dark: modules whose power is known to be off.
+    """
     records = _records(work)
     names = {module.id: (module.dome, module.label) for module in work.site.obs.modules}
     chosen = {*work.boards, *work.known_absent}
     shown = [quabo for quabo in work.site.obs.quabos if quabo in chosen]
     off = session_setup.why_hv_off(work.site, shown)
-    return [_row(work, quabo, names[quabo.module_id], records, off) for quabo in shown]
+    rows = [_row(work, quabo, names[quabo.module_id], records, off) for quabo in shown]
+    return [replace(row, state=POWER_OFF) if row.module_id in dark else row for row in rows]
 
 
 def _records(work: Work) -> dict[str, Record]:

@@ -148,7 +148,9 @@ def confirm_hv(work: Work, boards: Sequence[Quabo]) -> None:
     A confirmation from before a board's last reboot or PH baseline, which takes HV away for a
     while, is none.
     """
-    work.carry_out(Step.HV, boards, lambda able, heard: _await_hv(work, able, heard))
+    work.carry_out(
+        Step.HV, boards, lambda able, heard: _await_hv(work, able, heard), limit_s=HV_ON_S
+    )
 
 
 def _await_hv(work: Work, boards: Sequence[Quabo], heard: Callable[[str], None]) -> Results:

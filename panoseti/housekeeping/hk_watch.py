@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
-from panoseti.boards.addresses import redis_key
+from panoseti.boards.addresses import FOCUS_QUABO, boardloc, redis_key
 from panoseti.boards.hk_socket import HkSocket, listen_addresses
-from panoseti.boards.packets import HkPacket, hk_record
+from panoseti.boards.packets import FocusReport, HkPacket, hk_record
 from panoseti.bringup import session
 from panoseti.configs.load_configs import Site
 from panoseti.configs.site import Quabo
 from panoseti.housekeeping.housekeeping import judge_datagram
-from panoseti.housekeeping.store import TIME_FIELD, Store
+from panoseti.housekeeping.store import TIME_FIELD, FocusNote, Store
 
 POLL_S = 0.1
 HVMON = tuple(f"HVMON{chip}" for chip in range(4))
@@ -78,13 +78,14 @@ class HkWatch(Protocol):
     """What has been seen so far, by board address.
 
     boots: the latest boot packet; heard: Unix time of the latest HK packet of any kind; shown,
-    firmware: what that one says.
+    firmware: what that one says; focus: the latest report of its focus stage.
     """
 
     boots: dict[str, Boot]
     heard: dict[str, float]
     firmware: dict[str, Firmware]
     shown: dict[str, Shown]
+    focus: dict[str, FocusNote]
 
     def __enter__(self) -> HkWatch: ...
     def __exit__(
@@ -105,6 +106,7 @@ class PortWatch:
         self.heard: dict[str, float] = {}
         self.firmware: dict[str, Firmware] = {}
         self.shown: dict[str, Shown] = {}
+        self.focus: dict[str, FocusNote] = {}
         self._by_boardloc = {quabo.boardloc: quabo.ip for quabo in boards}
         self._known = frozenset(self._by_boardloc)
         self._socket = HkSocket(listen_addresses(head_ip))
@@ -124,6 +126,9 @@ class PortWatch:
         """Take in the packets that have arrived, or the first one that comes."""
         for datagram in self._socket.receive(timeout_s):
             packet = judge_datagram(datagram, self._known)
+            if isinstance(packet, FocusReport):
+                ip = self._by_boardloc[boardloc(datagram.source_ip)]
+                self.focus[ip] = FocusNote(datagram.utc_s, packet)
             if not isinstance(packet, HkPacket):
                 continue
             ip = self._by_boardloc[packet.boardloc]
@@ -144,6 +149,7 @@ class StoreWatch:
         self.heard: dict[str, float] = {}
         self.firmware: dict[str, Firmware] = {}
         self.shown: dict[str, Shown] = {}
+        self.focus: dict[str, FocusNote] = {}
         self._store = store
         self._boards = tuple(boards)
 
@@ -165,6 +171,9 @@ class StoreWatch:
         notes = self._store.boot_notes([quabo.boardloc for quabo in self._boards])
         keys = [redis_key(quabo.boardloc) for quabo in self._boards]
         records = self._store.get_records(keys, FIELDS)
+        stages = [quabo for quabo in self._boards if quabo.index == FOCUS_QUABO]
+        reports = self._store.focus_notes([quabo.boardloc for quabo in stages])
+        self.focus = {q.ip: reports[q.boardloc] for q in stages if q.boardloc in reports}
         for quabo in self._boards:
             if (note := notes.get(quabo.boardloc)) is not None:
                 firmware = Firmware(note.firmware_version, note.firmware_time)
@@ -218,17 +227,37 @@ def wait_shown(
     since_unix: float,
     timeout_s: float,
     wanted: Callable[[str, Shown], bool],
+    seen: Callable[[str], None] = lambda ip: None,
 ) -> dict[str, Shown | None]:
     """Wait until a packet of each board that came after a Unix time shows what is wanted of it.
 
-    The boards of which none did, with what they show instead; None = nothing has come.
+    seen: called for each board whose packet does.  The boards of which none did, with what they
+    show instead; None = nothing has come.
     """
     missing = list(ips)
     deadline = time.monotonic() + timeout_s
     while True:
         fresh = {ip: shown for ip, shown in watch.shown.items() if shown.utc_s >= since_unix}
-        missing = [ip for ip in missing if ip not in fresh or not wanted(ip, fresh[ip])]
+        left = [ip for ip in missing if ip not in fresh or not wanted(ip, fresh[ip])]
+        for ip in missing:
+            if ip not in left:
+                seen(ip)
+        missing = left
         left_s = deadline - time.monotonic()
         if not missing or left_s <= 0:
             return {ip: fresh.get(ip) for ip in missing}
+        watch.look(min(left_s, 0.5))
+
+
+def wait_focus(
+    watch: HkWatch, ips: Iterable[str], since_unix: float, timeout_s: float
+) -> dict[str, FocusReport]:
+    """Wait for reports of focus stages that come after a Unix time; those that did."""
+    missing = set(ips)
+    deadline = time.monotonic() + timeout_s
+    while True:
+        fresh = {ip: note for ip, note in watch.focus.items() if note.utc_s >= since_unix}
+        left_s = deadline - time.monotonic()
+        if missing <= fresh.keys() or left_s <= 0:
+            return {ip: fresh[ip].report for ip in missing & fresh.keys()}
         watch.look(min(left_s, 0.5))

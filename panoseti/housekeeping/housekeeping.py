@@ -18,7 +18,14 @@ from types import TracebackType
 
 from panoseti.boards.addresses import boardloc, redis_key
 from panoseti.boards.hk_socket import Datagram, HkSocket
-from panoseti.boards.packets import HkPacket, hk_record, parse_focus_report, parse_hk
+from panoseti.boards.packets import (
+    FOCUS_REPORT_TYPE,
+    FocusReport,
+    HkPacket,
+    hk_record,
+    parse_focus_report,
+    parse_hk,
+)
 from panoseti.daemon import BoundedLog, Daemon
 from panoseti.errors import ObsError, RefusedError
 from panoseti.housekeeping.store import (
@@ -28,11 +35,12 @@ from panoseti.housekeeping.store import (
     StoreError,
     Value,
     boot_key,
+    focus_key,
+    focus_note,
 )
 
 logger = logging.getLogger(__name__)
 
-FOCUS_REPORT_TYPE = 0x05
 RETRY_STORE_S = 1.0
 HK_SEPARATOR = b"\n\n"
 # Far more than a record ever has: how far back the end of the last whole record is looked for.
@@ -49,8 +57,8 @@ class Rejected:
     text: str
 
 
-def judge_datagram(datagram: Datagram, known: frozenset[int]) -> HkPacket | Rejected:
-    """The HK packet in a datagram of one of the boards `known` (BOARDLOCs), or why there is none.
+def judge_datagram(datagram: Datagram, known: frozenset[int]) -> HkPacket | FocusReport | Rejected:
+    """What a datagram of one of the boards `known` (BOARDLOCs) holds, or why it is of no use.
 
     The prefix of the source address is free: its low 10 bits must be the BOARDLOC.
     """
@@ -59,10 +67,9 @@ def judge_datagram(datagram: Datagram, known: frozenset[int]) -> HkPacket | Reje
         return Rejected("unknown_source", f"{datagram.source_ip} is no board of this site")
     if datagram.data[:1] == bytes([FOCUS_REPORT_TYPE]):
         try:
-            report = parse_focus_report(datagram.data)
+            return parse_focus_report(datagram.data)
         except ValueError as error:
             return Rejected("malformed", f"{datagram.source_ip}: {error}")
-        return Rejected("focus_report", f"{datagram.source_ip}: {report}")
     try:
         packet = parse_hk(datagram.data)
     except ValueError as error:
@@ -120,11 +127,13 @@ class HkCapture:
                     logger.info("%s: first packet after a boot", datagram.source_ip)
                 self._backlog += entries(judged, datagram.utc_s)
                 self._heard(datagram.source_ip, datagram.utc_s, judged)
-                continue
-            self.counts[judged.kind] += 1
-            if judged.kind == "focus_report":
-                logger.info("focus stage: %s", judged.text)
+            elif isinstance(judged, FocusReport):
+                self.counts["focus_report"] += 1
+                logger.info("focus stage of %s: %s", datagram.source_ip, judged)
+                key = focus_key(boardloc(datagram.source_ip))
+                self._backlog.append((key, focus_note(datagram.utc_s, judged)))
             else:
+                self.counts[judged.kind] += 1
                 kind = f"{judged.kind} {datagram.source_ip}"
                 self._log.warning(kind, f"HK {judged.kind}: {judged.text}")
 
@@ -160,8 +169,8 @@ class HkCapture:
 
 
 def is_note(key: str) -> bool:
-    """Whether the key is that of a boot note, not of a record."""
-    return key.startswith(boot_key(0)[:-1])
+    """Whether the key is that of a note about a boot or a focus stage, not of a record."""
+    return key.startswith((boot_key(0)[:-1], focus_key(0)[:-1]))
 
 
 def hk_lines(key: str, record: Mapping[str, str]) -> bytes:

@@ -6,10 +6,12 @@ like it; every value is kept as text.  Two kinds of hash exist:
 - records: they have the field `Computer_UTC` (Unix time, seconds, when the computer received
   them) and the HK recorder copies them to hk.pff whenever that field changes:
   `QUABO_<BOARDLOC>`, `WRSWITCH`, `GPSPRIM`, `WPS_<X>`, ...
-- notes, without `Computer_UTC`, which the HK recorder leaves alone.  There is one:
+- notes, without `Computer_UTC`, which the HK recorder leaves alone.  There are two:
   `BOOT_<BOARDLOC>` with the fields `BootUTC` (Unix time, seconds, at which the last HK packet
   with the boot byte arrived), `FWVER` and `FWTIME` (what that packet said).  It is there
   because `StartUp` of `QUABO_<BOARDLOC>` is 1 only until the next HK packet, seconds later.
+  `FOCUS_<BOARDLOC>` with the last report of a focus stage: `FocusUTC`, `start`, `moved`,
+  `final`, `status`.
 
 To see a reboot while capture_hk holds the HK port: remember the time before the reboot
 command, then poll `boot_note(boardloc)` until `utc_s` is later than that.
@@ -18,7 +20,7 @@ command, then poll `boot_note(boardloc)` until `utc_s` is later than that.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any
 
@@ -26,13 +28,14 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from panoseti.boards.packets import TIME_FIELD
+from panoseti.boards.packets import TIME_FIELD, FocusReport
 from panoseti.errors import ObsError
 
 Value = str | int | float
 Record = dict[str, str]
 
 BOOT_TIME_FIELD = "BootUTC"
+FOCUS_TIME_FIELD = "FocusUTC"
 _SCAN_COUNT = 2000
 
 
@@ -52,6 +55,24 @@ class BootNote:
 def boot_key(boardloc: int) -> str:
     """Key of the note about a quabo's last boot."""
     return f"BOOT_{boardloc}"
+
+
+@dataclass(frozen=True)
+class FocusNote:
+    """The last report of a focus stage (`utc_s`: Unix time of its arrival)."""
+
+    utc_s: float
+    report: FocusReport
+
+
+def focus_key(boardloc: int) -> str:
+    """Key of the note about what a quabo's focus stage did last."""
+    return f"FOCUS_{boardloc}"
+
+
+def focus_note(utc_s: float, report: FocusReport) -> dict[str, Value]:
+    """The fields of such a note."""
+    return {FOCUS_TIME_FIELD: utc_s, **asdict(report)}
 
 
 class Store:
@@ -173,15 +194,28 @@ class Store:
         found = self.get_records(by_key)
         return {by_key[key]: self._boot_note(key, fields) for key, fields in found.items()}
 
-    def _boot_note(self, key: str, fields: Record) -> BootNote:
+    def _boot_note(self, key: str, note: Record) -> BootNote:
         try:
-            utc_s = float(fields[BOOT_TIME_FIELD])
+            utc_s = float(note[BOOT_TIME_FIELD])
         except (KeyError, ValueError) as error:
             raise StoreError(
-                f"redis {self.host}:{self.port}: {key} holds {fields}, which is no"
+                f"redis {self.host}:{self.port}: {key} holds {note}, which is no"
                 f" boot note; remove it: redis-cli -p {self.port} DEL {key}"
             ) from error
-        return BootNote(utc_s, fields.get("FWVER", ""), fields.get("FWTIME", ""))
+        return BootNote(utc_s, note.get("FWVER", ""), note.get("FWTIME", ""))
+
+    def focus_notes(self, boardlocs: Iterable[int]) -> dict[int, FocusNote]:
+        """What the focus stages of those quabos have last reported, in one round trip."""
+        by_key = {focus_key(boardloc): boardloc for boardloc in boardlocs}
+        names = list(FocusReport.__dataclass_fields__)
+        found = {}
+        for key, note in self.get_records(by_key).items():
+            try:
+                report = FocusReport(*(int(note[name]) for name in names))
+                found[by_key[key]] = FocusNote(float(note[FOCUS_TIME_FIELD]), report)
+            except (KeyError, ValueError):
+                continue  # it says nothing, as if there were none
+        return found
 
     def _keys(self) -> list[str]:
         scan = self._redis.scan_iter
