@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Show what the observatory does: run, DAQ nodes, daemons, each board's last housekeeping.
+"""Show what the observatory does: run, DAQ nodes, daemons, each board, outlets of power switches.
 
 A dead node is a line of its own.  Nothing is changed but the flight recorder, which notes that
 somebody looked; no other program is disturbed.

@@ -287,6 +287,8 @@ def test_shutdown_and_back(ready: PrivateObservatory, look: Look) -> None:
         answer = config(ready, "--shutdown")
         assert answer.code == 0, answer
         assert "secret" not in answer.out + answer.err
+        shown = [line for line in answer.out.splitlines() if line.endswith("power is off")]
+        assert len(shown) == 4 and "silver" in answer.out, "the boards as they were left"
         assert 3 not in switch.outlets_on and len(switch.outlets_on) == 7
         now = boards(ready)
         assert {now[ip]["phase"] for ip in boards_1} == {"off"}

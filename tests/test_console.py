@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -135,3 +137,61 @@ def test_scripts_find_the_environment_beside_them(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.stdout == f"{root / '.venv'} ['two words']\n"
+
+
+PROGRESS = """\
+import time
+console.SAY_EVERY_S = 0.1
+out = console.Console({json})
+with out.progress("boards", 4, 60) as progress:
+    progress.advance()
+    time.sleep(0.5)
+with out.progress("work", 4) as progress:
+    for _ in range(4):
+        time.sleep(0.3)
+        progress.advance()
+"""
+
+
+def test_a_bar_on_a_terminal_tells_the_time_left(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    try:
+        done = run_to(theirs, tmp_path, PROGRESS.format(json="False"))
+    finally:
+        os.close(theirs)
+    with os.fdopen(ours, "rb") as terminal:
+        text = all_of(terminal.fileno())
+    assert done.returncode == 0
+    assert re.search(r"boards .* 1/4 .* at most (60|59) s left", text), text
+    assert re.search(r"work .* [23]/4 .* about [01] s left", text), text
+
+
+def run_to(stderr: int, tmp_path: Path, body: str) -> subprocess.CompletedProcess[bytes]:
+    """As run, stderr being a terminal 100 characters wide."""
+    path = tmp_path / "script.py"
+    indented = "\n".join(f"    {line}" for line in body.splitlines())
+    path.write_text(SCRIPT.format(repo=str(REPO), body=indented))
+    env = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "NO_COLOR": "1"}
+    return subprocess.run([sys.executable, str(path)], stderr=stderr, timeout=60, env=env)
+
+
+def all_of(terminal: int) -> str:
+    """What was written to a terminal that nobody has open any more at the other end."""
+    text = b""
+    while True:
+        try:
+            data = os.read(terminal, 65536)
+        except OSError:  # that is how its end is told
+            data = b""
+        if not data:
+            return text.decode()
+        text += data
+
+
+def test_elsewhere_a_line_now_and_then_tells_it(tmp_path: Path) -> None:
+    done = run(tmp_path, PROGRESS.format(json="False"))
+    assert "boards: 1 of 4, at most 60 s left\n" in done.stderr, done.stderr
+    assert re.search(r"work: [23] of 4, about [01] s left\n", done.stderr), done.stderr
+    assert done.stdout == ""
+    quiet = run(tmp_path, PROGRESS.format(json="True"))
+    assert (quiet.returncode, quiet.stderr) == (0, "")

@@ -6,6 +6,7 @@ Simulated boards: from firmware 20 on they move the focus stage at every command
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -203,6 +204,15 @@ def test_a_power_switch_that_cannot_be_reached_is_named_and_all_else_goes_on(
         assert shown.json["power"][0]["on"] is None
         assert "no answer" in shown.json["power"][0]["problem"]
         assert look("--power").code == 1
+        status = subprocess.run(
+            ready.command("status.py", "--json"),
+            cwd=ready.command_dir, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=60,
+        )  # fmt: skip
+        document = json.loads(status.stdout)
+        assert "no answer" in document["power"][0]["problem"]
+        assert not any("wps" in problem for problem in document["problems"]), "shown, no error"
+        assert "outlet  modules  state" in status.stderr
 
 
 def test_power_of_one_module_while_the_other_keeps_its_high_voltage(

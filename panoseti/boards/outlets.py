@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -13,6 +14,8 @@ from panoseti.configs.site import PowerSwitch as Outlet
 from panoseti.errors import ObsError
 
 SWITCHES_AT_ONCE = 32
+# So many time-outs of a request may all outlets of a switch take together.
+WHOLE_SWITCH = 2
 # For a look in passing: a switch that is well answers within a fraction of a second.
 LOOK_TIMEOUT_S = 2.0
 COLUMNS = ("power switch", "outlet", "modules", "state")
@@ -98,8 +101,11 @@ def _ask(obs: ObsConfig, same: Sequence[Feed], timeout_s: float) -> dict[str, Ou
     """The outlets of one switch."""
     found: dict[str, OutletState] = {}
     problem, switch = "", None
+    deadline = time.monotonic() + WHOLE_SWITCH * timeout_s
     for feed in same:
         on = None
+        if not problem and time.monotonic() > deadline:
+            problem = f"power switch {feed.outlet.name} answers too slowly"
         try:
             if not problem:
                 switch = switch or feed.switch(obs, timeout_s)

@@ -374,4 +374,4 @@ def shut_down(work: Work) -> None:
     except ObsError as error:
         work.fault("boards", Step.SHUTTER.label, str(error))
     session_setup.end_daemons(work)
-    power.power_off(work)
+    power.power_off(work, work.modules)

@@ -141,9 +141,9 @@ def _await_ping(work: Work, ips: Sequence[str], timeout_s: float) -> list[str]:
 # --- off --------------------------------------------------------------------------------------
 
 
-def power_off(work: Work) -> None:
-    """Switch all outlets of the modules at work off; their high voltage is off already."""
-    found = outlets.feeds(work.site.obs, work.modules)
+def power_off(work: Work, modules: Iterable[Module]) -> None:
+    """Switch all outlets of these modules off; their high voltage is off already."""
+    found = outlets.feeds(work.site.obs, modules)
     for feed in found:
         _forget(work, feed)
     _switch(work, found, on=False)

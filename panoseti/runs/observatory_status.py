@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from panoseti.boards import outlets
 from panoseti.boards.addresses import redis_key
+from panoseti.boards.outlets import OutletState
 from panoseti.boards.packets import signed_detector_c
 from panoseti.bringup import session
 from panoseti.bringup.session import SESSION_DAEMONS, DaemonState
@@ -117,7 +120,9 @@ class BoardLine:
 class ObservatoryStatus:
     """All of it.
 
-    safety: trips and alarms that stand; problems: what could not be asked; advice: what to type.
+    power: outlets of power switches, where there are any (one that does not answer is shown as
+    such, and is no problem); safety: trips and alarms that stand; problems: what could not be
+    asked; advice: what to type.
     """
 
     time_unix: float
@@ -129,6 +134,7 @@ class ObservatoryStatus:
     nodes: list[NodeLine] = field(default_factory=list)
     daemons: list[DaemonState] = field(default_factory=list)
     boards: list[BoardLine] = field(default_factory=list)
+    power: list[OutletState] = field(default_factory=list)
     safety: SafetyStatus = SafetyStatus((), ())
     problems: list[str] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
@@ -146,6 +152,7 @@ class ObservatoryStatus:
             "nodes": [_node_document(node) for node in self.nodes],
             "daemons": [_daemon_document(one, self.time_unix) for one in self.daemons],
             "boards": [asdict(board) for board in self.boards],
+            "power": outlets.as_json(self.power),
             "trips": list(self.safety.trips),
             "alarms": list(self.safety.alarms),
             "problems": self.problems,
@@ -177,7 +184,16 @@ def _daemon_document(found: DaemonState, now_unix: float) -> dict[str, Any]:
 
 
 def look(site: Site, flight: FlightRecorder) -> ObservatoryStatus:
-    """Look at everything; nodes are asked at once."""
+    """Look at everything; nodes and power switches are asked at once."""
+    with ThreadPoolExecutor(1) as beside:
+        feeds = outlets.feeds(site.obs, site.obs.modules)
+        power = beside.submit(outlets.look, site.obs, feeds)
+        found = _look(site, flight)
+        found.power = power.result()
+    return found
+
+
+def _look(site: Site, flight: FlightRecorder) -> ObservatoryStatus:
     found = ObservatoryStatus(time.time(), site.obs.name, str(site.head_data_dir))
     holder = _look_at_run(site, found)
     found.open_runs = _open_runs(site.head_data_dir, holder.run if holder else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from panoseti.boards import outlets
 from panoseti.configs.load_configs import Site
 from panoseti.console import Console
 from panoseti.runs.disk_room import duration_text, size_text
@@ -41,6 +42,9 @@ def show(found: ObservatoryStatus, site: Site, console: Console) -> None:
     console.table(DAEMON_COLUMNS, rows)
     console.out()
     console.table(BOARD_COLUMNS, [_board_row(board) for board in found.boards])
+    if found.power:
+        console.out()
+        console.table(outlets.COLUMNS, outlets.as_table(found.power))
     for line in found.safety.lines():
         console.error(line)
     for problem in found.problems:
