@@ -91,6 +91,8 @@ struct framer *framer_new(const struct module_table *modules, bool group_ph,
 
 		module->framer = framer;
 		module->index = framer->n_modules;
+		for (unsigned q = 0; q < MODULE_QUABOS; q++)
+			module->sequences[q][STREAM_PH].is_random = true;
 		module->images = assembly_ring_new(ASSEMBLY_IMAGE_WINDOW_NS, module->sequences,
 						   emit_module_frame, module);
 		module->pulses = assembly_ring_new(ASSEMBLY_PH_WINDOW_NS, module->sequences,
@@ -129,7 +131,8 @@ void framer_packet(struct framer *framer, const struct packet_info *packet, cons
 		&framer->account
 			 ->compute[stream_index(packet->module, packet->quabo, packet->stream)];
 	int64_t lost_before = sequence->lost;
-	enum sequence_verdict order = sequence_note(sequence, packet->number, packet->time_ns);
+	enum sequence_verdict order =
+		sequence_note(sequence, packet->number, packet->time_ns, clock_ns);
 
 	if (sequence->lost != lost_before)
 		set_counter(&account->lost, (uint64_t)sequence->lost);

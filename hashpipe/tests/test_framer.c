@@ -541,6 +541,25 @@ static void test_bounded(void)
 	end();
 }
 
+/* Many packets in a row are missing: the pace of images tells how many, pulse heights have none. */
+static void test_long_loss(void)
+{
+	begin((const int[]){ 7, -1 }, false);
+	for (unsigned k = 0; k < 2000; k++) {
+		unsigned number = k < 1000 ? k : k + 200000;
+
+		recv_ns += k == 1000 ? 200001ull * MS : MS;
+		feed_at(2, 28, (uint16_t)number, number * (uint64_t)MS);
+		feed_at(1, 28, (uint16_t)number, number * (uint64_t)MS);
+	}
+	CHECK_EQUAL(counted(&account.compute[STREAM_IMAGE16].lost), 200000);
+	CHECK_EQUAL(counted(&account.compute[STREAM_PH].lost), 200000 % 65536);
+	CHECK_EQUAL(SUM(resets), 0);
+	framer_flush(framer);
+	check_balance();
+	end();
+}
+
 /* The clock of the boards is set, or they are reset: recording goes on. */
 static void test_reset_and_clock_step(void)
 {
@@ -777,6 +796,7 @@ int main(void)
 	test_duplicates_open_no_frame();
 	test_late();
 	test_bounded();
+	test_long_loss();
 	test_reset_and_clock_step();
 	test_no_seconds();
 	test_no_seconds_and_silence();

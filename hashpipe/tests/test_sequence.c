@@ -7,9 +7,13 @@
 
 static struct sequence sequence;
 
+/* The computer's clock is right to within a tenth of a second, and began at another time. */
 static enum sequence_verdict note(unsigned number, uint64_t time_ns)
 {
-	return sequence_note(&sequence, (uint16_t)number, time_ns % TAI_PERIOD_NS);
+	static const uint64_t off_ns[] = { 0, 30000000, 100000000, 70000000 };
+
+	return sequence_note(&sequence, (uint16_t)number, time_ns % TAI_PERIOD_NS,
+			     time_ns + 77000000000u + off_ns[number % 4]);
 }
 
 static void clear(void)
@@ -42,7 +46,7 @@ static void test_golden(void)
 			time_ns = quirk ? number * 1000 : time_ns + 1000;
 			sequence_note(
 				&boards[check_number(&vectors, 1) & 1][check_number(&vectors, 2)],
-				(uint16_t)number, (uint64_t)time_ns);
+				(uint16_t)number, (uint64_t)time_ns, (uint64_t)time_ns);
 		} else {
 			long long lost = 0;
 
@@ -130,6 +134,64 @@ static void test_long_silence(void)
 	CHECK_EQUAL(sequence.lost, 29999);
 }
 
+/* A stream of images from its packet `from` on, `n` of them, its numbers begun `shift` later. */
+static void stream(unsigned from, unsigned n, uint64_t pace_ns, bool seconds_are_sent,
+		   unsigned shift)
+{
+	for (unsigned k = from; k < from + n; k++) {
+		uint64_t time_ns = 1019000000000u + k * pace_ns + k * 7 % 5; /* not quite even */
+		uint64_t clock_ns = time_ns + 60000000 * (k % 2); /* nor is the computer at once */
+		uint64_t sent_ns = time_ns % (seconds_are_sent ? TAI_PERIOD_NS : 1000000000u);
+
+		sequence_note(&sequence, (uint16_t)(k - shift), sent_ns, clock_ns);
+	}
+}
+
+/* Any number of images lost in a row is counted to the packet, at any pace, whether boards send
+ * seconds or not and however long it lasts; a reset at any time is none. */
+static void test_long_loss(void)
+{
+	static const unsigned missing[] = { 1,	   1000,  1500,	  30000,  32767,
+					    32768, 40000, 65530,  65535,  65536,
+					    65540, 70000, 131072, 200000, 500000 };
+	static const uint64_t pace_ns[] = { 20000, 1000000, 10000000 };
+
+	for (unsigned k = 0; k < sizeof(missing) / sizeof(*missing) * 6; k++) {
+		unsigned n = missing[k / 6];
+		uint64_t pace = pace_ns[k % 6 / 2];
+
+		check_case("%u missing, %llu ns apart, seconds %u", n, (unsigned long long)pace,
+			   k % 2);
+		clear();
+		stream(0, 2000, pace, k % 2, 0);
+		stream(2000 + n, 2000, pace, k % 2, 0);
+		CHECK_EQUAL(sequence.lost, n);
+		CHECK_EQUAL(sequence.resets, 0);
+		CHECK_EQUAL(sequence.reordered, 0);
+		/* Reset meanwhile: of all those sent before it nobody knows. */
+		stream(4000 + n + 777, 2000, pace, k % 2, 4000 + n + 777 - 3);
+		CHECK_EQUAL(sequence.lost, n);
+		CHECK_EQUAL(sequence.resets, 1);
+		/* Nor is anything lost when a board pauses: its numbers go on. */
+		sequence_note(&sequence, 2003, 3, sequence.newest_clock_ns + 100000 * pace);
+		CHECK_EQUAL(sequence.lost, n);
+	}
+	check_case("%s", "");
+}
+
+/* Pulses come at random: what their numbers tell is all there is. */
+static void test_long_loss_of_pulses(void)
+{
+	clear();
+	sequence.is_random = true;
+	stream(0, 2000, 1000000, true, 0);
+	stream(2000 + 30000, 10, 1000000, true, 0);
+	CHECK_EQUAL(sequence.lost, 30000);
+	stream(2000 + 30010 + 40000, 10, 1000000, true, 0);
+	CHECK_EQUAL(sequence.lost, 30000);
+	CHECK_EQUAL(sequence.resets, 1);
+}
+
 /* Whatever a stream goes through, loss is what never came, doubles are what came twice. */
 static void test_random_streams(void)
 {
@@ -188,6 +250,8 @@ int main(void)
 	test_wrap();
 	test_reset();
 	test_long_silence();
+	test_long_loss();
+	test_long_loss_of_pulses();
 	test_random_streams();
 	return check_result();
 }
