@@ -8,19 +8,22 @@
 #include "leftovers.h"
 #include "pipeline.h"
 
+static void refuse_in_use(struct pipeline *pipeline, const char *option, unsigned blocks)
+{
+	pipeline_refuse(pipeline,
+			"cannot make the ring of %s=%u blocks: somebody uses that of instance %d; "
+			"see `pgrep -ax hashpipe`, and when no other pipeline runs, "
+			"`hashpipe_clean_shmem -d -I %d` removes it",
+			option, blocks, pipeline->instance, pipeline->instance);
+}
+
 static void refuse(struct pipeline *pipeline, const char *option, unsigned blocks, size_t bytes,
-		   bool in_use, int err)
+		   int err)
 {
 	struct rlimit locked = { RLIM_INFINITY, RLIM_INFINITY };
 
 	getrlimit(RLIMIT_MEMLOCK, &locked);
-	if (in_use)
-		pipeline_refuse(pipeline,
-				"cannot make the ring of %s=%u blocks: one of another size is "
-				"there, and somebody uses it; when no other pipeline runs, "
-				"`hashpipe_clean_shmem -d -I %d` removes it",
-				option, blocks, pipeline->instance);
-	else if (locked.rlim_cur != RLIM_INFINITY && locked.rlim_cur < bytes)
+	if (locked.rlim_cur != RLIM_INFINITY && locked.rlim_cur < bytes)
 		pipeline_refuse(pipeline,
 				"cannot make the ring of %s=%u blocks: %zu MB are to be locked in "
 				"memory, the limit is %llu kB; raise it (`ulimit -l`), or give "
@@ -38,22 +41,24 @@ static hashpipe_databuf_t *create(int instance_id, int databuf_id, const char *o
 {
 	struct pipeline *pipeline = pipeline_get(instance_id);
 	hashpipe_databuf_t *ring;
-	enum leftover found;
 	unsigned blocks;
 	int err;
 
 	if (!pipeline || pipeline->options_bad)
 		return NULL;
 	blocks = is_packets ? pipeline->options.packet_blocks : pipeline->options.frame_blocks;
+	if (leftovers_ring_in_use(instance_id, databuf_id)) {
+		refuse_in_use(pipeline, option, blocks);
+		return NULL;
+	}
 	errno = 0;
 	ring = hashpipe_databuf_create(instance_id, databuf_id, header_bytes, block_bytes,
 				       (int)blocks);
 	if (ring)
 		return ring;
 	err = errno;
-	found = leftovers_remove_ring(instance_id, databuf_id, header_bytes, block_bytes,
-				      (int)blocks);
-	if (found == LEFTOVER_REMOVED) {
+	if (leftovers_remove_ring(instance_id, databuf_id, header_bytes, block_bytes,
+				  (int)blocks)) {
 		journal_note(&pipeline->journal, JOURNAL_INFO,
 			     "removed a ring of another size that a dead pipeline had left");
 		errno = 0;
@@ -62,8 +67,7 @@ static hashpipe_databuf_t *create(int instance_id, int databuf_id, const char *o
 		err = errno;
 	}
 	if (!ring)
-		refuse(pipeline, option, blocks, header_bytes + blocks * block_bytes,
-		       found == LEFTOVER_IN_USE, err);
+		refuse(pipeline, option, blocks, header_bytes + blocks * block_bytes, err);
 	return ring;
 }
 

@@ -47,26 +47,38 @@ static bool is_used_by_others(int shmid)
 	return shmctl(shmid, IPC_STAT, &segment) || segment.shm_nattch > own_attachments(shmid);
 }
 
-enum leftover leftovers_remove_ring(int instance_id, int databuf_id, size_t header_bytes,
-				    size_t block_bytes, int blocks)
+bool leftovers_ring_in_use(int instance_id, int databuf_id)
 {
 	hashpipe_databuf_t *ring = hashpipe_databuf_attach(instance_id, databuf_id);
-	enum leftover found = LEFTOVER_IN_USE;
+	bool in_use;
+
+	if (!ring)
+		return false;
+	in_use = ring->shmid >= 0 && is_used_by_others(ring->shmid);
+	hashpipe_databuf_detach(ring);
+	return in_use;
+}
+
+bool leftovers_remove_ring(int instance_id, int databuf_id, size_t header_bytes, size_t block_bytes,
+			   int blocks)
+{
+	hashpipe_databuf_t *ring = hashpipe_databuf_attach(instance_id, databuf_id);
+	bool removed = false;
 	int shmid, semid;
 
 	if (!ring)
-		return LEFTOVER_NONE;
+		return false;
 	shmid = ring->shmid;
 	semid = ring->semid;
-	if (shmid < 0 || (ring->header_size == header_bytes && ring->block_size == block_bytes &&
-			  ring->n_block == blocks))
-		found = LEFTOVER_NONE;
-	else if (!is_used_by_others(shmid) && !shmctl(shmid, IPC_RMID, NULL)) {
+	if (shmid >= 0 &&
+	    (ring->header_size != header_bytes || ring->block_size != block_bytes ||
+	     ring->n_block != blocks) &&
+	    !is_used_by_others(shmid) && !shmctl(shmid, IPC_RMID, NULL)) {
 		semctl(semid, 0, IPC_RMID);
-		found = LEFTOVER_REMOVED;
+		removed = true;
 	}
 	hashpipe_databuf_detach(ring);
-	return found;
+	return removed;
 }
 
 static bool wait_for(sem_t *lock, int timeout_ms)

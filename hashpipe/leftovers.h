@@ -12,15 +12,13 @@
 
 #include "hashpipe.h"
 
-enum leftover {
-	LEFTOVER_NONE,	  /* no ring of other sizes is there */
-	LEFTOVER_REMOVED, /* one was, and nobody used it: try again */
-	LEFTOVER_IN_USE,  /* one is, and somebody uses it, or it is not ours to remove */
-};
+/* Whether another process is attached to this ring.  To be asked before it is created: to create a
+ * ring that is there already frees its blocks, whoever uses them. */
+bool leftovers_ring_in_use(int instance_id, int databuf_id);
 
-/* Looks at the ring that is in the way of one of these sizes. */
-enum leftover leftovers_remove_ring(int instance_id, int databuf_id, size_t header_bytes,
-				    size_t block_bytes, int blocks);
+/* Removes a ring of other sizes than these that nobody is attached to.  False: there is none. */
+bool leftovers_remove_ring(int instance_id, int databuf_id, size_t header_bytes, size_t block_bytes,
+			   int blocks);
 
 /* Locks the status buffer.  False: somebody has held the lock all the time. */
 bool leftovers_lock_status(hashpipe_status_t *status, int timeout_ms);

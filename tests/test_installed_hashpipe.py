@@ -256,6 +256,18 @@ def test_a_ring_in_use_is_told_with_what_removes_it(programs: Path, shared: Shar
     assert shared.ring(1) == segment
 
 
+def test_a_second_start_leaves_a_recording_alone(programs: Path, shared: Shared) -> None:
+    """Of the same instance and with rings of the same sizes, while the first has a backlog."""
+    with run(programs, shared) as first, boards(first) as senders:
+        first.process.send_signal(signal.SIGSTOP)
+        send_frames(senders, 20)
+        with run(programs, shared, "two", ready=False) as second:
+            check_refused(second, "NETBLKS=4", "somebody uses that of instance 0", "pgrep -ax")
+        first.process.send_signal(signal.SIGCONT)
+        assert first.stop()["totals"]["recorded"] == 80
+        check_frames(first, 20)
+
+
 def test_limit_of_locked_memory_is_told(programs: Path, shared: Shared) -> None:
     wrapper = ["prlimit", f"--memlock={LIMIT_BYTES}:{LIMIT_BYTES}"]
     if not os.geteuid():
