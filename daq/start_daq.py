@@ -269,7 +269,8 @@ def _make_directories(order: Order, attempt: Attempt) -> None:
         _make_directory(Path(daq_facts.module_run_dir(module, order.run)), attempt)
         _forget_empty_files(Path(daq_facts.module_run_dir(module, order.run)), attempt)
     _make_directory(Path(order.run), attempt)
-    for path in (*_logs(order), _logs(order)[2].with_suffix(".json.tmp")):
+    logs = _logs(order)
+    for path in (*logs, *(logs[2].with_suffix(suffix) for suffix in (".json.tmp", ".json.new"))):
         if not path.exists():
             attempt.on_failure(functools.partial(remove_state, path))
 

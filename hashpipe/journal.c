@@ -109,7 +109,7 @@ void journal_flush(struct journal *journal)
 		size_t length = format_line(&lines[k], text, sizeof(text));
 
 		if (write(journal->fd, text, length) < 0) {
-			/* A full disk: the status file tells the same, and nothing else can. */
+			/* A full disk: the status file, which has a reserve, tells the same. */
 		}
 	}
 }

@@ -50,8 +50,10 @@ void pipeline_refuse(struct pipeline *pipeline, const char *format, ...)
 	if (pipeline->journal.fd != STDERR_FILENO)
 		journal_flush(&pipeline->journal);
 	pipeline_set_state(pipeline, PIPELINE_FAILED);
-	if (pipeline->run_exists)
+	if (pipeline->run_exists) {
 		status_report_file(pipeline);
+		status_report_end(pipeline, 0); /* the line above tells it all */
+	}
 }
 
 /* Options come as cards of the status buffer. */
@@ -214,7 +216,7 @@ static void *report(void *argument)
 		pipeline->report_now = false;
 		pthread_mutex_unlock(&pipeline->lock);
 		journal_flush(&pipeline->journal);
-		status_report_file(pipeline);
+		pipeline->report_err = status_report_file(pipeline);
 		if (attached)
 			status_report_keys(pipeline, &status);
 		pthread_mutex_lock(&pipeline->lock);
@@ -272,7 +274,8 @@ static void close_books(struct pipeline *pipeline)
 	if (pipeline->reporter_runs)
 		pthread_join(pipeline->reporter, NULL);
 	else
-		status_report_file(pipeline);
+		pipeline->report_err = status_report_file(pipeline);
+	status_report_end(pipeline, pipeline->report_err);
 	journal_close(&pipeline->journal);
 }
 

@@ -80,6 +80,7 @@ struct pipeline {
 	bool closes, closed;		/* a thread closes the books; threads may return */
 	bool reporter_runs, reporter_ends, report_now;
 	pthread_t reporter;
+	int report_err; /* of its last status file; the reporter's own until it has ended */
 };
 
 /* The pipeline of an instance, made and its options read at the first call; NULL without memory.

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "leftovers.h"
+#include "status_file.h"
 
 enum { STATUS_LOCK_MS = 100 };
 
@@ -187,30 +188,37 @@ static void put_status(FILE *out, struct pipeline *pipeline)
 	put_quabos(out, pipeline);
 	put_products(out, pipeline);
 	put_errors(out, pipeline);
-	fputs("}\n", out);
+	fputc('}', out);
 }
 
 int status_report_file(struct pipeline *pipeline)
 {
-	char path[2 * OPTION_SIZE + 32], temporary[2 * OPTION_SIZE + 40];
-	FILE *out;
-	int err = 0;
+	char path[2 * OPTION_SIZE + 32], *text = NULL;
+	size_t length = 0;
+	FILE *out = open_memstream(&text, &length);
+	int err;
 
-	options_status_path(&pipeline->options, path, sizeof(path));
-	snprintf(temporary, sizeof(temporary), "%s.tmp", path);
-	out = fopen(temporary, "we");
 	if (!out)
 		return -errno;
 	put_status(out, pipeline);
-	if (ferror(out))
-		err = -EIO;
-	if (fclose(out))
-		err = -errno;
-	if (!err && rename(temporary, path))
-		err = -errno;
-	if (err)
-		unlink(temporary);
+	options_status_path(&pipeline->options, path, sizeof(path));
+	err = fclose(out) ? -errno : status_file_replace(path, text, length);
+	free(text);
 	return err;
+}
+
+void status_report_end(struct pipeline *pipeline, int err)
+{
+	char path[2 * OPTION_SIZE + 32];
+
+	options_status_path(&pipeline->options, path, sizeof(path));
+	status_file_end(path);
+	if (!err)
+		return;
+	fprintf(stderr, "hashpipe: cannot write %s: %s; the account is this:\n", path,
+		strerror(-err));
+	put_status(stderr, pipeline);
+	fputc('\n', stderr);
 }
 
 /* Losses as the deployed keys have them: of the board of the last packet, by mode; -1 where the

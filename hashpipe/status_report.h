@@ -4,8 +4,11 @@
 
 #include "pipeline.h"
 
-/* Writes the status file of the run (temporary name, then rename).  0 or -errno. */
+/* Writes the status file of the run (see status_file.h).  0 or -errno. */
 int status_report_file(struct pipeline *pipeline);
+
+/* That was the last one, with this result: if it failed, the account is told on stderr. */
+void status_report_end(struct pipeline *pipeline, int err);
 
 /* Sets the keys in the status buffer. */
 void status_report_keys(struct pipeline *pipeline, hashpipe_status_t *status);

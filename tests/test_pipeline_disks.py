@@ -5,6 +5,7 @@ recorded or counted, every file stays a whole number of frames, other modules go
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import re
 import shutil
@@ -130,27 +131,65 @@ def test_full_disk(tmp_path: Path) -> None:
 
 
 def test_run_directory_full(tmp_path: Path) -> None:
-    """Log and status find no room: data are recorded all the same, and the status comes back."""
+    """Log and status find no room: data are recorded all the same, and the status goes on."""
     wrapper = in_namespace_with_small_disk(RUN, "64k")
     with recording(tmp_path, wrapper=wrapper, ready=False) as recorder, boards(recorder) as senders:
         within = inside(recorder)
         wait_for(within.is_recording, "it to record")
-        ballast = within.status_path.with_name("ballast")
-        with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
-            while True:
-                file.write(bytes(4096))
-        full = within.status()["updated_unix"]
+        fill(within.status_path.with_name("ballast"))
         send_frames(senders, range(50))
         (path,) = within.files(254, "img16")
         wait_for(lambda: path.stat().st_size == 50 * IMG16_BYTES, "the frames")
-        assert within.status()["totals"]["received"] in (0, 200)  # an older one, but a whole one
-        ballast.unlink()
-        wait_for(lambda: within.status()["updated_unix"] > full, "a new status")
         wait_for(lambda: within.status()["totals"]["recorded"] == 200, "the account")
         assert recorder.end() == 0
 
 
 # ---- gone ----
+
+
+def fill(path: Path) -> None:
+    """No byte is left on the disk of this file."""
+    with path.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+        while True:
+            file.write(bytes(4096))
+
+
+def test_everything_on_one_full_disk(tmp_path: Path) -> None:
+    """Data, log and status: the status goes on, tells of it, and the last one is there."""
+    if os.geteuid():
+        pytest.skip("a tmpfs of its own needs root")
+    script = (
+        "mkdir disk && mount -t tmpfs -o size=400k tmpfs disk && cp -r module.config obs_* disk"
+        ' && cd disk && exec "$@"'
+    )
+    wrapper = ["unshare", "-m", "sh", "-c", script, "sh"]
+    with recording(tmp_path, wrapper=wrapper, ready=False) as recorder, boards(recorder) as senders:
+        inner = inside(recorder).folder / "disk"
+        within = Recorder(recorder.process, inner, recorder.host, recorder.prefix, recorder.port)
+        wait_for(within.is_recording, "it to record")
+        wait_for(lambda: within.status_path.with_suffix(".json.tmp").exists(), "the reserve")
+        fill(within.status_path.with_name("ballast"))
+        send_frames(senders, range(50))
+        wait_for(lambda: within.status()["totals"]["unwritten"] > 0, "the status to tell of it")
+        assert "No space left on device" in within.status()["errors"][0]
+        for number in range(50, 53):  # it goes on telling
+            told = within.status()["totals"]["received"]
+            send_frames(senders, range(number, number + 1))
+            wait_for(lambda told=told: within.status()["totals"]["received"] > told, "a new status")
+        disk = os.open(inner, os.O_DIRECTORY)  # stays when the pipeline is gone
+        try:
+            assert recorder.end() == 0
+            left = Path(f"/proc/self/fd/{disk}") / RUN
+            status = json.loads((left / within.status_path.name).read_text())
+            names = {path.name for path in left.iterdir()}
+        finally:
+            os.close(disk)
+    assert recorder.output == ""
+    assert status["state"] == "ended"
+    totals = status["totals"]
+    assert totals["received"] == totals["recorded"] + totals["unwritten"] == 212
+    assert sum(product["write_errors"] for product in status["products"]) > 0
+    assert names == {"hp_stdout", "ballast", "hp_log_127.0.0.1", within.status_path.name}
 
 
 def take_away(folder: Path) -> Callable[[], None]:
@@ -219,13 +258,21 @@ def test_directory_that_vanishes(
 
 
 def test_run_directory_vanishes(tmp_path: Path) -> None:
-    """No log, no status: data are recorded all the same, and the end is in order."""
-    with recording(tmp_path) as recorder, boards(recorder) as senders:
+    """No log, no status: data are recorded all the same, and the account is told at the end."""
+    with (
+        recording(tmp_path) as recorder,
+        boards(recorder) as senders,
+        (tmp_path / RUN / recorder.output_name).open() as printed,
+    ):
         send_frames(senders, range(20))
         shutil.rmtree(tmp_path / RUN)
         send_frames(senders, range(20, 40))
         assert recorder.end() == 0
         check_frames(recorder, range(40))
+        line, account = printed.read().split("\n", 1)
+    assert line.endswith("No such file or directory; the account is this:")
+    status = json.loads(account)
+    assert (status["state"], status["totals"]["recorded"]) == ("ended", 160)
 
 
 # ---- slow ----
