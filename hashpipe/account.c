@@ -77,26 +77,50 @@ unsigned account_rejected(struct account *account,
 	return n;
 }
 
-void account_totals(const struct account *account, struct totals *totals)
+static void add_balance(struct balance *sum, const struct balance *stream)
 {
-	uint64_t disposed;
+	sum->received += stream->received;
+	sum->recorded += stream->recorded;
+	sum->duplicate += stream->duplicate;
+	sum->late += stream->late;
+	sum->unwritten += stream->unwritten;
+	sum->in_flight += stream->in_flight;
+	sum->lost += stream->lost;
+}
 
-	memset(totals, 0, sizeof(*totals));
+/* Against the way of the packets: those that the output thread has counted by now are counted by
+ * the threads before it when their turn to be read comes. */
+struct snapshot *account_snapshot(struct account *account)
+{
+	struct snapshot *snapshot =
+		calloc(1, sizeof(*snapshot) + account->streams * sizeof(*snapshot->stream));
+
+	if (!snapshot)
+		return NULL;
 	for (unsigned k = 0; k < account->streams; k++) {
-		totals->recorded += counted(&account->output[k].recorded);
-		totals->unwritten += counted(&account->output[k].unwritten);
+		snapshot->stream[k].recorded = counted(&account->output[k].recorded);
+		snapshot->stream[k].unwritten = counted(&account->output[k].unwritten);
 	}
+	atomic_thread_fence(memory_order_acquire);
 	for (unsigned k = 0; k < account->streams; k++) {
-		totals->duplicate += counted(&account->compute[k].duplicate);
-		totals->late += counted(&account->compute[k].late);
-		totals->lost += counted(&account->compute[k].lost);
+		snapshot->stream[k].duplicate = counted(&account->compute[k].duplicate);
+		snapshot->stream[k].late = counted(&account->compute[k].late);
+		snapshot->stream[k].lost = counted(&account->compute[k].lost);
 	}
-	totals->rejected = counted(&account->rejected);
-	atomic_thread_fence(memory_order_seq_cst); /* what follows is read after what precedes */
-	totals->received = counted(&account->received);
-	totals->kernel_drops = counted(&account->kernel_drops);
-	totals->bytes = counted(&account->bytes);
-	disposed = totals->recorded + totals->unwritten + totals->duplicate + totals->late +
-		   totals->rejected;
-	totals->in_flight = totals->received - disposed;
+	atomic_thread_fence(memory_order_acquire);
+	for (unsigned k = 0; k < account->streams; k++) {
+		struct balance *stream = &snapshot->stream[k];
+
+		stream->received = counted(&account->net[k].received);
+		stream->in_flight = stream->received - stream->recorded - stream->duplicate -
+				    stream->late - stream->unwritten;
+		add_balance(&snapshot->totals, stream);
+	}
+	snapshot->n_rejected = account_rejected(account, snapshot->rejected_entry);
+	for (unsigned k = 0; k < snapshot->n_rejected; k++)
+		snapshot->rejected += snapshot->rejected_entry[k].count;
+	snapshot->totals.received += snapshot->rejected;
+	snapshot->kernel_drops = counted(&account->kernel_drops);
+	snapshot->bytes = counted(&account->bytes);
+	return snapshot;
 }

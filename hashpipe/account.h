@@ -1,9 +1,10 @@
 /* account.h -- what became of every packet.
  *
- * At all times received = recorded + rejected + duplicate + late + unwritten + in flight, and
- * nothing is in flight after the end.  Every counter has one thread that writes it (named below);
- * any thread may read.  A packet is counted as received before another thread can see it, so a
- * reader that takes `received` last never finds more packets disposed of than received.
+ * At all times, for every stream, received = recorded + duplicate + late + unwritten + in flight;
+ * the totals are the sums, to which `rejected` adds on both sides; nothing is in flight after the
+ * end.  Every counter has one thread that writes it (named below); any thread may read.  A packet
+ * is counted as received before another thread can see it, so a reader that takes `received` last
+ * never finds more packets disposed of than received.
  */
 #ifndef PANOSETI_ACCOUNT_H
 #define PANOSETI_ACCOUNT_H
@@ -19,11 +20,12 @@
 
 typedef _Atomic uint64_t counter;
 
-/* Only the thread that owns the counter may add to it, so no locked instruction is needed. */
+/* Only the thread that owns the counter may add to it, so no locked instruction is needed.  Who
+ * sees the sum also sees what was counted before. */
 static inline void count(counter *c, uint64_t n)
 {
 	atomic_store_explicit(c, atomic_load_explicit(c, memory_order_relaxed) + n,
-			      memory_order_relaxed);
+			      memory_order_release);
 }
 
 static inline uint64_t counted(const counter *c)
@@ -103,10 +105,19 @@ struct account {
 	unsigned streams, files;
 };
 
-/* Sums over all streams. */
-struct totals {
-	uint64_t received, recorded, rejected, duplicate, late, unwritten, in_flight, lost;
-	uint64_t kernel_drops, bytes;
+/* What became of the packets of a stream, or of all. */
+struct balance {
+	uint64_t received, recorded, duplicate, late, unwritten, in_flight;
+	uint64_t lost;
+};
+
+/* All accounts at one time: every balance is whole, and `totals` are the sums. */
+struct snapshot {
+	struct balance totals; /* received: with the rejected */
+	uint64_t rejected, kernel_drops, bytes;
+	unsigned n_rejected;
+	struct rejected rejected_entry[REJECTED_ENTRIES + PACKET_VERDICTS];
+	struct balance stream[];
 };
 
 /* Room for `modules` modules; 0 or -ENOMEM.  Release with account_free. */
@@ -123,7 +134,7 @@ bool account_reject(struct account *account, enum packet_verdict kind, uint32_t 
 unsigned account_rejected(struct account *account,
 			  struct rejected entries[REJECTED_ENTRIES + PACKET_VERDICTS]);
 
-/* Sums up, in the order that keeps the balance whole while the pipeline runs. */
-void account_totals(const struct account *account, struct totals *totals);
+/* Looks at all accounts while the pipeline runs.  The caller frees it; NULL without memory. */
+struct snapshot *account_snapshot(struct account *account);
 
 #endif

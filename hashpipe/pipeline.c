@@ -243,27 +243,36 @@ static void start_reporter(struct pipeline *pipeline)
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-/* The books are closed: the balance must be whole, and the last status tells so. */
-static void close_books(struct pipeline *pipeline)
+/* The last word on the balance; false if it is not whole. */
+static bool tell_balance(struct pipeline *pipeline, const struct snapshot *snapshot, bool failed)
 {
-	struct totals totals;
-	bool failed = atomic_load(&pipeline->failed);
+	const struct balance *totals = &snapshot->totals;
+	uint64_t received = counted(&pipeline->account.received);
+	uint64_t missing = received - (totals->received - totals->in_flight);
 
-	account_totals(&pipeline->account, &totals);
-	if (totals.in_flight) {
+	if (missing)
 		journal_note(&pipeline->journal, JOURNAL_ERROR,
-			     "%lld of %llu packets are not accounted for",
-			     (long long)totals.in_flight, (unsigned long long)totals.received);
-		failed = true;
-	}
+			     "%lld of %llu packets are not accounted for", (long long)missing,
+			     (unsigned long long)received);
 	journal_note(&pipeline->journal, JOURNAL_INFO,
 		     "%s: %llu packets received, %llu recorded, %llu rejected, %llu duplicate, "
 		     "%llu late, %llu unwritten; %llu lost, %llu dropped by the kernel",
-		     failed ? "failed" : "ended", (unsigned long long)totals.received,
-		     (unsigned long long)totals.recorded, (unsigned long long)totals.rejected,
-		     (unsigned long long)totals.duplicate, (unsigned long long)totals.late,
-		     (unsigned long long)totals.unwritten, (unsigned long long)totals.lost,
-		     (unsigned long long)totals.kernel_drops);
+		     failed || missing ? "failed" : "ended", (unsigned long long)received,
+		     (unsigned long long)totals->recorded, (unsigned long long)snapshot->rejected,
+		     (unsigned long long)totals->duplicate, (unsigned long long)totals->late,
+		     (unsigned long long)totals->unwritten, (unsigned long long)totals->lost,
+		     (unsigned long long)snapshot->kernel_drops);
+	return !missing;
+}
+
+/* The books are closed: the balance must be whole, and the last status tells so. */
+static void close_books(struct pipeline *pipeline)
+{
+	struct snapshot *snapshot = account_snapshot(&pipeline->account);
+	bool failed = atomic_load(&pipeline->failed);
+
+	failed = !snapshot || !tell_balance(pipeline, snapshot, failed) || failed;
+	free(snapshot);
 	pipeline_set_state(pipeline, failed ? PIPELINE_FAILED : PIPELINE_ENDED);
 	for (int k = 0; k < PIPELINE_THREADS; k++)
 		pipeline_activity(pipeline, k, ACTIVITY_ENDED);

@@ -58,45 +58,47 @@ static void put_threads(FILE *out, const struct pipeline *pipeline)
 	fputc('}', out);
 }
 
-static void put_totals(FILE *out, const struct pipeline *pipeline)
+/* What became of packets, after a field that has been put. */
+static void put_balance(FILE *out, const struct balance *balance)
 {
-	struct totals totals;
+	put_count(out, "received", balance->received);
+	put_count(out, "recorded", balance->recorded);
+	put_count(out, "duplicate", balance->duplicate);
+	put_count(out, "late", balance->late);
+	put_count(out, "unwritten", balance->unwritten);
+	put_count(out, "in_flight", balance->in_flight);
+	put_count(out, "lost", balance->lost);
+}
 
-	account_totals(&pipeline->account, &totals);
-	fprintf(out, ",\n\"totals\":{\"received\":%llu", (unsigned long long)totals.received);
-	put_count(out, "recorded", totals.recorded);
-	put_count(out, "rejected", totals.rejected);
-	put_count(out, "duplicate", totals.duplicate);
-	put_count(out, "late", totals.late);
-	put_count(out, "unwritten", totals.unwritten);
-	put_count(out, "in_flight", totals.in_flight);
-	put_count(out, "lost", totals.lost);
-	put_count(out, "kernel_drops", totals.kernel_drops);
-	put_count(out, "bytes", totals.bytes);
+static void put_totals(FILE *out, const struct snapshot *snapshot)
+{
+	fprintf(out, ",\n\"totals\":{\"rejected\":%llu", (unsigned long long)snapshot->rejected);
+	put_balance(out, &snapshot->totals);
+	put_count(out, "kernel_drops", snapshot->kernel_drops);
+	put_count(out, "bytes", snapshot->bytes);
 	fputc('}', out);
 }
 
-static void put_rejected(FILE *out, struct pipeline *pipeline)
+static void put_rejected(FILE *out, const struct snapshot *snapshot)
 {
-	struct rejected entries[REJECTED_ENTRIES + PACKET_VERDICTS];
-	unsigned n = account_rejected(&pipeline->account, entries);
-
 	fputs(",\n\"rejected\":[", out);
-	for (unsigned k = 0; k < n; k++) {
-		struct in_addr address = { htonl(entries[k].source) };
+	for (unsigned k = 0; k < snapshot->n_rejected; k++) {
+		const struct rejected *entry = &snapshot->rejected_entry[k];
+		struct in_addr address = { htonl(entry->source) };
 		char text[INET_ADDRSTRLEN] = "other";
 
-		if (!entries[k].other)
+		if (!entry->other)
 			inet_ntop(AF_INET, &address, text, sizeof(text));
 		fprintf(out, "%s\n{\"kind\":\"%s\",\"source\":\"%s\",\"boardloc\":%d", k ? "," : "",
-			packet_verdict_name(entries[k].kind), text, entries[k].boardloc);
-		put_count(out, "count", entries[k].count);
+			packet_verdict_name(entry->kind), text, entry->boardloc);
+		put_count(out, "count", entry->count);
 		fputc('}', out);
 	}
 	fputc(']', out);
 }
 
-static void put_stream(FILE *out, const struct pipeline *pipeline, unsigned index, uint64_t now_ns)
+static void put_stream(FILE *out, const struct pipeline *pipeline, unsigned index,
+		       const struct balance *balance, uint64_t now_ns)
 {
 	const struct account *account = &pipeline->account;
 	unsigned board = index / STREAM_COUNT;
@@ -105,12 +107,7 @@ static void put_stream(FILE *out, const struct pipeline *pipeline, unsigned inde
 	fprintf(out, "\n{\"module\":%u,\"quabo\":%u,\"mode\":%u",
 		pipeline->modules.id[board / MODULE_QUABOS], board % MODULE_QUABOS,
 		stream_acq_mode(index % STREAM_COUNT));
-	put_count(out, "received", counted(&account->net[index].received));
-	put_count(out, "recorded", counted(&account->output[index].recorded));
-	put_count(out, "lost", counted(&account->compute[index].lost));
-	put_count(out, "duplicate", counted(&account->compute[index].duplicate));
-	put_count(out, "late", counted(&account->compute[index].late));
-	put_count(out, "unwritten", counted(&account->output[index].unwritten));
+	put_balance(out, balance);
 	put_count(out, "reordered", counted(&account->compute[index].reordered));
 	put_count(out, "resets", counted(&account->compute[index].resets));
 	fprintf(out,
@@ -119,17 +116,17 @@ static void put_stream(FILE *out, const struct pipeline *pipeline, unsigned inde
 		seconds(counted(&account->net[index].gap_ns)));
 }
 
-static void put_quabos(FILE *out, const struct pipeline *pipeline)
+static void put_quabos(FILE *out, const struct pipeline *pipeline, const struct snapshot *snapshot)
 {
 	uint64_t now_ns = (uint64_t)unix_ns();
 	const char *comma = "";
 
 	fputs(",\n\"quabos\":[", out);
 	for (unsigned k = 0; k < pipeline->account.streams; k++) {
-		if (!counted(&pipeline->account.net[k].received))
+		if (!snapshot->stream[k].received)
 			continue;
 		fputs(comma, out);
-		put_stream(out, pipeline, k, now_ns);
+		put_stream(out, pipeline, k, &snapshot->stream[k], now_ns);
 		comma = ",";
 	}
 	fputc(']', out);
@@ -169,7 +166,7 @@ static void put_errors(FILE *out, struct pipeline *pipeline)
 	fputc(']', out);
 }
 
-static void put_status(FILE *out, struct pipeline *pipeline)
+static void put_status(FILE *out, struct pipeline *pipeline, const struct snapshot *snapshot)
 {
 	const struct options *options = &pipeline->options;
 
@@ -183,9 +180,9 @@ static void put_status(FILE *out, struct pipeline *pipeline)
 		pipeline->capture_name ? pipeline->capture_name : "none",
 		atomic_load(&pipeline->socket_open) ? "true" : "false");
 	put_threads(out, pipeline);
-	put_totals(out, pipeline);
-	put_rejected(out, pipeline);
-	put_quabos(out, pipeline);
+	put_totals(out, snapshot);
+	put_rejected(out, snapshot);
+	put_quabos(out, pipeline, snapshot);
 	put_products(out, pipeline);
 	put_errors(out, pipeline);
 	fputc('}', out);
@@ -193,23 +190,26 @@ static void put_status(FILE *out, struct pipeline *pipeline)
 
 int status_report_file(struct pipeline *pipeline)
 {
+	struct snapshot *snapshot = account_snapshot(&pipeline->account);
 	char path[2 * OPTION_SIZE + 32], *text = NULL;
 	size_t length = 0;
-	FILE *out = open_memstream(&text, &length);
-	int err;
+	FILE *out = snapshot ? open_memstream(&text, &length) : NULL;
+	int err = -ENOMEM;
 
-	if (!out)
-		return -errno;
-	put_status(out, pipeline);
-	options_status_path(&pipeline->options, path, sizeof(path));
-	err = fclose(out) ? -errno : status_file_replace(path, text, length);
+	if (out) {
+		put_status(out, pipeline, snapshot);
+		options_status_path(&pipeline->options, path, sizeof(path));
+		err = fclose(out) ? -errno : status_file_replace(path, text, length);
+	}
 	free(text);
+	free(snapshot);
 	return err;
 }
 
 void status_report_end(struct pipeline *pipeline, int err)
 {
 	char path[2 * OPTION_SIZE + 32];
+	struct snapshot *snapshot;
 
 	options_status_path(&pipeline->options, path, sizeof(path));
 	status_file_end(path);
@@ -217,39 +217,41 @@ void status_report_end(struct pipeline *pipeline, int err)
 		return;
 	fprintf(stderr, "hashpipe: cannot write %s: %s; the account is this:\n", path,
 		strerror(-err));
-	put_status(stderr, pipeline);
+	snapshot = account_snapshot(&pipeline->account);
+	if (snapshot)
+		put_status(stderr, pipeline, snapshot);
+	free(snapshot);
 	fputc('\n', stderr);
 }
 
 /* Losses as the deployed keys have them: of the board of the last packet, by mode; -1 where the
  * board has not sent in that mode. */
-static void put_losses(struct pipeline *pipeline, char *buffer)
+static void put_losses(struct pipeline *pipeline, const struct snapshot *snapshot, char *buffer)
 {
-	const struct account *account = &pipeline->account;
-	unsigned first = (unsigned)counted(&account->last_board) * STREAM_COUNT;
-	struct totals totals;
+	unsigned first = (unsigned)counted(&pipeline->account.last_board) * STREAM_COUNT;
 
-	account_totals(account, &totals);
-	hputi8(buffer, "NPACKETS", (long long)totals.received);
-	hputi8(buffer, "NETDROPS", (long long)totals.kernel_drops);
-	hputi8(buffer, "TPKTLST", (long long)totals.lost);
+	hputi8(buffer, "NPACKETS", (long long)snapshot->totals.received);
+	hputi8(buffer, "NETDROPS", (long long)snapshot->kernel_drops);
+	hputi8(buffer, "TPKTLST", (long long)snapshot->totals.lost);
 	for (unsigned k = 0; k < STREAM_COUNT; k++) {
+		const struct balance *stream = &snapshot->stream[first + k];
 		char key[16];
-		bool sent = counted(&account->net[first + k].received);
 
 		snprintf(key, sizeof(key), "M%uPKTLST", stream_acq_mode(k));
-		hputi8(buffer, key,
-		       sent ? (long long)counted(&account->compute[first + k].lost) : -1);
+		hputi8(buffer, key, stream->received ? (long long)stream->lost : -1);
 	}
 }
 
 void status_report_keys(struct pipeline *pipeline, hashpipe_status_t *status)
 {
 	const struct account *account = &pipeline->account;
+	struct snapshot *snapshot = account_snapshot(&pipeline->account);
 	char *buffer = status->buf;
 
-	if (!leftovers_lock_status(status, STATUS_LOCK_MS))
-		return; /* somebody died with the lock, perhaps: that is not to hold us up */
+	if (!snapshot || !leftovers_lock_status(status, STATUS_LOCK_MS)) {
+		free(snapshot); /* somebody died with the lock: that is not to hold us up */
+		return;
+	}
 	for (int k = 0; k < PIPELINE_THREADS; k++) {
 		int activity = atomic_load(&pipeline->activity[k]);
 
@@ -258,7 +260,7 @@ void status_report_keys(struct pipeline *pipeline, hashpipe_status_t *status)
 	}
 	hputs(buffer, "BINDHOST", pipeline->options.bindhost);
 	hputi4(buffer, "BINDPORT", (int)pipeline->options.bindport);
-	put_losses(pipeline, buffer);
+	put_losses(pipeline, snapshot, buffer);
 	hputi8(buffer, "NETRECV", (long long)counted(&account->received));
 	hputi8(buffer, "NETBKOUT", (long long)counted(&pipeline->net_block));
 	hputi8(buffer, "NETMCNT", (long long)counted(&account->net_blocks));
@@ -272,4 +274,5 @@ void status_report_keys(struct pipeline *pipeline, hashpipe_status_t *status)
 	hputi8(buffer, "OUTBLKIN", (long long)counted(&pipeline->output_block));
 	hputi8(buffer, "OUTMCNT", (long long)counted(&account->output_blocks));
 	hashpipe_status_unlock(status);
+	free(snapshot);
 }

@@ -140,16 +140,17 @@ class Recorder:
 
 
 def check_sums(status: Mapping[str, Any]) -> None:
-    """What the status says of the parts adds up to what it says of the whole."""
+    """Every balance is whole, and what the status says of the parts adds up to the whole."""
     totals = status["totals"]
-    for key in ("recorded", "duplicate", "late", "unwritten", "lost"):
+    parts = ("recorded", "duplicate", "late", "unwritten", "in_flight")
+    for stream in status["quabos"]:
+        assert stream["received"] == sum(stream[key] for key in parts)
+        assert min(stream[key] for key in (*parts, "lost")) >= 0
+    for key in (*parts, "lost"):
         assert sum(stream[key] for stream in status["quabos"]) == totals[key]
     assert sum(entry["count"] for entry in status["rejected"]) == totals["rejected"]
     accepted = sum(stream["received"] for stream in status["quabos"])
     assert accepted + totals["rejected"] == totals["received"]
-    for stream in status["quabos"]:
-        parts = ("recorded", "duplicate", "late", "unwritten")
-        assert stream["received"] == sum(stream[key] for key in parts)
 
 
 @contextmanager

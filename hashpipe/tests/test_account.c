@@ -1,4 +1,4 @@
-/* The books: kinds and sources of bad packets, bounded; sums. */
+/* The books: kinds and sources of bad packets, bounded; balances. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -38,32 +38,51 @@ static void test_rejected(void)
 	account_free(&account);
 }
 
-static void test_totals(void)
+static void test_snapshot(void)
 {
-	struct totals totals;
+	struct snapshot *snapshot;
+	unsigned last = stream_index(2, 3, STREAM_IMAGE8PH);
 
 	CHECK_EQUAL(account_init(&account, 3), 0);
 	CHECK_EQUAL(account.streams, 3 * 4 * 5);
-	count(&account.received, 100);
+	count(&account.net[0].received, 60);
+	count(&account.net[last].received, 39);
 	count(&account.kernel_drops, 9);
 	count(&account.output[0].recorded, 40);
-	count(&account.output[stream_index(2, 3, STREAM_IMAGE8PH)].recorded, 20);
-	count(&account.output[7].unwritten, 5);
-	count(&account.compute[3].duplicate, 4);
-	count(&account.compute[4].late, 3);
+	count(&account.output[last].recorded, 20);
+	count(&account.output[0].unwritten, 5);
+	count(&account.compute[0].duplicate, 4);
+	count(&account.compute[last].late, 3);
 	set_counter(&account.compute[5].lost, 8);
 	account_reject(&account, PACKET_BAD_LENGTH, 1, -1);
-	account_totals(&account, &totals);
-	CHECK_EQUAL(totals.received, 100);
-	CHECK_EQUAL(totals.recorded, 60);
-	CHECK_EQUAL(totals.unwritten, 5);
-	CHECK_EQUAL(totals.duplicate, 4);
-	CHECK_EQUAL(totals.late, 3);
-	CHECK_EQUAL(totals.rejected, 1);
-	CHECK_EQUAL(totals.lost, 8);
-	CHECK_EQUAL(totals.kernel_drops, 9);
-	CHECK_EQUAL(totals.in_flight, 100 - 60 - 5 - 4 - 3 - 1);
+	snapshot = account_snapshot(&account);
+	CHECK_EQUAL(snapshot->totals.received, 100);
+	CHECK_EQUAL(snapshot->totals.recorded, 60);
+	CHECK_EQUAL(snapshot->totals.unwritten, 5);
+	CHECK_EQUAL(snapshot->totals.duplicate, 4);
+	CHECK_EQUAL(snapshot->totals.late, 3);
+	CHECK_EQUAL(snapshot->totals.lost, 8);
+	CHECK_EQUAL(snapshot->totals.in_flight, 100 - 60 - 5 - 4 - 3 - 1);
+	CHECK_EQUAL(snapshot->rejected, 1);
+	CHECK_EQUAL(snapshot->n_rejected, 1);
+	CHECK_EQUAL(snapshot->kernel_drops, 9);
+	CHECK_EQUAL(snapshot->stream[0].in_flight, 60 - 40 - 5 - 4);
+	CHECK_EQUAL(snapshot->stream[last].in_flight, 39 - 20 - 3);
+	free(snapshot);
 	account_free(&account);
+}
+
+enum { MANY = 300000 };
+
+/* What the three threads do with packets of one board, one after the other. */
+static void *pass_many(void *argument)
+{
+	(void)argument;
+	for (unsigned k = 0; k < MANY; k++) {
+		count(&account.net[k % 4].received, 1);
+		count(k % 3 ? &account.output[k % 4].recorded : &account.compute[k % 4].late, 1);
+	}
+	return NULL;
 }
 
 static void *reject_many(void *argument)
@@ -73,29 +92,39 @@ static void *reject_many(void *argument)
 	return argument;
 }
 
-/* The status is read while packets are counted. */
+/* The status is read while packets are counted: the balance of every stream is whole. */
 static void test_concurrent(void)
 {
-	struct rejected entries[REJECTED_ENTRIES + PACKET_VERDICTS];
-	struct totals totals;
-	pthread_t thread;
+	struct snapshot *snapshot;
+	pthread_t rejecter, passer;
+	uint64_t most = 0, received = 0;
 
 	account_init(&account, 1);
-	pthread_create(&thread, NULL, reject_many, NULL);
-	for (unsigned k = 0; k < 200; k++) {
-		account_rejected(&account, entries);
-		account_totals(&account, &totals);
+	pthread_create(&rejecter, NULL, reject_many, NULL);
+	pthread_create(&passer, NULL, pass_many, NULL);
+	while (received < MANY) {
+		snapshot = account_snapshot(&account);
+		for (unsigned k = 0; k < 4; k++)
+			if (snapshot->stream[k].in_flight > most)
+				most = snapshot->stream[k].in_flight;
+		received = snapshot->totals.received - snapshot->rejected;
+		free(snapshot);
 	}
-	pthread_join(thread, NULL);
-	account_totals(&account, &totals);
-	CHECK_EQUAL(totals.rejected, 20000);
+	CHECK(most <= MANY); /* else less were received than were disposed of */
+	pthread_join(rejecter, NULL);
+	pthread_join(passer, NULL);
+	snapshot = account_snapshot(&account);
+	CHECK_EQUAL(snapshot->rejected, 20000);
+	CHECK_EQUAL(snapshot->totals.received, 20000 + MANY);
+	CHECK_EQUAL(snapshot->totals.in_flight, 0);
+	free(snapshot);
 	account_free(&account);
 }
 
 int main(void)
 {
 	test_rejected();
-	test_totals();
+	test_snapshot();
 	test_concurrent();
 	return check_result();
 }
