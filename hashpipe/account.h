@@ -48,9 +48,10 @@ static inline unsigned stream_index(unsigned module, unsigned quabo, unsigned st
 
 /* Written by the net thread. */
 struct net_stream_account {
-	counter received;     /* packets accepted */
-	counter last_recv_ns; /* Unix time of the last one */
-	counter gap_ns;	      /* longest time between two of them, by the computer's clock */
+	counter received;      /* packets accepted */
+	counter last_recv_ns;  /* Unix time of the last one */
+	counter last_clock_ns; /* ... on the clock that is never set, 0: none came */
+	counter gap_ns;	       /* longest time between two of them, on that clock */
 };
 
 /* Written by the compute thread. */

@@ -8,7 +8,12 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
+
+/* No call to receive takes longer, and no packet waits longer in the kernel. */
+#define CALL_NS 5000000000u
+#define WAITED_NS 600000000000u
 
 int capture_filter(int fd, const struct sock_filter *filter, unsigned short length)
 {
@@ -42,12 +47,41 @@ void capture_receive_buffer(struct capture *capture, int fd, unsigned bytes)
 			got / 2 / 1000, wanted / 1000, wanted);
 }
 
-static void note_gap(struct net_stream_account *stream, uint64_t recv_ns)
+/* The stamps of packets are of the computer's clock, which may be set.  Read together with one that
+ * never is, once for all the packets of a call. */
+static void read_clocks(struct capture *capture)
 {
-	uint64_t last_ns = counted(&stream->last_recv_ns);
+	struct timespec now, monotonic;
 
-	if (last_ns && recv_ns > last_ns && recv_ns - last_ns > counted(&stream->gap_ns))
-		set_counter(&stream->gap_ns, recv_ns - last_ns);
+	clock_gettime(CLOCK_REALTIME, &now);
+	clock_gettime(CLOCK_MONOTONIC, &monotonic);
+	capture->clock_ns = (uint64_t)monotonic.tv_sec * 1000000000u + (uint64_t)monotonic.tv_nsec;
+	capture->clock_offset_ns =
+		capture->clock_ns - ((uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec);
+}
+
+/* When a packet came, on the clock that is never set.  One that cannot have come then was stamped
+ * after the clock was set, during this very call. */
+static uint64_t clock_of(const struct capture *capture, uint64_t recv_ns)
+{
+	uint64_t clock_ns = recv_ns + capture->clock_offset_ns;
+	bool is_possible = clock_ns <= capture->clock_ns + CALL_NS &&
+			   clock_ns + WAITED_NS >= capture->clock_ns;
+
+	return is_possible ? clock_ns : capture->clock_ns;
+}
+
+/* A packet that seems to be older than the one before is not: the clock was set back, or packets
+ * have changed places. */
+static void note_time(struct net_stream_account *stream, uint64_t clock_ns)
+{
+	uint64_t last_ns = counted(&stream->last_clock_ns);
+
+	if (last_ns && clock_ns <= last_ns)
+		return;
+	if (last_ns && clock_ns - last_ns > counted(&stream->gap_ns))
+		set_counter(&stream->gap_ns, clock_ns - last_ns);
+	set_counter(&stream->last_clock_ns, clock_ns);
 }
 
 bool capture_judge(struct capture *capture, const uint8_t *payload, size_t length, uint32_t source,
@@ -63,7 +97,7 @@ bool capture_judge(struct capture *capture, const uint8_t *payload, size_t lengt
 	if (verdict == PACKET_OK) {
 		info->recv_ns = recv_ns;
 		stream = &account->net[stream_index(info->module, info->quabo, info->stream)];
-		note_gap(stream, recv_ns);
+		note_time(stream, clock_of(capture, recv_ns));
 		count(&stream->received, 1);
 		set_counter(&stream->last_recv_ns, recv_ns);
 		return true;
@@ -127,6 +161,7 @@ int capture_start(struct capture *capture, char *fault, size_t fault_size)
 
 int capture_receive(struct capture *capture, struct capture_target *target, int timeout_ms)
 {
+	read_clocks(capture);
 	return capture->kind->receive(capture, target, timeout_ms);
 }
 

@@ -40,8 +40,10 @@ struct capture {
 	struct journal *journal;
 	const struct options *options;
 	int fd;
-	int wake_fd;		 /* eventfd of the caller: readable means do not sleep; -1: none */
-	uint64_t newest_recv_ns; /* Unix time stamp of the newest packet taken so far */
+	int wake_fd;		  /* eventfd of the caller: readable means do not sleep; -1: none */
+	uint64_t newest_recv_ns;  /* Unix time stamp of the newest packet taken so far */
+	uint64_t clock_ns;	  /* CLOCK_MONOTONIC when capture_receive was called, */
+	uint64_t clock_offset_ns; /* ... and by how much it was ahead of Unix time */
 	uint64_t lag_ns;    /* how long a packet may be in the kernel without being handed out */
 	uint64_t gather_ns; /* for the caller to let packets gather; 0: the kernel has done so */
 	void *own;	    /* of the kind */

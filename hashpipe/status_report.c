@@ -98,11 +98,11 @@ static void put_rejected(FILE *out, const struct snapshot *snapshot)
 }
 
 static void put_stream(FILE *out, const struct pipeline *pipeline, unsigned index,
-		       const struct balance *balance, uint64_t now_ns)
+		       const struct balance *balance, uint64_t clock_ns)
 {
 	const struct account *account = &pipeline->account;
 	unsigned board = index / STREAM_COUNT;
-	uint64_t last_ns = counted(&account->net[index].last_recv_ns);
+	uint64_t last_ns = counted(&account->net[index].last_clock_ns);
 
 	fprintf(out, "\n{\"module\":%u,\"quabo\":%u,\"mode\":%u",
 		pipeline->modules.id[board / MODULE_QUABOS], board % MODULE_QUABOS,
@@ -112,13 +112,14 @@ static void put_stream(FILE *out, const struct pipeline *pipeline, unsigned inde
 	put_count(out, "resets", counted(&account->compute[index].resets));
 	fprintf(out,
 		",\"last_packet_unix\":%.6f,\"last_packet_age_s\":%.6f,\"longest_gap_s\":%.6f}",
-		seconds(last_ns), now_ns > last_ns ? seconds(now_ns - last_ns) : 0.0,
+		seconds(counted(&account->net[index].last_recv_ns)),
+		clock_ns > last_ns ? seconds(clock_ns - last_ns) : 0.0,
 		seconds(counted(&account->net[index].gap_ns)));
 }
 
 static void put_quabos(FILE *out, const struct pipeline *pipeline, const struct snapshot *snapshot)
 {
-	uint64_t now_ns = (uint64_t)unix_ns();
+	uint64_t clock_ns = monotonic_ns();
 	const char *comma = "";
 
 	fputs(",\n\"quabos\":[", out);
@@ -126,7 +127,7 @@ static void put_quabos(FILE *out, const struct pipeline *pipeline, const struct 
 		if (!snapshot->stream[k].received)
 			continue;
 		fputs(comma, out);
-		put_stream(out, pipeline, k, &snapshot->stream[k], now_ns);
+		put_stream(out, pipeline, k, &snapshot->stream[k], clock_ns);
 		comma = ",";
 	}
 	fputc(']', out);

@@ -334,18 +334,22 @@ def test_the_computers_clock_is_set(tmp_path: Path, step_s: int) -> None:
     clock.write_text("0")
     environment = {"LD_PRELOAD": preload(tmp_path, CLOCK_STEPS), "CLOCK_FILE": str(clock)}
     with (
-        recording(tmp_path, (254,), environment=environment) as recorder,
+        recording(tmp_path, (7, 254), environment=environment) as recorder,
+        boards(recorder) as senders,
         packet_source() as source,
     ):
         source.add_module(recorder, 254)
         for address in source.address.values():
             source.tell(f"image {address} dest={recorder.destination} acq=2 period_ns=2000000")
         wait_for(lambda: recorder.status()["totals"]["recorded"] > 400, "frames before")
+        senders.send(packet(1, 28, 0), 28)  # and nothing more
+        silent_since = time.monotonic()
         clock.with_suffix(".new").write_text(str(step_s))
         os.replace(clock.with_suffix(".new"), clock)
         before = recorder.status()["totals"]["recorded"]
         wait_for(lambda: recorder.status()["totals"]["recorded"] > before + 500, "frames after")
-        sent = sum(source.stop(boardloc)["image"]["sent"] for boardloc in source.address)
+        sent = 1 + sum(source.stop(boardloc)["image"]["sent"] for boardloc in source.address)
+        age_s = time.monotonic() - silent_since
         status = recorder.stop()
         skip_if_dropped(status)
         frames = recorder.frames(254, "img16")
@@ -360,3 +364,7 @@ def test_the_computers_clock_is_set(tmp_path: Path, step_s: int) -> None:
     seconds = np.array([board["tv_sec"] for f in frames for board in f.boards.values()])
     assert abs(seconds[-1] - seconds[0] - step_s) < 60
     assert abs(seconds[-1] - step_s - time.time()) < 60
+    silent, *others = status["quabos"]
+    assert age_s <= silent["last_packet_age_s"] < age_s + 60 and silent["longest_gap_s"] == 0
+    assert all(stream["last_packet_age_s"] < 60 for stream in others)
+    assert all(0.002 <= stream["longest_gap_s"] < 10 for stream in others)
