@@ -170,6 +170,11 @@ void capture_count_drops(struct capture *capture)
 	capture->kind->count_drops(capture);
 }
 
+uint64_t capture_held(struct capture *capture)
+{
+	return capture->kind->held(capture);
+}
+
 void capture_close(struct capture *capture)
 {
 	if (capture->kind)

@@ -56,6 +56,7 @@ struct capture_kind {
 	int (*start)(struct capture *capture, char *fault, size_t fault_size);
 	int (*receive)(struct capture *capture, struct capture_target *target, int timeout_ms);
 	void (*count_drops)(struct capture *capture);
+	uint64_t (*held)(struct capture *capture);
 	void (*close)(struct capture *capture);
 };
 
@@ -71,11 +72,16 @@ int capture_start(struct capture *capture, char *fault, size_t fault_size);
 
 /* Takes what has come, waiting at most `timeout_ms` for something to come.  Accepted packets are
  * appended to `target`, bad ones counted and dropped; both count as received.  Returns the number
- * of datagrams taken, 0 if there were none, or -errno (-EINTR and -EAGAIN never). */
+ * of datagrams taken, 0 if there were none, or -errno (-EINTR and -EAGAIN never).  An error is told
+ * once, and receiving goes on when its cause is over; -ENODEV means it never will. */
 int capture_receive(struct capture *capture, struct capture_target *target, int timeout_ms);
 
 /* Adds the kernel's drops since the last call to the account. */
 void capture_count_drops(struct capture *capture);
+
+/* How many datagrams the kernel has received for us and not handed out yet, though it will within
+ * lag_ns: more than 0 means that a receive which finds nothing has not seen all. */
+uint64_t capture_held(struct capture *capture);
 
 /* Closes; a capture that was never opened (all zero) is left alone. */
 void capture_close(struct capture *capture);

@@ -41,6 +41,8 @@ struct ring {
 	unsigned n_blocks, block;  /* block: the one we read next */
 	struct tpacket3_hdr *next; /* next packet in it, NULL: block not begun */
 	unsigned left;		   /* packets left in it */
+	uint64_t placed, taken;	   /* packets that the kernel has put into the ring; that we took */
+	bool is_down;		   /* the interface was, when last heard of */
 	int port_fd;
 };
 
@@ -205,12 +207,23 @@ no_port:
 
 static void packet_count_drops(struct capture *capture)
 {
+	struct ring *ring = capture->own;
 	struct tpacket_stats_v3 stats;
 	socklen_t size = sizeof(stats);
 
-	/* Reading sets the kernel's counters back to zero. */
-	if (!getsockopt(capture->fd, SOL_PACKET, PACKET_STATISTICS, &stats, &size))
-		count(&capture->account->kernel_drops, stats.tp_drops);
+	/* Reading sets the kernel's counters back to zero.  tp_packets includes the drops. */
+	if (getsockopt(capture->fd, SOL_PACKET, PACKET_STATISTICS, &stats, &size))
+		return;
+	count(&capture->account->kernel_drops, stats.tp_drops);
+	ring->placed += stats.tp_packets - stats.tp_drops;
+}
+
+static uint64_t packet_held(struct capture *capture)
+{
+	struct ring *ring = capture->own;
+
+	packet_count_drops(capture);
+	return ring->placed - ring->taken;
 }
 
 static int packet_start(struct capture *capture, char *fault, size_t fault_size)
@@ -259,17 +272,47 @@ static void take(struct capture *capture, struct capture_target *target,
 		memcpy(target->payload[target->n++], udp + UDP_HEADER, length);
 }
 
+/* Whether the interface is gone for good: the kernel has taken it off the socket. */
+static bool is_gone(const struct capture *capture)
+{
+	struct sockaddr_ll address = { 0 };
+	socklen_t size = sizeof(address);
+
+	return !getsockname(capture->fd, (struct sockaddr *)&address, &size) &&
+	       address.sll_ifindex <= 0;
+}
+
+/* Waits for a block of the ring or the caller's wake-up; -errno if the interface has gone down.
+ * Packets come again by themselves when it is up again. */
+static int wait_for_block(struct capture *capture, int timeout_ms)
+{
+	struct ring *ring = capture->own;
+	struct pollfd sources[2] = { { .fd = capture->fd, .events = POLLIN },
+				     { .fd = capture->wake_fd, .events = POLLIN } };
+	int err = 0;
+	socklen_t size = sizeof(err);
+
+	if (poll(sources, 2, timeout_ms) > 0 && sources[0].revents & POLLERR) {
+		/* To read the error clears it: else every later poll would return at once. */
+		if (getsockopt(capture->fd, SOL_SOCKET, SO_ERROR, &err, &size))
+			err = errno;
+		ring->is_down = err != 0;
+	}
+	if (ring->is_down && is_gone(capture))
+		err = ENODEV;
+	return -err;
+}
+
 static int packet_receive(struct capture *capture, struct capture_target *target, int timeout_ms)
 {
 	struct ring *ring = capture->own;
 	int n = 0;
 
 	if (!is_ours(ring)) {
-		struct pollfd sources[2] = { { .fd = capture->fd, .events = POLLIN | POLLERR },
-					     { .fd = capture->wake_fd, .events = POLLIN } };
+		int err = wait_for_block(capture, timeout_ms);
 
-		if (timeout_ms > 0)
-			poll(sources, 2, timeout_ms);
+		if (err)
+			return err;
 	}
 	while (target->n < target->size && is_ours(ring)) {
 		if (!ring->next) {
@@ -287,6 +330,9 @@ static int packet_receive(struct capture *capture, struct capture_target *target
 		if (!ring->left)
 			give_back(ring);
 	}
+	ring->taken += (unsigned)n;
+	if (n)
+		ring->is_down = false;
 	return n;
 }
 
@@ -308,5 +354,6 @@ const struct capture_kind capture_packet = {
 	.start = packet_start,
 	.receive = packet_receive,
 	.count_drops = packet_count_drops,
+	.held = packet_held,
 	.close = packet_close,
 };

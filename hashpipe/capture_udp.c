@@ -67,6 +67,13 @@ static void udp_count_drops(struct capture *capture)
 	udp->drops = drops;
 }
 
+/* What the socket holds, recvmmsg takes at once. */
+static uint64_t udp_held(struct capture *capture)
+{
+	(void)capture;
+	return 0;
+}
+
 static int bind_to(struct capture *capture, char *fault, size_t fault_size)
 {
 	const char *host = capture->options->bindhost;
@@ -277,5 +284,6 @@ const struct capture_kind capture_udp = {
 	.start = udp_start,
 	.receive = udp_receive,
 	.count_drops = udp_count_drops,
+	.held = udp_held,
 	.close = udp_close,
 };

@@ -16,7 +16,8 @@
 enum {
 	IDLE_MS = 250,
 	DROPS_NS = 500000000, /* how often the kernel's drops are read */
-	DRAIN_MS = 60,	      /* wait for what a capture may still hold back */
+	HELD_MS = 50,	      /* wait for what a capture holds back, */
+	DRAIN_MS = 1000,      /* for so long without any of it coming */
 	ERROR_LIMIT = 100,    /* receive errors in a row after which the network is given up */
 };
 
@@ -34,7 +35,8 @@ struct net {
 	struct capture_target target;
 	uint64_t first_ns; /* when the first packet was put into the block in hand */
 	uint64_t drops_ns; /* when the kernel's drops were last read */
-	unsigned errors;
+	unsigned errors;   /* since packets came */
+	int last_error;
 };
 
 static void on_signal(int number)
@@ -161,13 +163,30 @@ static int receive_once(struct net *net, int timeout_ms)
 /* An error of the network, such as an interface that went down: told, and tried again. */
 static void note_error(struct net *net, int err)
 {
-	if (net->errors++ == 0)
-		journal_note(&net->pipeline->journal, JOURNAL_ERROR, "receiving on %s: %s",
-			     net->pipeline->options.bindhost, strerror(err));
-	if (net->errors > ERROR_LIMIT)
-		pipeline_fail(net->pipeline, "receiving on %s fails again and again: %s",
-			      net->pipeline->options.bindhost, strerror(err));
+	const char *host = net->pipeline->options.bindhost;
+
+	if (err == ENODEV) {
+		pipeline_fail(net->pipeline, "receiving on %s: the interface is gone", host);
+		return;
+	}
+	if (err != net->last_error)
+		journal_note(&net->pipeline->journal, JOURNAL_ERROR, "receiving on %s: %s", host,
+			     strerror(err));
+	net->last_error = err;
+	if (++net->errors > ERROR_LIMIT)
+		pipeline_fail(net->pipeline, "receiving on %s fails again and again: %s", host,
+			      strerror(err));
 	usleep(100000);
+}
+
+static void note_success(struct net *net)
+{
+	if (net->errors)
+		journal_note(&net->pipeline->journal, JOURNAL_INFO,
+			     "receiving on %s: packets come again",
+			     net->pipeline->options.bindhost);
+	net->errors = 0;
+	net->last_error = 0;
 }
 
 static bool wants_end(const struct net *net)
@@ -187,7 +206,7 @@ static void receive_until_stopped(struct net *net)
 		if (n < 0)
 			note_error(net, -n);
 		else if (n > 0)
-			net->errors = 0;
+			note_success(net);
 		pipeline_activity(net->pipeline, NET_THREAD,
 				  n > 0 ? ACTIVITY_RECEIVING : ACTIVITY_WAITING);
 		now_ns = monotonic_ns();
@@ -205,19 +224,30 @@ static void drain(struct net *net, uint64_t until_ns)
 {
 	struct capture *capture = &net->pipeline->capture;
 	uint64_t limit = 2 * ((uint64_t)capture->options->receive_mb << 20) / PACKET_BYTES_8;
-	uint64_t quiet_ns = monotonic_ns(), taken = 0;
-	int wait_ms = capture->lag_ns ? DRAIN_MS : 0, n;
+	uint64_t progress_ns = monotonic_ns(), taken = 0, held;
+	int n;
 
 	capture->wake_fd = -1; /* it would cut every wait short */
 	do {
-		n = receive_once(net, wait_ms);
-		if (n < 0)
+		held = capture_held(capture);
+		n = receive_once(net, held ? HELD_MS : 0);
+		if (n == -EPIPE)
 			return;
-		if (n > 0)
-			quiet_ns = monotonic_ns();
-		taken += (uint64_t)n;
-	} while ((n > 0 || monotonic_ns() - quiet_ns < (uint64_t)wait_ms * 1000000u) &&
-		 capture->newest_recv_ns <= until_ns && taken < limit);
+		/* An interface that goes down now takes nothing away from what has been received.
+		 */
+		if (n < 0)
+			usleep(1000);
+		if (n > 0) {
+			progress_ns = monotonic_ns();
+			taken += (uint64_t)n;
+		} else if (monotonic_ns() - progress_ns > DRAIN_MS * 1000000ull) {
+			break;
+		}
+	} while ((n != 0 || held) && capture->newest_recv_ns <= until_ns && taken < limit);
+	if (n <= 0 && held)
+		journal_note(&net->pipeline->journal, JOURNAL_WARNING,
+			     "the kernel has received %llu packets that it does not hand out",
+			     (unsigned long long)held);
 }
 
 static void end(struct net *net)

@@ -164,6 +164,7 @@ static void test_good_and_bad(enum capture_choice choice, const char *host)
 	CHECK_EQUAL(account.rejected_entry[3].kind, PACKET_SOURCE_MISMATCH);
 	CHECK_EQUAL(account.rejected_entry[3].boardloc, 1018);
 	CHECK_EQUAL(counted(&account.kernel_drops), 0);
+	CHECK_EQUAL(capture_held(&capture), 0);
 	close_capture();
 closed:
 	close(board);
@@ -303,6 +304,7 @@ static void test_drops(enum capture_choice choice, const char *host)
 	uint8_t payload[PACKET_MAX_BYTES];
 	int board = sender_on("127.1.3.248");
 	unsigned received;
+	uint64_t held;
 
 	check_case("drops by %s", choice == CAPTURE_UDP ? "UDP socket" : "packet socket");
 	if (!CHECK(open_capture(choice, host)))
@@ -310,11 +312,14 @@ static void test_drops(enum capture_choice choice, const char *host)
 	CHECK_EQUAL(capture_start(&capture, fault, sizeof(fault)), 0);
 	for (unsigned k = 0; k < SENT; k++)
 		send_from(board, payload, check_packet(payload, 2, 1016, (uint16_t)k, 5, k, 0));
+	/* What a receive does not find at once is known: so nobody has to guess how long to wait.
+	 */
 	do {
+		held = capture_held(&capture);
 		received = (unsigned)counted(&account.received);
 		target.n = 0;
-		capture_receive(&capture, &target, 100);
-	} while (counted(&account.received) != received);
+		capture_receive(&capture, &target, held ? 1000 : 0);
+	} while (held || counted(&account.received) != received);
 	capture_count_drops(&capture);
 	capture_count_drops(&capture); /* counts what is new only */
 	CHECK(counted(&account.kernel_drops) > 0);
@@ -322,6 +327,87 @@ static void test_drops(enum capture_choice choice, const char *host)
 	close_capture();
 closed:
 	close(board);
+	check_case("%s", "");
+}
+
+/* The kernel knows of a packet in the ring before we can see it. */
+static void test_held(void)
+{
+	uint8_t payload[PACKET_MAX_BYTES];
+	int board = sender_on("127.1.3.248");
+
+	check_case("held by the packet ring");
+	if (!CHECK(open_capture(CAPTURE_PACKET, "lo")))
+		goto closed;
+	CHECK_EQUAL(capture_start(&capture, fault, sizeof(fault)), 0);
+	CHECK_EQUAL(capture_held(&capture), 0);
+	for (unsigned k = 0; k < 7; k++)
+		send_from(board, payload, check_packet(payload, 2, 1016, (uint16_t)k, 5, k, 0));
+	CHECK_EQUAL(capture_held(&capture), 7);
+	CHECK_EQUAL(take(7), 7);
+	CHECK_EQUAL(capture_held(&capture), 0);
+	close_capture();
+closed:
+	close(board);
+	check_case("%s", "");
+}
+
+static void shell(const char *command)
+{
+	if (!CHECK_EQUAL(system(command), 0))
+		fprintf(stderr, "%s\n", command);
+}
+
+/* The interface goes down and comes back: told once, without spinning, and packets come again. */
+static void test_interface_down_and_up(void)
+{
+	uint8_t payload[PACKET_MAX_BYTES];
+	uint64_t begin_ns;
+	int board;
+
+	check_case("interface down and up");
+	if (!CHECK(open_capture(CAPTURE_PACKET, "lo")))
+		return;
+	CHECK_EQUAL(capture_start(&capture, fault, sizeof(fault)), 0);
+	shell("ip link set lo down");
+	begin_ns = clock_ns(CLOCK_MONOTONIC);
+	CHECK_EQUAL(capture_receive(&capture, &target, 5000), -ENETDOWN);
+	CHECK(clock_ns(CLOCK_MONOTONIC) - begin_ns < 2000000000u);
+	begin_ns = clock_ns(CLOCK_MONOTONIC);
+	for (unsigned k = 0; k < 3; k++)
+		CHECK_EQUAL(capture_receive(&capture, &target, 50), 0);
+	CHECK(clock_ns(CLOCK_MONOTONIC) - begin_ns >= 140000000u);
+	shell("ip link set lo up");
+	CHECK_EQUAL(capture_receive(&capture, &target, 0), 0);
+	board = sender_on("127.1.3.248");
+	for (unsigned k = 0; k < 7; k++)
+		send_from(board, payload, check_packet(payload, 2, 1016, (uint16_t)k, 5, k, 0));
+	CHECK_EQUAL(take(7), 7);
+	/* Without waiting, as when polling busily, it is told too. */
+	shell("ip link set lo down");
+	CHECK_EQUAL(capture_receive(&capture, &target, 0), -ENETDOWN);
+	CHECK_EQUAL(capture_receive(&capture, &target, 0), 0);
+	shell("ip link set lo up");
+	close(board);
+	close_capture();
+	check_case("%s", "");
+}
+
+static void test_interface_deleted(void)
+{
+	check_case("interface deleted");
+	shell("ip link add doomed type veth peer name other && ip link set doomed up");
+	if (CHECK(open_capture(CAPTURE_PACKET, "doomed"))) {
+		int err;
+
+		CHECK_EQUAL(capture_start(&capture, fault, sizeof(fault)), 0);
+		CHECK_EQUAL(capture_receive(&capture, &target, 10), 0);
+		shell("ip link del doomed");
+		err = capture_receive(&capture, &target, 5000);
+		CHECK(err == -ENETDOWN || err == -ENODEV);
+		CHECK_EQUAL(capture_receive(&capture, &target, 50), -ENODEV);
+		close_capture();
+	}
 	check_case("%s", "");
 }
 
@@ -405,6 +491,9 @@ int main(void)
 		test_good_and_bad(CAPTURE_PACKET, "lo");
 		test_drops(CAPTURE_PACKET, "lo");
 		test_raw_frames();
+		test_held();
+		test_interface_down_and_up();
+		test_interface_deleted();
 	} else {
 		fprintf(stderr, "test_capture: no right to use packet sockets: not tried\n");
 	}
