@@ -21,9 +21,10 @@ enum {
 	ERROR_LIMIT = 100,    /* receive errors in a row after which the network is given up */
 };
 
-/* Written by the signal handler. */
-static atomic_int signal_caught;
+/* Written by the signal handler, which runs on any thread: the time of the first signal, then that
+ * there was one, so that whoever sees the latter finds the former. */
 static atomic_llong signal_time_ns;
+static atomic_int signal_caught;
 static int wake_fd = -1;
 
 struct net {
@@ -43,10 +44,11 @@ static void on_signal(int number)
 {
 	int before = errno;
 	uint64_t one = 1;
+	long long none = 0;
 
 	(void)number;
-	if (!atomic_exchange(&signal_caught, 1))
-		atomic_store(&signal_time_ns, unix_ns());
+	atomic_compare_exchange_strong(&signal_time_ns, &none, unix_ns());
+	atomic_store(&signal_caught, 1);
 	if (write(wake_fd, &one, sizeof(one)) < 0) {
 		/* The net thread looks at signal_caught at least every IDLE_MS anyway. */
 	}
@@ -99,6 +101,12 @@ static bool take_block(struct net *net)
 	return true;
 }
 
+/* What makes CLOCK_MONOTONIC of a time stamp. */
+static int64_t clock_offset_ns(void)
+{
+	return (int64_t)monotonic_ns() - unix_ns();
+}
+
 static void hand_over(struct net *net, bool end)
 {
 	struct packet_block *block = net->block;
@@ -107,7 +115,7 @@ static void hand_over(struct net *net, bool end)
 	block->header.next = next;
 	block->header.n = net->target.n;
 	block->header.end = end;
-	block->header.clock_offset_ns = (int64_t)monotonic_ns() - unix_ns();
+	block->header.clock_offset_ns = clock_offset_ns();
 	atomic_store_explicit(&block->header.handed_over, 1, memory_order_release);
 	hashpipe_databuf_set_filled(&net->ring->base, net->index);
 	set_counter(&net->pipeline->net_block, (uint64_t)net->index);
@@ -125,6 +133,23 @@ static bool is_behind(const struct net *net)
 {
 	return net->handed_over >= 0 &&
 	       hashpipe_databuf_block_status(&net->ring->base, net->handed_over) == 1;
+}
+
+/* With an empty block in hand, and nothing good received since `begun_ns`: tells the compute thread
+ * up to when it has everything.  That is `begun_ns` if there was nothing at all (n = 0), else the
+ * time of the last bad packet, as more may be waiting behind it. */
+static void note_idle(struct net *net, int n, uint64_t begun_ns)
+{
+	const struct capture *capture = &net->pipeline->capture;
+	uint64_t through_ns = begun_ns;
+
+	if (n > 0) {
+		through_ns = capture->newest_recv_ns + (uint64_t)clock_offset_ns();
+		if (through_ns > begun_ns)
+			through_ns = begun_ns;
+	}
+	atomic_store_explicit(&net->pipeline->idle_clock_ns, through_ns - capture->lag_ns,
+			      memory_order_release);
 }
 
 /* One round: receive, hand the block over when it is time.  Returns what capture_receive did, or
@@ -154,9 +179,8 @@ static int receive_once(struct net *net, int timeout_ms)
 	    (net->target.n && monotonic_ns() - net->first_ns >= capture->gather_ns &&
 	     !is_behind(net)))
 		hand_over(net, false);
-	else if (n == 0 && !net->target.n)
-		atomic_store_explicit(&net->pipeline->idle_clock_ns, begun_ns - capture->lag_ns,
-				      memory_order_release);
+	else if (n >= 0 && !net->target.n)
+		note_idle(net, n, begun_ns);
 	return n;
 }
 
@@ -217,6 +241,13 @@ static void receive_until_stopped(struct net *net)
 	}
 }
 
+/* What was taken last came before `until_ns`, or so it seems.  A time stamp of the future is from
+ * before the clock was set back, so it is older than all that comes now. */
+static bool is_before(const struct capture *capture, uint64_t until_ns)
+{
+	return capture->newest_recv_ns <= until_ns || capture->newest_recv_ns > (uint64_t)unix_ns();
+}
+
 /* Takes what the kernel had received before `until_ns` (Unix time).  It is over when nothing is
  * left or what comes is newer.  Should the clock have been set back just now, the limit is what a
  * full receive buffer can hold. */
@@ -243,7 +274,7 @@ static void drain(struct net *net, uint64_t until_ns)
 		} else if (monotonic_ns() - progress_ns > DRAIN_MS * 1000000ull) {
 			break;
 		}
-	} while ((n != 0 || held) && capture->newest_recv_ns <= until_ns && taken < limit);
+	} while ((n != 0 || held) && is_before(capture, until_ns) && taken < limit);
 	if (n <= 0 && held)
 		journal_note(&net->pipeline->journal, JOURNAL_WARNING,
 			     "the kernel has received %llu packets that it does not hand out",

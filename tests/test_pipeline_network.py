@@ -1,8 +1,9 @@
-"""The pipeline and its interface: down and up again, deleted; the rest is recorded all the same."""
+"""The pipeline and its network: interfaces that go, backlogs at the end, only bad packets."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import wait_for
-from tests.pipeline import Recorder, build, packet, recording
+from tests.pipeline import Recorder, boards, build, packet, preload, recording
 
 # A network of its own for the pipeline, whose process stays the one that was started.
 OWN_NETWORK = (
@@ -88,3 +89,102 @@ def test_interface_is_deleted(tmp_path: Path) -> None:
         assert time.monotonic() - begun < 15
         assert recorder.status()["state"] == "failed"
     assert "receiving on v0: the interface is gone" in recorder.output
+
+
+# ---- the end, with a backlog ----
+
+# While the file HOLD is there nothing is received.  A signal handler that asks for the time on the
+# main thread takes it away, and is then interrupted for longer than the net thread sleeps.  While
+# the file BACK is there, the clock is set back.
+SLOW_SIGNAL = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+int clock_gettime(clockid_t clock, struct timespec *now)
+{
+	if (clock == CLOCK_REALTIME && gettid() == getpid() && !unlink(getenv("HOLD")))
+		usleep(600000);
+	int result = (int)syscall(SYS_clock_gettime, clock, now);
+	if (clock == CLOCK_REALTIME && !access(getenv("BACK"), F_OK))
+		now->tv_sec -= 3600;
+	return result;
+}
+int recvmmsg(int fd, struct mmsghdr *messages, unsigned n, int flags, struct timespec *timeout)
+{
+	int (*real)(int, struct mmsghdr *, unsigned, int, struct timespec *) =
+		dlsym(RTLD_NEXT, "recvmmsg");
+	if (access(getenv("HOLD"), F_OK))
+		return real(fd, messages, n, flags, timeout);
+	errno = EAGAIN;
+	return -1;
+}
+"""
+BACKLOG = 20_000
+
+
+@contextmanager
+def with_slow_signal(folder: Path) -> Iterator[Recorder]:
+    """A pipeline by UDP whose time and receiving depend on the files `hold` and `back`."""
+    environment = {
+        "LD_PRELOAD": preload(folder, SLOW_SIGNAL),
+        "HOLD": str(folder / "hold"),
+        "BACK": str(folder / "back"),
+    }
+    with recording(folder, options={"RCVMB": 64}, environment=environment) as recorder:
+        yield recorder
+
+
+def send_backlog(recorder: Recorder) -> None:
+    """Events of one board, all different."""
+    with boards(recorder) as senders:
+        for number in range(BACKLOG):
+            senders.send(packet(1, 1016, number, 5, number * 1000), 1016)
+
+
+def test_signal_handler_is_interrupted(tmp_path: Path) -> None:
+    """Whenever the net thread looks: a signal that was caught has a time."""
+    with with_slow_signal(tmp_path) as recorder:
+        (tmp_path / "hold").touch()
+        send_backlog(recorder)
+        status = recorder.stop(signal.SIGTERM)
+    assert not (tmp_path / "hold").exists()
+    assert status["totals"]["recorded"] == BACKLOG
+
+
+def test_clock_is_set_back_under_a_backlog(tmp_path: Path) -> None:
+    """What came before the step is by its stamp later than the signal; it is recorded."""
+    with with_slow_signal(tmp_path) as recorder:
+        recorder.process.send_signal(signal.SIGSTOP)
+        stat = Path(f"/proc/{recorder.process.pid}/stat")
+        wait_for(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "it to be held up")
+        send_backlog(recorder)
+        (tmp_path / "back").touch()
+        recorder.process.send_signal(signal.SIGTERM)
+        recorder.process.send_signal(signal.SIGCONT)
+        assert recorder.process.wait(timeout=60) == 0
+        totals = recorder.status()["totals"]
+    assert totals["recorded"] == BACKLOG
+
+
+# ---- frames in the making ----
+
+
+@pytest.mark.parametrize("capture", ["udp", "packet"])
+def test_frame_times_out_while_only_bad_packets_come(tmp_path: Path, capture: str) -> None:
+    options = {"CAPTURE": capture} | ({"BINDHOST": "lo"} if capture == "packet" else {})
+    with recording(tmp_path, options=options) as recorder, boards(recorder) as senders:
+        (path,) = recorder.files(254, "img16")
+        senders.send(packet(2, 1016, 0, 5, 0), 1016)
+
+        def is_written() -> bool:
+            senders.send(bytes(7), 1017)  # far more often than the net thread is idle
+            return path.stat().st_size == 2540
+
+        wait_for(is_written, "a frame of one board", 5)
+        totals = recorder.stop()["totals"]
+    assert (totals["recorded"], totals["received"] - totals["rejected"]) == (1, 1)
