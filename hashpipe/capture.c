@@ -117,7 +117,19 @@ bool capture_judge(struct capture *capture, const uint8_t *payload, size_t lengt
 	return false;
 }
 
-/* A packet socket needs an interface and CAP_NET_RAW. */
+/* Whether a packet socket makes sense without being asked for.  Of any address (0.0.0.0) it would
+ * see everything on all interfaces.  On a loopback address pipelines may share a busy computer, and
+ * a UDP socket keeps few packets for longer than a ring, which gives each 20 ms a whole block. */
+static bool suits_packet_socket(const char *bindhost)
+{
+	struct in_addr address;
+
+	if (inet_pton(AF_INET, bindhost, &address) != 1)
+		return if_nametoindex(bindhost) != 0;
+	return address.s_addr && ntohl(address.s_addr) >> 24 != IN_LOOPBACKNET;
+}
+
+/* A packet socket needs CAP_NET_RAW. */
 static const struct capture_kind *choose(const struct options *options)
 {
 	int fd;
@@ -126,7 +138,7 @@ static const struct capture_kind *choose(const struct options *options)
 		return &capture_udp;
 	if (options->capture == CAPTURE_PACKET)
 		return &capture_packet;
-	if (!if_nametoindex(options->bindhost))
+	if (!suits_packet_socket(options->bindhost))
 		return &capture_udp;
 	fd = socket(AF_PACKET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)

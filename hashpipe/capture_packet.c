@@ -4,6 +4,10 @@
  * block is ours when full or after GATHER_MS at most.  Packets are taken at the network layer
  * (SOCK_DGRAM), so every kind of interface will do.  A UDP socket that lets nothing in holds the
  * port, so that the kernel does not answer the boards with "port unreachable".
+ *
+ * Where BINDHOST is an address, the socket is of all interfaces and the kernel filters by address
+ * too: as with a UDP socket, it does not matter which way a packet comes.  (What a program on this
+ * computer sends to the address of eth1 comes by lo.)
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -43,6 +47,7 @@ struct ring {
 	unsigned left;		   /* packets left in it */
 	uint64_t placed, taken;	   /* packets that the kernel has put into the ring; that we took */
 	bool is_down;		   /* the interface was, when last heard of */
+	uint32_t address;	   /* packets to this one alone, host byte order; 0: to any */
 	int port_fd;
 };
 
@@ -65,14 +70,19 @@ static void give_back(struct ring *ring)
 	ring->next = NULL;
 }
 
-/* IPv4, not a fragment, UDP to our port, and meant for this computer. */
-static int filter_port(int fd, uint16_t port)
+/* IPv4, not a fragment, UDP to our port, meant for this computer, and for our address if we have
+ * one. */
+static int filter_port(int fd, uint16_t port, uint32_t address)
 {
+	const uint32_t mask = address ? UINT32_MAX : 0;
 	const struct sock_filter filter[] = {
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)(SKF_AD_OFF + SKF_AD_PKTTYPE)),
-		BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, PACKET_OTHERHOST, 8, 0),
+		BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, PACKET_OTHERHOST, 11, 0),
 		BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 9),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, IPPROTO_UDP, 0, 6),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, IPPROTO_UDP, 0, 9),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 16),
+		BPF_STMT(BPF_ALU | BPF_AND | BPF_K, mask),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, address, 0, 6),
 		BPF_STMT(BPF_LD | BPF_H | BPF_ABS, 6),
 		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, 0x3fff, 4, 0),
 		BPF_STMT(BPF_LDX | BPF_B | BPF_MSH, 0),
@@ -85,19 +95,20 @@ static int filter_port(int fd, uint16_t port)
 	return capture_filter(fd, filter, sizeof(filter) / sizeof(*filter));
 }
 
-static int hold_port(struct capture *capture, char *fault, size_t fault_size)
+static int hold_port(struct capture *capture, uint32_t host, char *fault, size_t fault_size)
 {
 	const char *interface = capture->options->bindhost;
 	struct sockaddr_in address = { .sin_family = AF_INET,
-				       .sin_port = htons((uint16_t)capture->options->bindport) };
+				       .sin_port = htons((uint16_t)capture->options->bindport),
+				       .sin_addr.s_addr = htonl(host) };
 	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), least = 1, err;
 
 	if (fd < 0)
 		goto failed;
 	setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &least, sizeof(least));
 	if (capture_filter_all(fd) ||
-	    setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, interface,
-		       (socklen_t)strlen(interface) + 1) ||
+	    (!host && setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, interface,
+				 (socklen_t)strlen(interface) + 1)) ||
 	    bind(fd, (struct sockaddr *)&address, sizeof(address)))
 		goto failed;
 	return fd;
@@ -106,7 +117,9 @@ failed:
 	err = errno;
 	snprintf(fault, fault_size, "cannot bind UDP port %u on %s: %s%s",
 		 capture->options->bindport, interface, strerror(err),
-		 err == EADDRINUSE ? "; see `ss -ulpn` for who has it" : "");
+		 err == EADDRINUSE	? "; see `ss -ulpn` for who has it"
+		 : err == EADDRNOTAVAIL ? "; no interface here has this address"
+					: "");
 	if (fd >= 0)
 		close(fd);
 	return -err;
@@ -146,15 +159,16 @@ static int packet_open(struct capture *capture, char *fault, size_t fault_size)
 {
 	const char *interface = capture->options->bindhost;
 	struct sockaddr_ll address = { .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_IP) };
+	struct in_addr host = { 0 };
 	struct ring *ring;
 	int err;
 
-	address.sll_ifindex = (int)if_nametoindex(interface);
-	if (!address.sll_ifindex) {
+	inet_pton(AF_INET, interface, &host);
+	address.sll_ifindex = host.s_addr ? 0 : (int)if_nametoindex(interface);
+	if (!host.s_addr && !address.sll_ifindex) {
 		snprintf(fault, fault_size,
-			 "BINDHOST=%s is not an interface of this computer, as packet capture "
-			 "needs; "
-			 "see `ip address`, or give CAPTURE=udp",
+			 "BINDHOST=%s is neither an interface of this computer nor an address, as "
+			 "packet capture needs; see `ip address`, or give CAPTURE=udp",
 			 interface);
 		return -ENODEV;
 	}
@@ -164,7 +178,8 @@ static int packet_open(struct capture *capture, char *fault, size_t fault_size)
 		return -ENOMEM;
 	}
 	size_ring(ring, capture->options->receive_mb << 20);
-	ring->port_fd = hold_port(capture, fault, fault_size);
+	ring->address = ntohl(host.s_addr);
+	ring->port_fd = hold_port(capture, ring->address, fault, fault_size);
 	if (ring->port_fd < 0) {
 		err = ring->port_fd;
 		goto no_port;
@@ -228,12 +243,13 @@ static uint64_t packet_held(struct capture *capture)
 
 static int packet_start(struct capture *capture, char *fault, size_t fault_size)
 {
+	const struct ring *ring = capture->own;
 	struct tpacket_stats_v3 stats;
 	socklen_t size = sizeof(stats);
 	int err;
 
 	getsockopt(capture->fd, SOL_PACKET, PACKET_STATISTICS, &stats, &size);
-	err = filter_port(capture->fd, (uint16_t)capture->options->bindport);
+	err = filter_port(capture->fd, (uint16_t)capture->options->bindport, ring->address);
 	if (err)
 		snprintf(fault, fault_size, "cannot open the packet socket for packets: %s",
 			 strerror(-err));
@@ -279,7 +295,7 @@ static bool is_gone(const struct capture *capture)
 	socklen_t size = sizeof(address);
 
 	return !getsockname(capture->fd, (struct sockaddr *)&address, &size) &&
-	       address.sll_ifindex <= 0;
+	       address.sll_ifindex < 0;
 }
 
 /* Waits for a block of the ring or the caller's wake-up; -errno if the interface has gone down.

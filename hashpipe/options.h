@@ -15,7 +15,7 @@ enum {
 };
 
 enum capture_choice {
-	CAPTURE_AUTO, /* packet socket where BINDHOST is an interface and it is permitted */
+	CAPTURE_AUTO, /* packet socket, see capture.c, where it is permitted */
 	CAPTURE_UDP,
 	CAPTURE_PACKET,
 };

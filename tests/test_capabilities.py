@@ -112,7 +112,7 @@ def test_told_where_an_interface_needs_it(shell: LocalShell) -> None:
     shell.node = dataclasses.replace(shell.node, bindhost="eth1")
     for _ in range(2):
         (told,) = node_init.init_node(shell).warnings
-        assert "may not capture at interface eth1; type on that node: sudo setcap" in told
+        assert "may not capture packets at eth1; type on that node: sudo setcap" in told
     set_capabilities(folder / "hashpipe", "cap_net_raw+ep")
     assert node_init.init_node(shell).warnings == ()
     set_capabilities(folder / "hashpipe", "cap_net_raw=")

@@ -113,7 +113,7 @@ WRONG: list[tuple[str, Place, Any, str, str]] = [
     ("daq", (*NODE, "bindhost"), "a/b", "", "neither an interface name"),
     ("daq", (*NODE, "bindhost"), "sixteen-letters-", "", "at most 15 characters"),
     ("daq", (*NODE, "capture"), "raw", "", '"auto", "udp" or "packet"'),
-    ("daq", (*NODE, "capture"), "packet", "packet", "but bindhost is 0.0.0.0: write its name"),
+    ("daq", (*NODE, "capture"), "packet", "packet", "but bindhost is 0.0.0.0: write it there"),
     ("daq", (*NODE, "busy_poll"), 1, "", "never sleeps"),
     ("daq", (*NODE, "cpus"), [1, 2], "a list of 2", "net, compute and output thread"),
     ("daq", ("daq_nodes",), [], "an empty list", "at least one DAQ node"),

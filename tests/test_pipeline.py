@@ -20,6 +20,7 @@ from tests.pipeline import (
     DTYPE,
     HASHPIPE,
     RUN,
+    Recorder,
     boards,
     build,
     check_pixels,
@@ -279,12 +280,31 @@ def test_gaps_and_age(tmp_path: Path) -> None:
     assert 0 <= first["last_packet_age_s"] < 5
 
 
-def test_busy_poll(tmp_path: Path) -> None:
-    with recording(tmp_path, options={"BUSYPOLL": 1}) as recorder, boards(recorder) as senders:
-        for number in range(2000):
+def thread_cpu_s(recorder: Recorder, name: str) -> tuple[float, float]:
+    """CPU seconds of a thread, and the seconds that it could run but had to wait for a CPU."""
+    for task in Path(f"/proc/{recorder.process.pid}/task").iterdir():
+        if (task / "comm").read_text().strip() == name:
+            ran_ns, waited_ns, _ = map(int, (task / "schedstat").read_text().split())
+            return ran_ns * 1e-9, waited_ns * 1e-9
+    raise AssertionError(f"no thread {name}")
+
+
+@pytest.mark.parametrize("capture", ["udp", "packet"])
+def test_busy_poll(tmp_path: Path, capture: str) -> None:
+    """The net thread never sleeps, whatever else the computer does: it runs or waits for a CPU."""
+    if capture == "packet" and os.geteuid():
+        pytest.skip("packet capture needs root")
+    options = {"BUSYPOLL": 1, "CAPTURE": capture}
+    with recording(tmp_path, options=options) as recorder, boards(recorder) as senders:
+        begin, before = time.monotonic(), thread_cpu_s(recorder, "net_thread")
+        status = recorder.status()["updated_unix"]
+        wait_for(lambda: recorder.status()["updated_unix"] > status + 0.4, "a report")
+        took_s, after = time.monotonic() - begin, thread_cpu_s(recorder, "net_thread")
+        assert sum(after) - sum(before) > 0.9 * took_s
+        for number in range(500):
             senders.send(packet(1, 1016, number, 5, number * 1000), 1016)
         status = recorder.stop()
-    assert status["totals"]["recorded"] == 2000
+    assert status["totals"]["recorded"] == 500
 
 
 def test_incomplete_frame_reaches_the_disk_by_itself(tmp_path: Path) -> None:

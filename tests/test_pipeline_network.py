@@ -188,3 +188,20 @@ def test_frame_times_out_while_only_bad_packets_come(tmp_path: Path, capture: st
         wait_for(is_written, "a frame of one board", 5)
         totals = recorder.stop()["totals"]
     assert (totals["recorded"], totals["received"] - totals["rejected"]) == (1, 1)
+
+
+# ---- the receive buffer ----
+
+
+def test_small_receive_buffer_is_told_once(tmp_path: Path) -> None:
+    """Without CAP_NET_ADMIN the system's limit counts; the log says how it is lifted."""
+    limit = int(Path("/proc/sys/net/core/rmem_max").read_text())
+    wanted_mb = 2000
+    if limit >= wanted_mb << 20:
+        pytest.skip("net.core.rmem_max is no limit here")
+    wrapper = ("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin")
+    with recording(tmp_path, options={"RCVMB": wanted_mb}, wrapper=wrapper) as recorder:
+        recorder.stop()
+    lines = [line for line in recorder.log.splitlines() if "receive buffer" in line]
+    assert len(lines) == 1
+    assert f"as root, sysctl -w net.core.rmem_max={wanted_mb << 20}" in lines[0]

@@ -1,6 +1,7 @@
 /* Real datagrams over loopback, by UDP socket and by packet socket: what is taken, what is told. */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/capability.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <net/if.h>
@@ -11,6 +12,8 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -48,14 +51,19 @@ static int sender_on(const char *address)
 	return fd;
 }
 
+/* Where packets go to. */
+static const char *destination = "127.0.0.1";
+
 static void send_from(int fd, const void *bytes, size_t length)
 {
 	struct sockaddr_in to = { .sin_family = AF_INET,
 				  .sin_port = htons((uint16_t)options.bindport) };
 
-	inet_pton(AF_INET, "127.0.0.1", &to.sin_addr);
+	inet_pton(AF_INET, destination, &to.sin_addr);
 	CHECK_EQUAL(sendto(fd, bytes, length, 0, (struct sockaddr *)&to, sizeof(to)), length);
 }
+
+static unsigned receive_mb = 4;
 
 static bool open_capture(enum capture_choice choice, const char *host)
 {
@@ -63,7 +71,7 @@ static bool open_capture(enum capture_choice choice, const char *host)
 	snprintf(options.bindhost, sizeof(options.bindhost), "%s", host);
 	options.bindport = port;
 	options.capture = choice;
-	options.receive_mb = 4;
+	options.receive_mb = receive_mb;
 	check_modules(&modules, (const int[]){ 1, 254, -1 });
 	account_init(&account, modules.count);
 	journal_init(&journal);
@@ -411,6 +419,166 @@ static void test_interface_deleted(void)
 	check_case("%s", "");
 }
 
+/* Of the same port, each address has its own packets; of an interface, all that come by it. */
+static void test_only_what_is_for_us(enum capture_choice choice, const char *host, bool ours,
+				     bool others)
+{
+	uint8_t payload[PACKET_MAX_BYTES];
+	int board = sender_on("127.1.3.248");
+
+	check_case("packets for %s", host);
+	if (!CHECK(open_capture(choice, host)))
+		goto closed;
+	CHECK_EQUAL(capture_start(&capture, fault, sizeof(fault)), 0);
+	destination = "127.0.0.8";
+	send_from(board, payload, check_packet(payload, 2, 1016, 8, 5, 8, 0));
+	destination = "127.0.0.9";
+	send_from(board, payload, check_packet(payload, 2, 1016, 9, 5, 9, 0));
+	destination = "127.0.0.1";
+	CHECK_EQUAL(take(ours + others), ours + others);
+	CHECK_EQUAL(capture_receive(&capture, &target, 30), 0);
+	for (unsigned k = 0; k < target.n; k++)
+		CHECK_EQUAL(infos[k].number, others ? 8 + k : 9);
+	close_capture();
+closed:
+	close(board);
+	check_case("%s", "");
+}
+
+/* What a board gets for its packets: 0, or ECONNREFUSED if the kernel sends "port unreachable". */
+static int answer(const char *to)
+{
+	struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port) };
+	uint8_t payload[PACKET_MAX_BYTES];
+	int board = sender_on("127.1.3.248"), err = 0;
+	socklen_t size = sizeof(err);
+
+	inet_pton(AF_INET, to, &address.sin_addr);
+	CHECK_EQUAL(connect(board, (struct sockaddr *)&address, sizeof(address)), 0);
+	send(board, payload, check_packet(payload, 2, 1016, 0, 5, 0, 0), 0);
+	/* Over loopback the answer is there when the call returns. */
+	CHECK_EQUAL(getsockopt(board, SOL_SOCKET, SO_ERROR, &err, &size), 0);
+	close(board);
+	return err;
+}
+
+static void test_no_answer(void)
+{
+	static const char *const hosts[] = { "lo", "127.0.0.9" };
+
+	CHECK_EQUAL(answer("127.0.0.9"), ECONNREFUSED);
+	for (unsigned k = 0; k < 2; k++) {
+		check_case("no answer to boards, %s", hosts[k]);
+		if (!CHECK(open_capture(CAPTURE_PACKET, hosts[k])))
+			continue;
+		CHECK_EQUAL(answer("127.0.0.9"), 0);
+		CHECK_EQUAL(capture_start(&capture, fault, sizeof(fault)), 0);
+		CHECK_EQUAL(answer("127.0.0.9"), 0);
+		CHECK_EQUAL(answer("127.0.0.8"), k == 0 ? 0 : ECONNREFUSED);
+		CHECK_EQUAL(take(k == 0 ? 2 : 1), k == 0 ? 2 : 1);
+		close_capture();
+	}
+	CHECK_EQUAL(answer("127.0.0.9"), ECONNREFUSED);
+	check_case("%s", "");
+}
+
+/* For this process, for good. */
+static void drop_capability(int capability)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2];
+
+	CHECK_EQUAL(syscall(SYS_capget, &header, data), 0);
+	data[0].effective &= ~(1u << capability);
+	data[0].permitted &= ~(1u << capability);
+	data[0].inheritable &= ~(1u << capability);
+	CHECK_EQUAL(syscall(SYS_capset, &header, data), 0);
+}
+
+static void chosen(const char *host, const char *wanted)
+{
+	check_case("auto, %s", host);
+	if (CHECK(open_capture(CAPTURE_AUTO, host))) {
+		CHECK_TEXT(capture.kind->name, wanted);
+		close_capture();
+	}
+	check_case("%s", "");
+}
+
+static void all_chosen(const char *where_it_pays)
+{
+	chosen("lo", where_it_pays);
+	chosen("v0", where_it_pays);
+	chosen("10.77.0.1", where_it_pays);
+	chosen("0.0.0.0", "udp");
+	chosen("127.0.0.1", "udp");
+	chosen("127.9.8.7", "udp");
+}
+
+static unsigned warnings(const char *named)
+{
+	unsigned n = 0;
+
+	for (unsigned k = 0; k < journal.n_lines; k++)
+		n += journal.line[k].level == JOURNAL_WARNING &&
+		     strstr(journal.line[k].text, named) != NULL;
+	return n;
+}
+
+/* The buffer that is asked for is permitted, or it is said how it can be. */
+static void small_buffer(unsigned told)
+{
+	char sysctl[64];
+
+	receive_mb = 2000;
+	snprintf(sysctl, sizeof(sysctl), "sysctl -w net.core.rmem_max=%u", receive_mb << 20);
+	check_case("receive buffer");
+	if (CHECK(open_capture(CAPTURE_UDP, "127.0.0.1"))) {
+		CHECK_EQUAL(warnings(sysctl), told);
+		CHECK_EQUAL(journal.n_lines, told);
+		close_capture();
+	}
+	receive_mb = 4;
+	check_case("%s", "");
+}
+
+static void test_without(int capability)
+{
+	int status = -1;
+	pid_t child;
+
+	fflush(NULL);
+	child = fork();
+	if (!child) {
+		drop_capability(capability);
+		if (capability == CAP_NET_RAW)
+			all_chosen("udp");
+		else
+			small_buffer(1);
+		_exit(check_result());
+	}
+	check_case("without capability %d", capability);
+	CHECK_EQUAL(waitpid(child, &status, 0), child);
+	CHECK_EQUAL(status, 0);
+	check_case("%s", "");
+}
+
+static void test_capabilities(void)
+{
+	shell("ip link add v0 type veth peer name v1 && ip link set v0 up && "
+	      "ip address add 10.77.0.1/24 dev v0");
+	all_chosen("packet");
+	test_without(CAP_NET_RAW);
+	small_buffer(0);
+	test_without(CAP_NET_ADMIN);
+	test_only_what_is_for_us(CAPTURE_UDP, "v0", false, false);
+	/* An address here, whatever way packets for it come. */
+	destination = "10.77.0.1";
+	test_good_and_bad(CAPTURE_PACKET, "10.77.0.1");
+	destination = "127.0.0.1";
+	shell("ip link del v0");
+}
+
 static void test_wake(void)
 {
 	uint64_t one = 1, begin_ns = clock_ns(CLOCK_MONOTONIC);
@@ -441,11 +609,14 @@ static void test_refusals(void)
 
 	refused(CAPTURE_UDP, "no-such-if", "neither an interface of this computer nor an IPv4");
 	refused(CAPTURE_UDP, "192.0.2.1", "no interface here has this address");
-	refused(CAPTURE_PACKET, "127.0.0.1", "not an interface");
+	refused(CAPTURE_PACKET, "no-such-if", "neither an interface of this computer nor an addr");
+	refused(CAPTURE_PACKET, "0.0.0.0", "neither an interface of this computer nor an address");
+	refused(CAPTURE_PACKET, "192.0.2.1", "no interface here has this address");
 	CHECK(open_capture(CAPTURE_UDP, "127.0.0.1"));
 	first = capture;
 	account_free(&account);
 	refused(CAPTURE_UDP, "127.0.0.1", "ss -ulpn");
+	refused(CAPTURE_PACKET, "127.0.0.1", "ss -ulpn");
 	first.kind->close(&first);
 }
 
@@ -494,6 +665,14 @@ int main(void)
 		test_held();
 		test_interface_down_and_up();
 		test_interface_deleted();
+		test_good_and_bad(CAPTURE_UDP, "lo");
+		test_good_and_bad(CAPTURE_PACKET, "127.0.0.1");
+		test_only_what_is_for_us(CAPTURE_UDP, "127.0.0.9", true, false);
+		test_only_what_is_for_us(CAPTURE_PACKET, "127.0.0.9", true, false);
+		test_only_what_is_for_us(CAPTURE_UDP, "lo", true, true);
+		test_only_what_is_for_us(CAPTURE_PACKET, "lo", true, true);
+		test_no_answer();
+		test_capabilities();
 	} else {
 		fprintf(stderr, "test_capture: no right to use packet sockets: not tried\n");
 	}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from panoseti.boards.addresses import is_loopback
-from panoseti.configs.site import DaqNode, DataConfig, Module
+from panoseti.configs.site import ANY_ADDRESS, DaqNode, DataConfig, Module
 from panoseti.errors import Fault
 
 T = TypeVar("T")
@@ -157,14 +157,14 @@ def homes_are_known(
 
 
 def capture_has_its_interface(nodes: Sequence[Placed[DaqNode]]) -> list[Fault]:
-    """Packet capture is of an interface, not of an address."""
+    """Packet capture is of an interface or an address, not of all that there are."""
     faults = []
     for placed in nodes:
         node = placed.item
-        if node.tuning.capture == "packet" and not node.binds_interface:
+        if node.tuning.capture == "packet" and node.bindhost == ANY_ADDRESS:
             remedy = (
-                f"captures from an interface, but bindhost is {node.bindhost}: write its name"
-                ' there (see `ip address` on the node), or capture "udp"'
+                f"captures from one interface or address, but bindhost is {node.bindhost}:"
+                ' write it there (see `ip address` on the node), or capture "udp"'
             )
             faults.append(placed.fault("capture", "packet", remedy))
     return faults

@@ -180,10 +180,10 @@ def _capability_warnings(
     elif (
         not now["root"]
         and node.tuning.capture != "udp"
-        and node.binds_interface
+        and (node.binds_interface or node.tuning.capture == "packet")
         and not has_capability(str(now["capabilities"]), CAP_NET_RAW)
     ):
-        why = f"{launcher} may not capture at interface {node.bindhost}"
+        why = f"{launcher} may not capture packets at {node.bindhost}"
         words = "cap_net_raw+ep"
     else:
         return ()
