@@ -28,7 +28,17 @@ from tests.pipeline import (
     recording,
     skip_if_dropped,
 )
-from tests.spoiled_streams import ALL_FAULTS, TAI_NS, Stream, spoil_check
+from tests.spoiled_streams import (
+    ALL_FAULTS,
+    IMG8,
+    IMG16,
+    PH256,
+    PH1024,
+    TAI_NS,
+    Acquisition,
+    Stream,
+    spoil_check,
+)
 
 PRODUCTS = {2: "img16", 6: "img8", 1: "ph1024"}
 SECOND_NS = 10**9
@@ -78,13 +88,24 @@ def test_every_loss_at_1_and_10_ms(tmp_path: Path) -> None:
     spoil_check(tmp_path, streams, "", "udp")
 
 
+@pytest.mark.parametrize("acquisition", [IMG8, PH256, PH1024], ids=lambda found: found.product)
+def test_other_products_spoiled(tmp_path: Path, acquisition: Acquisition) -> None:
+    streams = [replace(stream, frames=stream.frames // 2) for stream in lossy(0.05, 2)]
+    spoil_check(tmp_path, streams, "", "udp", acquisition)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("sanitizer", ["", "address", "thread"])
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("loss", [0.001, 0.01, 0.05])
-def test_spoiled_streams(tmp_path: Path, sanitizer: str, seed: int, loss: float) -> None:
+@pytest.mark.parametrize(
+    "acquisition", [IMG16, IMG8, PH256, PH1024], ids=lambda found: found.product
+)
+def test_spoiled_streams(
+    tmp_path: Path, sanitizer: str, seed: int, loss: float, acquisition: Acquisition
+) -> None:
     capture = "udp" if seed % 2 or os.geteuid() else "packet"
-    spoil_check(tmp_path, lossy(loss, seed), sanitizer, capture)
+    spoil_check(tmp_path, lossy(loss, seed), sanitizer, capture, acquisition)
 
 
 @pytest.mark.parametrize("sanitizer", ["address", "thread"])

@@ -229,6 +229,7 @@ static void obey_ph(struct program *program, struct board *board, struct words *
 	int64_t period_ns = integer(words, "period_ns", 0, INT64_C(1000000000000), 0);
 	int64_t external = integer(words, "external", 0, 1, 0);
 	int64_t seed = integer(words, "seed", 0, INT64_MAX, 0);
+	int64_t frames = integer(words, "frames", 0, INT64_MAX, 0);
 	double poisson_hz = number(words, "poisson_hz", 1e6);
 
 	if (!words->error && period_ns && period_ns < 100000)
@@ -242,6 +243,7 @@ static void obey_ph(struct program *program, struct board *board, struct words *
 	stream->period_ns = period_ns;
 	stream->poisson_hz = poisson_hz;
 	stream->external = external;
+	stream->frames_left = (uint64_t)frames;
 	if (seed)
 		stream->random = pixels_mix((uint64_t)seed + board->boardloc);
 	begin_stream(program, board, stream);

@@ -5,7 +5,7 @@
  *   pattern ADDRESS HEX           PH flash: 256 little-endian s16
  *   offset ADDRESS HEX            PH level without light: 256 little-endian s16
  *   image ADDRESS dest=A:PORT acq=2|3|6|7 period_ns=N [frames=N] [flood=0|1]
- *   ph ADDRESS dest=A:PORT acq=N [poisson_hz=X] [period_ns=N] [external=0|1] [seed=N]
+ *   ph ADDRESS dest=A:PORT acq=N [poisson_hz=X] [period_ns=N] [external=0|1] [seed=N] [frames=N]
  *   stop ADDRESS image|ph|all     answers with the accounts of the board
  *   reset ADDRESS                 packet numbers back to 0
  *   spoil ADDRESS [loss=X] [duplicate=X] [reorder=X] [malformed=X] [depth=N] [kinds=BITS]
@@ -14,7 +14,8 @@
  *   sync N                        {"event": "sync", "id": N}: all before it has been obeyed
  *   quit
  *
- * A stream with frames=N ends by itself, with {"event": "done", ...accounts}.
+ * A stream with frames=N ends by itself, with {"event": "done", ...accounts}; a PH stream that only
+ * others trigger ends without a word.
  * A line that cannot be obeyed changes nothing and is answered {"event": "error", ...}. */
 #ifndef COMMANDS_H
 #define COMMANDS_H
