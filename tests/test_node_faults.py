@@ -627,7 +627,7 @@ def test_starts_from_two_head_nodes(faults: Faults, second_head: Path, each: int
     (loser,) = set(where) - {winner}
     for _, said in ended:
         if said.code:
-            assert " since 20" in said.err or "is at work" in said.err, str(said)
+            assert "root@" in said.err and " since 20" in said.err, str(said)
             assert "somebody else may be using the observatory" in said.err, str(said)
     told = "".join(said.err for head, said in ended if head == loser)
     assert f"root@{winner}[" in told and " since 20" in told, "who, where, since when"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import pytest
 
 from panoseti import software
 from panoseti.errors import ObsError, RefusedError
-from panoseti.flight import FlightRecorder, read_flight
+from panoseti.flight import FlightRecorder, read_flight, user_name
 from panoseti.runs import run_record, run_state
 from panoseti.runs.run_state import ControlLock, Holder, Marker
 from panoseti.state_files import StateError, create_state, point_link, read_json, write_json
@@ -211,7 +212,9 @@ def test_locks_name_their_holder_and_end_with_it(
     lock = ControlLock(tmp_path)
     assert not lock.take("stop.py")
     at_work = lock.held_by()
-    assert at_work.pid == other_holder.pid and at_work.text.startswith("start.py of ")
+    assert at_work.pid == other_holder.pid
+    who = rf"start.py of {re.escape(user_name())}@\S+\[{other_holder.pid}\]"
+    assert re.fullmatch(rf"{who} since 20\S+Z \(pid {other_holder.pid}\)", str(at_work))
     with run_state.collect_lock(tmp_path) as free:
         assert not free
     assert run_state.collector_pid(tmp_path) == other_holder.pid

@@ -1,6 +1,8 @@
 """Starting a run: all checks, then acts in recorded steps, undone in reverse when one fails.
 
-`run_name` comes first and goes last.  Recording runs on every node before the first board sends.
+`run_name` comes first and goes last.  The nodes are claimed before anything is sent to a board, so
+that the loser of two starts does nothing to boards that record for the winner; recording runs on
+every node before the first board sends.
 Success means data: packets of every board that is expected are being recorded.
 """
 
@@ -95,7 +97,7 @@ def _finish(site: Site, holder: Holder, console: Console, flight: FlightRecorder
     """Collect what a start had recorded that failed."""
     try:
         run_stop.stop(site, run_stop.StopOptions(only=holder), console, flight)
-    except ObsError as error:
+    except (ObsError, OSError) as error:
         console.error(error)
 
 
@@ -164,20 +166,18 @@ class _Start:
             self._claim()
             self._record = self._make_run_dir()
             self._acts(self._record)
-        except (ObsError, OSError, KeyboardInterrupt) as error:
+            return self._succeeded(self._record)
+        except BaseException as error:  # whatever it is: nothing may go on that nobody knows of
             first = isinstance(error, RefusedError) and self._record is None
             with uninterrupted(lambda: self._console.note("please wait: the start is undone")):
                 left = [] if first else self._take_back(error)
-            if first or isinstance(error, KeyboardInterrupt):
+            if first or not isinstance(error, (ObsError, OSError)):
                 raise
             refused = isinstance(error, RefusedError) and not left and not self.data_kept
             kind = RefusedError if refused else StartFailedError
             raise kind(self._failed_text(error, left)) from error
-        return self._succeeded(self._record)
 
     def _acts(self, record: RunRecord) -> None:
-        if self._options.data:
-            self._act(record, "load stale settings", self._settings)
         self._act(record, "copy the configs", self._copies)
         # Both come up while the pipelines do; the watcher waits until the run records.
         with ThreadPoolExecutor(2, "daemon") as pool:
@@ -193,6 +193,7 @@ class _Start:
             if self._options.redis:
                 recorder.result()
             if self._options.data:
+                self._act(record, "load stale settings", self._settings)
                 self._act(record, "tell the boards where to send", self._destinations)
                 self._act(record, "start the data flow", self._flow, self._stop_flow)
                 self._act(record, "wait for data of every board", self._wait_for_data)
@@ -250,7 +251,10 @@ class _Start:
         return record
 
     def _settings(self) -> str:
-        """MAROC and masks that a change of the data config made stale."""
+        """MAROC and masks that a change of the data config made stale.
+
+        A start that fails later leaves them so; the ledger of config.py says what is loaded.
+        """
         boards = self._part.boards
         loaded = load_settings(self._site, self._console, self._flight, boards, PROGRAM)
         if not loaded.ok:
@@ -259,22 +263,22 @@ class _Start:
             if not set(bad) <= {board.ip for board in boards}:
                 raise ObsError(problem)
             self._leave_out(bad, {}, problem)
+        self._copies_of_learnt()
         return ", ".join(f"{step.label}: {len(ips)}" for step, ips in loaded.boards.items())
 
     def _copies(self) -> None:
         """Frozen copies of the configs and of what bring-up learnt from the boards."""
-        for name, content in self._copy_contents().items():
-            write_state(self._run_dir / name, content)
+        for name, text in frozen_copies(self._site).items():
+            write_state(self._run_dir / name, text.encode())
+        write_state(self._run_dir / SW_INFO, (json.dumps(sw_info(), indent=4) + "\n").encode())
+        self._copies_of_learnt()
 
-    def _copy_contents(self) -> dict[str, bytes]:
-        contents = {name: text.encode() for name, text in frozen_copies(self._site).items()}
-        contents[SW_INFO] = (json.dumps(sw_info(), indent=4) + "\n").encode()
+    def _copies_of_learnt(self) -> None:
         learnt = [self._data_dir / QUABO_UIDS, self._data_dir / PH_BASELINE]
         learnt += [quabo_config_file(self._data_dir, q.ip) for q in self._site.obs.quabos]
         for path in learnt:
             with suppress(FileNotFoundError):
-                contents[path.name] = path.read_bytes()
-        return contents
+                write_state(self._run_dir / path.name, path.read_bytes())
 
     def _recorder(self) -> str:
         command_dir, words = self._site.command_dir, ["--run", self._run]
@@ -408,12 +412,14 @@ class _Start:
 
     def _take_back(self, error: BaseException) -> list[str]:
         """Undo in reverse, whatever fails; what could not be undone."""
-        why = str(error) or "interrupted"
+        stopped = isinstance(error, KeyboardInterrupt)
+        why = "interrupted" if stopped else str(error) or type(error).__name__
         self._console.note(f"start failed: {why}; undoing it")
         self._flight.note("start_failed", run=self._run, why=why)
         left = []
         if self._record is not None:
             self._record.tolerate()
+            self._record.set(recording_unix=None, planned_end_unix=None)
         while self._undo:
             what, act = self._undo.pop()
             self._flight.note("undo", act=what)
@@ -423,7 +429,7 @@ class _Start:
                 else:
                     with self._record.act("undo", what):
                         act()
-            except (ObsError, OSError) as problem:
+            except Exception as problem:  # the other acts are undone whatever it is
                 left.append(f"{what}: {problem}")
         return left
 

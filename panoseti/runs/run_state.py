@@ -235,7 +235,9 @@ def unlink_run(data_dir: Path, run: str) -> None:
 
 @dataclass(frozen=True)
 class AtWork:
-    """A process that holds a lock: pid (None = cannot be told) and what it says it is."""
+    """A process that holds a lock: pid (None = cannot be told), and what it says: what it is, of
+    whom, since when.
+    """
 
     pid: int | None
     text: str
@@ -267,7 +269,8 @@ class ControlLock:
             os.close(fd)
             raise
         os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()} {what} of {owner()}\n".encode(), 0)
+        since = utc_text(time.time())
+        os.pwrite(fd, f"{os.getpid()} {what} of {owner()} since {since}\n".encode(), 0)
         self._fd = fd
         return True
 

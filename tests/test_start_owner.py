@@ -1,0 +1,104 @@
+"""Whose the observatory is, with two head nodes; starts that fail in their last moment.
+
+Real pipelines and ssh, simulated boards; both head nodes are on this computer.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from panoseti.errors import RefusedError
+from panoseti.runs import run_record, run_start, run_state
+from tests.second_head import QUICK, SecondHead, another_start_in_between, second_head
+from tests.typed_site import Obs, put_right, typed_site
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Obs]:
+    """The observatory after config.py."""
+    with typed_site(tmp_path_factory.mktemp("start owner")) as found:
+        yield found
+
+
+@pytest.fixture
+def obs(built: Obs) -> Iterator[Obs]:
+    """The same, idle before and after each test."""
+    with put_right(built):
+        yield built
+
+
+@pytest.fixture
+def other(obs: Obs, tmp_path: Path) -> SecondHead:
+    """Another head node, ready to start."""
+    return second_head(obs, tmp_path)
+
+
+# --- two head nodes ---
+
+
+def test_the_loser_of_two_starts_sends_nothing_to_a_board(
+    obs: Obs, other: SecondHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would load another gain: not into boards that record for the winner."""
+    other.change("data", gain=61, pulse_height=None)
+    loaded = {ip: board["maroc"] for ip, board in obs.boards().items()}
+    another_start_in_between(monkeypatch, lambda: obs.start_here(**QUICK))
+    with pytest.raises(RefusedError) as refused:
+        other.start()
+    for word in (f"[{os.getpid()}]", " since 20", "somebody else may be using the observatory"):
+        assert word in str(refused.value)
+    boards = obs.boards()
+    assert {ip: board["maroc"] for ip, board in boards.items()} == loaded
+    assert all(board["streams"]["image"] for board in boards.values()), "the winner's run goes on"
+    assert not run_state.runs(other.data_dir) and not (other.data_dir / "run_name").exists()
+    report = obs.stop_here()
+    assert report.ok and report.finished is not None and report.finished.verdict == "good", report
+
+
+# --- the last moment of a start ---
+
+
+def failed_run(obs: Obs) -> dict[str, Any]:
+    """What run.json says of the run that was recorded until its start failed."""
+    assert obs.is_idle() and obs.left_on_node() == []
+    assert all(board["streams"]["image"] is None for board in obs.boards().values())
+    (run,) = obs.runs()
+    record: dict[str, Any] = json.loads((obs.head_dir / run / "run.json").read_text())
+    assert record["recording_unix"] is None and record["verdict"]["word"] == "failed"
+    return record
+
+
+def test_a_run_of_which_it_cannot_be_recorded_that_it_records_is_undone(
+    obs: Obs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = run_record.write_json
+
+    def write_unless_full(path: Path, document: dict[str, Any]) -> None:
+        if document["recording_unix"] is not None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write(path, document)
+
+    monkeypatch.setattr(run_record, "write_json", write_unless_full)
+    with pytest.raises(run_start.StartFailedError, match="No space left.*is kept"):
+        obs.start_here(**QUICK)
+    failed_run(obs)
+
+
+def test_a_start_that_is_ended_by_whatever_is_undone(
+    obs: Obs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(*_: object) -> NoReturn:
+        raise SystemExit(7)
+
+    monkeypatch.setattr(run_start, "wait_for_data", end)
+    with pytest.raises(SystemExit):
+        obs.start_here(**QUICK)
+    assert obs.is_idle() and obs.left_on_node() == []
+    assert all(board["streams"]["image"] is None for board in obs.boards().values())
