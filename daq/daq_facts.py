@@ -100,6 +100,11 @@ def check_host_word(text: str) -> str:
     return text
 
 
+def head_of(token: str) -> str:
+    """The head node a token belongs to, which is before its first "-"."""
+    return token.partition("-")[0]
+
+
 def stdout_name(daq_ip: str) -> str:
     """What the pipeline prints, in the run directory."""
     return f"hp_stdout_{check_host_word(daq_ip)}"

@@ -216,6 +216,11 @@ class RunState(NamedTuple):
     daq_ip: str
     started_unix: float
 
+    def whose(self) -> str:
+        """Who started it, on which computer, and since when, for people."""
+        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started_unix))
+        return f"{self.started_by or self.owner} since {since}"
+
 
 def run_state_bytes(state: RunState) -> bytes:
     """The content of current_run_daq."""

@@ -13,7 +13,6 @@ import os
 import pwd
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional
 
@@ -74,15 +73,13 @@ class Pipeline(NamedTuple):
             state = read_run_state(self.folder) if self.folder is not None else None
         except (StateError, OSError):
             return ""
-        if state is None or state.run != self.run:
-            return ""
-        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(state.started_unix))
-        return f"{state.started_by or state.owner} since {since}"
+        return state.whose() if state is not None and state.run == self.run else ""
 
     def document(self) -> Document:
         """For the JSON document."""
         folder = None if self.folder is None else str(self.folder)
-        return {"pid": self.pid, "user": self.user, "data_dir": folder, "run": self.run}
+        whose = {"owner": self.owner(), "whose": self.whose()}
+        return {"pid": self.pid, "user": self.user, "data_dir": folder, "run": self.run, **whose}
 
     def __str__(self) -> str:
         text = f"hashpipe (pid {self.pid}, user {self.user}"

@@ -216,6 +216,12 @@ def _check_idle(order: Order) -> Optional[str]:
             " check, then stop.py"
         )
     state = read_run_state(Path())
+    if state is not None and daq_facts.head_of(state.owner) != daq_facts.head_of(order.owner):
+        raise RefusedError(
+            f"this node is in run {state.run} of {state.whose()}, of another head node, though"
+            " nothing records; somebody else may be using the observatory: check there; if that"
+            " run is gone, stop.py --force"
+        )
     try:
         identity = read_pid_file(Path())
     except StateError:

@@ -48,6 +48,7 @@ from daq_process import (
 EXAMPLE = """example:
   python3 stop_daq.py --data_dir /data/panoseti
 """
+SOMEBODY_ELSE = "somebody else is using the observatory; ask them, or use --force"
 POLL_S = 0.05
 LOCK_WAIT_S = 10.0
 TERM_WAIT_S = 10.0
@@ -131,16 +132,24 @@ class Stop:
             return
         owner, run = self._args.owner, self._args.run
         for pipeline in pipelines:
-            other = pipeline.owner()
-            if owner and other and other != owner:
+            if _is_anothers(pipeline.owner(), owner):
                 raise RefusedError(
-                    f"{pipeline} belongs to {pipeline.whose() or 'somebody'}: somebody else is"
-                    " using the observatory; ask them, or use --force"
+                    f"{pipeline} belongs to {pipeline.whose() or 'somebody'}: {SOMEBODY_ELSE}"
                 )
             if run and pipeline.run and pipeline.run != run:
                 raise RefusedError(f"{pipeline} records, not {run}; nothing was stopped")
         if run and state and state.run != run:
             raise RefusedError(f"this node is in run {state.run}, not {run}; nothing was stopped")
+
+    def check_claim(self, state: Optional[RunState]) -> None:
+        """Refuse to end the run of another head node, also when nothing records at the moment."""
+        if self._args.force or state is None or not _is_anothers(state.owner, self._args.owner):
+            return
+        self.check(None, find_pipelines())
+        raise RefusedError(
+            f"this node belongs to run {state.run} of {state.whose()}, though nothing records:"
+            f" {SOMEBODY_ELSE}"
+        )
 
     def signal_all(self) -> None:
         """Tell every pipeline that has appeared to end, and look after the others."""
@@ -174,11 +183,12 @@ def main(argv: Sequence[str]) -> Document:
     notes += more
     stop = Stop(args)
     stop.check(state, ())
-    if args.over is not None and not _is_anothers(state, args):
+    if args.over is not None and not _is_namesake(state, args):
         try:
             mark_over(args.over)
         except OSError as error:
             notes.append(f"cannot be kept from starting late: {describe(error)}")
+    stop.check_claim(state)
     stop.signal_all()
     # A start under way holds the lock; its pipeline is ended as soon as it shows.
     with Lock("a stop", LOCK_WAIT_S, strict=False, busy=stop.signal_all) as lock:
@@ -215,7 +225,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--data_dir", required=True, help="data directory of this node")
     add("--run", type=run_argument, help="stop only this run; refuse when another one records")
     add("--over", type=run_argument, help="this run is over: refuse what its start asks for late")
-    add("--owner", help="refuse to stop what belongs to another token")
+    add("--owner", help="token: refuse to stop what belongs to another head node")
     add("--force", action="store_true", help="stop whatever records, whoever owns it")
     add("--deadline_s", type=float, default=15.0,
         help="patience with a pipeline that shows no progress (default: %(default)g)")  # fmt: skip
@@ -224,10 +234,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _is_anothers(state: Optional[RunState], args: argparse.Namespace) -> bool:
+def _is_anothers(found: Optional[str], owner: Optional[str]) -> bool:
+    """Whether a token is of another head node than the one that asks, as far as that is known."""
+    return bool(found and owner) and daq_facts.head_of(str(found)) != daq_facts.head_of(str(owner))
+
+
+def _is_namesake(state: Optional[RunState], args: argparse.Namespace) -> bool:
     """Whether the run of this name here is another head node's, begun in the same second."""
-    named = state is not None and state.run == args.over
-    return named and bool(args.owner) and state is not None and state.owner != args.owner
+    return state is not None and state.run == args.over and _is_anothers(state.owner, args.owner)
 
 
 def _read_state() -> Tuple[Optional[RunState], List[str]]:

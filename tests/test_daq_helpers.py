@@ -569,6 +569,29 @@ def test_a_run_of_the_same_second_is_not_ended_by_another_head_node(tmp_path: Pa
     assert "is over on this node" in node.start().error
 
 
+def test_a_run_of_another_head_node_is_not_ended_while_its_pipeline_is_dead(
+    tmp_path: Path,
+) -> None:
+    """It may be restarted there; a head node is what stands before the "-" of a token."""
+    node = faulty(tmp_path, node_dir.ENDS_AT_SIGINT)
+    os.kill(node.start(owner="ann-1").document["pid"], signal.SIGKILL)
+    wait_for(lambda: not hashpipe_pids(), "it to be gone")
+    for refused in (
+        node.start(OTHER_RUN, owner="bob-1"),
+        node.stop("--owner", "bob-1"),
+    ):
+        assert refused.code == 3 and RUN in refused.error, refused
+        assert " of obs@head[1] since 20" in refused.error and "--force" in refused.error
+    assert json.loads((node.path / "current_run_daq").read_text())["owner"] == "ann-1"
+    assert node.start(OTHER_RUN, owner="ann-2").document["replaced_run"] == RUN
+    process = node.status()["processes"][0]
+    assert process["owner"] == "ann-2" and process["whose"].startswith("obs@head[1] since 20")
+    assert node.stop("--owner", "bob-1").code == 3
+    assert node.stop("--owner", "ann-3").document["was_running"]
+    assert node.start(owner="ann-1").code == 0
+    assert node.stop("--owner", "bob-1", "--force").document["was_running"]
+
+
 # --- state files that do not tell the truth ---
 
 

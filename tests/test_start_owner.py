@@ -15,9 +15,11 @@ from typing import Any, NoReturn
 import pytest
 
 from panoseti.errors import RefusedError
-from panoseti.runs import run_record, run_start, run_state
+from panoseti.runs import activities, run_record, run_start, run_state
+from simulator.site_writer import head_address
+from tests.helpers import wait_for
 from tests.second_head import QUICK, SecondHead, another_start_in_between, second_head
-from tests.typed_site import Obs, put_right, typed_site
+from tests.typed_site import QUIET, Obs, put_right, typed_site
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,45 @@ def test_the_loser_of_two_starts_sends_nothing_to_a_board(
     assert not run_state.runs(other.data_dir) and not (other.data_dir / "run_name").exists()
     report = obs.stop_here()
     assert report.ok and report.finished is not None and report.finished.verdict == "good", report
+
+
+def test_a_run_of_another_head_node_is_left_alone_whatever_has_died_of_it(
+    obs: Obs, other: SecondHead
+) -> None:
+    """Both have one host name; a node cannot be asked, the pipeline is dead: it needs force."""
+    obs.start_here(**QUICK)
+    activities.end(activities.watchers(obs.head_dir), QUIET)  # it would end the run, or mend it
+    (node,) = json.loads((other.command_dir / "daq_config.json").read_text())["daq_nodes"]
+    dead = {**node, "ip_addr": head_address(obs.private.site.prefix, 3), "module_ids": "254"}
+    other.change("daq", daq_nodes=[{**node, "module_ids": "1"}, dead])
+    lines = left_alone(obs, other)
+    assert all("cannot be asked, and" in lines[f"quabo {ip}"] for ip in obs.quabos[4:])
+    other.change("daq", daq_nodes=[node])
+    (pipeline,) = activities.pipelines()
+    pipeline.process.kill()
+    wait_for(lambda: not activities.pipelines(), "the pipeline to be gone")
+    lines = left_alone(obs, other)
+    assert all("though nothing records there" in text for text in lines.values())
+    with pytest.raises(RefusedError, match=r"belongs to .*\[\d+\] since 20.*stop.py --force"):
+        other.start()
+    assert not run_state.runs(other.data_dir)
+    report = other.stop(force=True)
+    assert report.ok and any("overrode" in note for note in report.notes), report
+    assert not (obs.node_dir / "current_run_daq").exists()
+    assert all(board["streams"]["image"] is None for board in obs.boards().values())
+    assert obs.stop_here().ok
+
+
+def left_alone(obs: Obs, other: SecondHead) -> dict[str, str]:
+    """What the stop of the other head node says of boards and nodes, when it has done nothing."""
+    report = other.stop()
+    assert (obs.node_dir / "current_run_daq").exists()
+    assert all(board["streams"]["image"] for board in obs.boards().values())
+    lines = {line.what: line.now for line in report.lines if not line.ok}
+    assert "--force" in lines.pop(f"DAQ node {obs.node_sshd.address}")
+    boards = {what: text for what, text in lines.items() if what.startswith("quabo")}
+    assert len(boards) == len(obs.quabos) and all("--force" in text for text in boards.values())
+    return boards
 
 
 # --- the last moment of a start ---

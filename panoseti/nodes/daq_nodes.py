@@ -183,8 +183,9 @@ def stop_recording(
     """Stop whatever records on the node and remove its state files; safe to repeat.
 
     over: a run that is over now: what its start, if it was killed, asks for late is refused;
-    run: only this run; owner: refuse (RefusedError) what belongs to another token; force: neither
-    counts.  Returns when nothing of it runs any more; RemoteError when something still does.
+    run: only this run; owner: token, refuse (RefusedError) what belongs to another head node;
+    force: neither counts.  Returns when nothing of it runs any more; RemoteError when something
+    still does.
     """
     words = ["--data_dir", shell.node.data_dir]
     words += ["--deadline_s", f"{deadline_s:g}", "--drain_s", f"{drain_s:g}"]

@@ -122,12 +122,16 @@ class Volume:
 
 @dataclass(frozen=True)
 class Process:
-    """A process called hashpipe: its pid, user, working directory and run where known."""
+    """A process called hashpipe: its pid, user, working directory and run where known; owner
+    (token) and whose (who started it, for people) from the state file there.
+    """
 
     pid: int
     user: str
     data_dir: str | None
     run: str | None
+    owner: str | None = None
+    whose: str = ""
 
     def __str__(self) -> str:
         return f"hashpipe (pid {self.pid}, user {self.user}, run {self.run or 'unknown'})"
@@ -332,7 +336,14 @@ def pipeline(document: Document | None) -> Pipeline | None:
 
 
 def _process(entry: Document) -> Process:
-    return Process(int(entry["pid"]), str(entry["user"]), entry["data_dir"], entry["run"])
+    return Process(
+        pid=int(entry["pid"]),
+        user=str(entry["user"]),
+        data_dir=entry["data_dir"],
+        run=entry["run"],
+        owner=entry.get("owner"),
+        whose=str(entry.get("whose", "")),
+    )
 
 
 def _growing_file(entry: Document) -> GrowingFile:

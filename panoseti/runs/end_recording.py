@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,9 +21,10 @@ from panoseti.flight import FlightRecorder, owner
 from panoseti.local_host import is_local
 from panoseti.nodes import daq_nodes
 from panoseti.nodes.daq_nodes import NodeShells
-from panoseti.nodes.node_types import NodeStatus, Stopped
+from panoseti.nodes.node_types import Stopped
 from panoseti.nodes.remote import Shell
 from panoseti.runs import activities
+from panoseti.runs.run_owner import head_token, others_run
 from panoseti.runs.run_part import boards_left_out, left_out, never_asked
 from panoseti.runs.run_record import RunRecord
 from panoseti.runs.run_state import Holder
@@ -63,7 +63,9 @@ class Ending:
     lines: list[Line] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     ended_runs: set[str] = field(default_factory=set)
+    _token: str = ""
     _others_runs: dict[DaqNode, str] = field(default_factory=dict)
+    _unasked: dict[DaqNode, str] = field(default_factory=dict)
 
     def run(self, holder: Holder | None) -> bool:
         """All of it; whether nothing records any more.
@@ -71,13 +73,14 @@ class Ending:
         holder: whose run it is, None where that is not known or no run is in progress.
         """
         self._end_watcher()
+        self._take_token(holder.token if holder is not None else "")
         with NodeShells(self.nodes(), self.site.obs, self.flight) as shells:
-            if self.force or not self._is_our_recording():
-                self._others_runs = _others_runs(shells)
+            if self.force or not self._is_all_ours():
+                self._find_others(shells)
             if self.force and self._others_runs:
                 self._override()
             self._boards()
-            ended = self._pipelines(shells, lambda shell: self._end_pipeline(shell, holder))
+            ended = self._pipelines(shells, self._end_pipeline)
         ended = self._here() and ended
         if self.record is not None:
             self.record.set(ended_unix=time.time())
@@ -88,11 +91,12 @@ class Ending:
         if self.record is None:
             raise ValueError("no run is given")
         run = self.record.path.parent.name
+        self._take_token(str(self.record.document.get("token") or ""))
 
         def end(shell: Shell) -> Stopped | None:
             try:
                 return daq_nodes.stop_recording(
-                    shell, run=run, force=self.force, drain_s=DRAIN_S, over=run
+                    shell, run, self._token, self.force, drain_s=DRAIN_S, over=run
                 )
             except RefusedError:
                 return None  # it records another run
@@ -149,9 +153,32 @@ class Ending:
             found.update({quabo.ip: quabo for quabo in boards})
         return list(found.values())
 
-    def _is_our_recording(self) -> bool:
-        """Whether the run is one whose start succeeded: then boards and nodes are ours."""
-        return self.record is not None and self.record.document["recording_unix"] is not None
+    def _is_all_ours(self) -> bool:
+        """Whether the run is one whose start got all boards and nodes: then they are ours."""
+        if self.record is None or self.record.document["recording_unix"] is None:
+            return False
+        without = self._left_out(never_asked)
+        return not any(node.ip_addr in without for node in self.nodes())
+
+    def _take_token(self, token: str) -> None:
+        """Of the run, or where that is not known what all tokens of this head node have."""
+        self._token = token or head_token(self.site.head_data_dir)
+
+    def _find_others(self, shells: NodeShells) -> None:
+        """The nodes that belong to a run of another head node at this moment.
+
+        While there is such a run, a node that cannot be asked may belong to it, too.
+        """
+        outcomes = shells.each(daq_nodes.status)
+        for node, outcome in outcomes.items():
+            if outcome.result is not None:
+                why = others_run(node.ip_addr, outcome.result, self._token)
+                if why is not None:
+                    self._others_runs[node] = why
+        for node, outcome in outcomes.items():
+            if outcome.result is None and self._others_runs:
+                first = next(iter(self._others_runs.values()))
+                self._unasked[node] = f"{node.ip_addr}: cannot be asked, and {first}"
 
     # --- the acts ---
 
@@ -169,7 +196,7 @@ class Ending:
         if not self.ask(f"{whose}: somebody else is using the observatory; stop it all the same?"):
             self.force = False
             return
-        self._others_runs = {}
+        self._others_runs, self._unasked = {}, {}
         by = owner()
         self.flight.note("override", by=by, whose=whose)
         self.notes.append(f"{by} overrode: {whose}")
@@ -210,8 +237,8 @@ class Ending:
             ]
 
     def _others_run_of(self, quabo: Quabo) -> str | None:
-        """Why a board is left alone: it sends to a node that records for another head node."""
-        for node, why in self._others_runs.items():
+        """Why a board is left alone: it sends to a node of another head node's run, or may."""
+        for node, why in (self._others_runs | self._unasked).items():
             if quabo.module_id in node.module_ids:
                 return f"left alone: {why}; {NOT_OURS}"
         return None
@@ -245,19 +272,19 @@ class Ending:
             all_over = all_over and ok
         return all_over
 
-    def _end_pipeline(self, shell: Shell, holder: Holder | None) -> Stopped:
-        """The own run, and strays whosever they are; not the live run of another head node."""
+    def _end_pipeline(self, shell: Shell) -> Stopped:
+        """Runs of this head node, and strays whosever they are; not a run of another head node.
+
+        The node itself decides: it may have been claimed since it was asked.
+        """
         run = None if self.record is None else self.record.path.parent.name
-        if holder is not None and holder.token and not self.force:
-            with suppress(RefusedError):
-                return daq_nodes.stop_recording(
-                    shell, owner=holder.token, drain_s=DRAIN_S, over=run
-                )
-        if not self.force:
-            why = _others_run(shell.node, daq_nodes.status(shell))
-            if why is not None:
-                raise RefusedError(f"{why}; {NOT_OURS}")
-        return daq_nodes.stop_recording(shell, force=True, drain_s=DRAIN_S, over=run)
+        try:
+            return daq_nodes.stop_recording(
+                shell, None, self._token, self.force, drain_s=DRAIN_S, over=run
+            )
+        except RefusedError as error:
+            self._others_runs.setdefault(shell.node, str(error))
+            raise
 
     def _end_watcher(self) -> None:
         """First of all, so that it does not start again what is ended."""
@@ -282,29 +309,6 @@ class Ending:
         if not recorders:
             self.lines.append(Line("HK recorder", END, "none runs"))
         return all(how != "still runs" for _, how in results)
-
-
-def _others_runs(shells: NodeShells) -> dict[DaqNode, str]:
-    """The nodes that record for another head node at this moment, and what."""
-    found = {}
-    for node, outcome in shells.each(daq_nodes.status).items():
-        why = None if outcome.result is None else _others_run(node, outcome.result)
-        if why is not None:
-            found[node] = why
-    return found
-
-
-def _others_run(node: DaqNode, found: NodeStatus) -> str | None:
-    """What a node records that a start on another head node began; None = nothing such."""
-    host = _host_of(found.started_by or "")
-    if not found.running or not host or host == _host_of(owner()):
-        return None
-    return f"{node.ip_addr}: records {found.run} of {found.whose}, another head node"
-
-
-def _host_of(who: str) -> str:
-    """The host in user@host[pid]."""
-    return who.partition("@")[2].partition("[")[0]
 
 
 def _stopped_text(stopped: Stopped | None) -> str:

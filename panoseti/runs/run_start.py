@@ -235,7 +235,7 @@ class _Start:
             if not (self._data_dir / name).exists():
                 break
             time.sleep(1 - now % 1)  # a run of this very second is there: the next one, then
-        self.holder = new_holder(name, self._site.command_dir.resolve())
+        self.holder = new_holder(name, self._site.command_dir.resolve(), self._data_dir)
         self._undo.append(("give the observatory back", self._release))
         run_state.claim(self._data_dir, self.holder)
         self._flight.note("run_name", run=name, token=self.holder.token)

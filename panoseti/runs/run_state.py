@@ -27,6 +27,7 @@ from daq.daq_facts import RUN_NAME, check_run_name
 from panoseti.errors import RefusedError
 from panoseti.flight import owner
 from panoseti.launch import log_dir
+from panoseti.runs.run_owner import new_token
 from panoseti.state_files import (
     StateError,
     create_state,
@@ -64,9 +65,9 @@ class Holder:
         return f"{self.run} of {who}{since}"
 
 
-def new_holder(run: str, command_dir: Path) -> Holder:
-    """A holder for a run that this process begins now."""
-    return Holder(run, owner(), secrets.token_hex(8), time.time(), str(command_dir))
+def new_holder(run: str, command_dir: Path, data_dir: Path) -> Holder:
+    """A holder for a run that this process begins now, on the head node of `data_dir`."""
+    return Holder(run, owner(), new_token(data_dir), time.time(), str(command_dir))
 
 
 def utc_text(unix_s: float) -> str:

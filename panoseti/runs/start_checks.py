@@ -26,6 +26,7 @@ from panoseti.nodes.daq_nodes import NodeOutcome, NodeShells
 from panoseti.nodes.node_types import NodeStatus
 from panoseti.runs import activities, disk_room, recording_room
 from panoseti.runs.disk_room import HOUR_S, Volume
+from panoseti.runs.run_owner import head_token, others_run
 from panoseti.runs.run_part import Part
 from panoseti.runs.run_state import in_progress_text, read_holder
 from panoseti.words import joined
@@ -88,6 +89,7 @@ def check_rest(site: Site, options: StartOptions, shells: NodeShells) -> Checked
     _check_activities_here(site)
     outcomes = shells.each(daq_nodes.status)
     _check_activities_there(outcomes)
+    _check_claims(site, outcomes)
     with held_ledger(site.head_data_dir, "start.py"):
         pass  # RefusedError when config.py is at work
     hv = options.hv and options.redis
@@ -152,6 +154,22 @@ def _check_activities_there(outcomes: Mapping[DaqNode, NodeOutcome[NodeStatus]])
         raise RefusedError(
             f"{joined(active)} active; somebody else may be using the observatory: check"
             " (status.py), then stop.py ends it"
+        )
+
+
+def _check_claims(site: Site, outcomes: Mapping[DaqNode, NodeOutcome[NodeStatus]]) -> None:
+    """A node whose pipeline died, or that was rebooted, still belongs to its run."""
+    token = head_token(site.head_data_dir)
+    found = [
+        others_run(node.ip_addr, outcome.result, token)
+        for node, outcome in outcomes.items()
+        if outcome.result is not None
+    ]
+    others = [text for text in found if text is not None]
+    if others:
+        raise RefusedError(
+            f"{joined(others)}; somebody else may be using the observatory: check there; if that"
+            " run is gone, stop.py --force"
         )
 
 
