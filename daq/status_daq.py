@@ -70,8 +70,8 @@ def main(argv: Sequence[str]) -> Document:
         "processes": [found.document() for found in pipelines],
         **_accounts(status),
         "pipeline": status,
-        "volumes": volumes(problems),
     }
+    document["volumes"], document["unusable"] = volumes(problems)
     if here and args.growth_s > 0:
         time.sleep(max(0.0, begin + args.growth_s - time.monotonic()))
     document["files"] = _files(before, _sizes(run), time.monotonic() - begin if here else 0.0)
@@ -199,12 +199,14 @@ def _module_dirs() -> List[int]:
     return sorted(int(match["id"]) for match in found if match and int(match["id"]) < 256)
 
 
-def volumes(problems: List[str]) -> List[Document]:
+def volumes(problems: List[str]) -> Tuple[List[Document], Dict[str, str]]:
     """The file systems data are recorded to: the data directory's, and those of module links.
 
     modules: ids with a directory of their own there; default: modules without one go there too.
+    Second: modules whose directory, or link to one, cannot be used, and why.
     """
     by_device: Dict[int, Document] = {}
+    unusable: Dict[str, str] = {}
     places: List[Tuple[Optional[int], str]] = [(None, ".")]
     places += [(module, daq_facts.module_dir(module)) for module in _module_dirs()]
     for module, place in places:
@@ -213,10 +215,10 @@ def volumes(problems: List[str]) -> List[Document]:
             space = os.statvfs(place)
         except OSError as error:
             link = f" (a link to {os.readlink(place)})" if os.path.islink(place) else ""
-            problems.append(f"{os.path.abspath(place)}{link}: {error.strerror}")
+            unusable[str(module)] = f"{os.path.abspath(place)}{link}: {error.strerror}"
             continue
         if not stat.S_ISDIR(status.st_mode):
-            problems.append(f"{os.path.abspath(place)} is not a directory")
+            unusable[str(module)] = f"{os.path.abspath(place)} is not a directory"
             continue
         volume = by_device.setdefault(
             status.st_dev,
@@ -233,7 +235,9 @@ def volumes(problems: List[str]) -> List[Document]:
             volume["default"] = True
         else:
             volume["modules"].append(module)
-    return list(by_device.values())
+    problems += unusable.values()
+    unusable.pop("None", None)  # the data directory itself
+    return list(by_device.values()), unusable
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from panoseti.boards.addresses import is_loopback
+from panoseti.configs.board_files import read_quabo_uids
 from panoseti.configs.load_configs import load_site
 from panoseti.configs.site_at_any_price import find_site
 from panoseti.console import Console
@@ -245,6 +246,14 @@ def other_helpers(variant: Variant) -> None:
     variant.change_node(data_dir=str(folder))
 
 
+def link_to_nowhere(variant: Variant) -> None:
+    nodes = json.loads((variant.command_dir / "daq_config.json").read_text())["daq_nodes"]
+    folder = variant.data_dir.parent / "node"
+    shutil.copytree(nodes[0]["data_dir"], folder, ignore=shutil.ignore_patterns("module_254"))
+    (folder / "module_254").symlink_to("/not/mounted")
+    variant.change_node(data_dir=str(folder))
+
+
 NO_DAEMONS: dict[str, Any] = {"hv": False, "redis": False}
 REFUSALS: dict[str, tuple[Callable[[Variant], object], dict[str, Any], Sequence[str]]] = {
     "not the head node": (
@@ -277,6 +286,8 @@ REFUSALS: dict[str, tuple[Callable[[Variant], object], dict[str, Any], Sequence[
         lambda v: v.change_node(data_dir="/nowhere"), NO_DAEMONS, ("/nowhere", "init_daq_nodes")),
     "helpers of another version": (
         other_helpers, NO_DAEMONS, ("another version", "init_daq_nodes")),
+    "link to a disk that is not there": (
+        link_to_nowhere, NO_DAEMONS, ("module_254 (a link to /not/mounted)", "mount that disk")),
     "disk too small": (
         lambda v: v.change("obs", recording_min_h=1000), NO_DAEMONS,
         ("of recording left", "1000.0 h")),
@@ -292,6 +303,40 @@ def test_refusals_have_no_side_effect_and_say_what_helps(variant: Variant, case:
     text = variant.refusal(**options)
     for word in words:
         assert word in text
+
+
+def test_a_board_that_is_absent_is_missing_unless_a_config_says_so(variant: Variant) -> None:
+    path = variant.data_dir / "quabo_uids.json"
+    uids = read_quabo_uids(path, load_site(variant.command_dir).obs)
+    gone = load_site(variant.command_dir).obs.quabos[5].ip
+    path.write_text(path.read_text().replace(f'"{uids.by_ip[gone]}"', '""'))
+    text = variant.refusal(**NO_DAEMONS)
+    for word in (f"{gone}: absent at the last scan", "config.py", "absent_quabos"):
+        assert word in text
+    variant.refusal(**NO_DAEMONS, partial=True)
+    variant.change("obs", run_policy={"may_be_missing": {"boards": 1}})
+    assert "start.py --partial records without it" in variant.refusal(**NO_DAEMONS)
+    options = StartOptions(**NO_DAEMONS, partial=True)
+    part = run_start.plan(load_site(variant.command_dir), options, QUIET).part
+    assert part.missing == {gone: "absent at the last scan"} and len(part.boards) == 7
+    assert part.expected(True).missing == part.missing and part.expected(True).absent == ()
+    domes = json.loads((variant.command_dir / "obs_config.json").read_text())["domes"]
+    [module for dome in domes for module in dome["modules"]][1]["absent_quabos"] = [1]
+    variant.change("obs", domes=domes)
+    part = run_start.plan(load_site(variant.command_dir), StartOptions(**NO_DAEMONS), QUIET).part
+    assert part.missing == {} and part.expected(True).absent == (gone,)
+
+
+def test_a_module_whose_disk_is_not_there_can_be_left_out(variant: Variant) -> None:
+    """The others of its node record."""
+    link_to_nowhere(variant)
+    variant.change("obs", run_policy={"may_be_missing": {"modules": 1}})
+    options = StartOptions(**NO_DAEMONS, partial=True)
+    checked = run_start.plan(load_site(variant.command_dir), options, QUIET)
+    assert list(checked.part.missing) == ["module 254"]
+    assert checked.part.modules_of(checked.nodes[0]) == (1,)
+    rooms = [volume.where for volume in checked.volumes]
+    assert any("module 1" in where for where in rooms) and not any("254" in w for w in rooms)
 
 
 def test_the_variant_itself_is_ready(variant: Variant) -> None:

@@ -144,7 +144,8 @@ class NodeStatus:
     running: a pipeline records into its data directory; run, owner (token), started_by: from the
     node's own state file; helpers: digest of the helpers there; time_unix: its clock when it
     answered; clock_offset_s: how far that clock certainly is ahead of ours (0 when it agrees
-    within the time the question took); problems: what does not fit together, one line each.
+    within the time the question took); problems: what does not fit together, one line each;
+    unusable: modules whose directory or link cannot be used there, and why.
     """
 
     host: str
@@ -164,6 +165,7 @@ class NodeStatus:
     time_unix: float
     clock_offset_s: float
     document: Document = field(repr=False)
+    unusable: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def whose(self) -> str:
@@ -390,6 +392,7 @@ def node_status(document: Document, asked_unix: float, answered_unix: float) -> 
         time_unix=time_unix,
         clock_offset_s=max(late, 0.0) if late > 0 else min(early, 0.0),
         document=document,
+        unusable={int(module): str(why) for module, why in document.get("unusable", {}).items()},
     )
 
 

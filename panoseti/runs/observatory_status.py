@@ -448,6 +448,7 @@ def time_left_s(site: Site, node: NodeLine) -> float | None:
         return None
     rate = settings.data_rate_bytes_s(site.data)
     placed = {module for volume in node.status.volumes for module in volume.modules}
+    placed |= set(node.status.unusable)
     left = []
     for volume in node.status.volumes:
         own = [module for module in node.modules if module in volume.modules]

@@ -63,6 +63,7 @@ def rooms(site: Site, statuses: Mapping[DaqNode, NodeStatus]) -> list[Room]:
     for node, status in statuses.items():
         used = [module.id for module in site.modules_of(node)]
         placed = {module for volume in status.volumes for module in volume.modules}
+        placed |= set(status.unusable)  # not on the disk of the others, but nowhere
         local = site.is_on_head_node(node)
         head_rate += module_rate * len(used)  # recorded there, or collected from elsewhere
         for volume in status.volumes:

@@ -7,8 +7,8 @@ A token is "<head node>-<random>".  A head node is a computer and its data direc
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
-import socket
 from pathlib import Path
 
 from daq.daq_facts import head_of
@@ -23,7 +23,7 @@ def head_token(data_dir: Path) -> str:
         machine = MACHINE_ID.read_text().strip()
     except OSError:
         machine = ""
-    words = "\0".join((machine, socket.gethostname(), str(data_dir.resolve())))
+    words = "\0".join((machine, os.uname().nodename, str(data_dir.resolve())))
     return f"{hashlib.sha256(words.encode()).hexdigest()[:12]}-"
 
 

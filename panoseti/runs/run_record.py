@@ -37,8 +37,8 @@ class Verdict(StrEnum):
 @dataclass(frozen=True)
 class Expected:
     """What a run is to record: boards by address, modules of each node by its name in the
-    config, boards of the config that were absent at bring-up; missing: what start.py --partial left
-    out, and why.
+    config; absent: boards of the config that take no part and are not missed;
+    missing: what start.py --partial left out, and why.
     """
 
     quabos: tuple[str, ...]

@@ -33,6 +33,7 @@ from panoseti.words import joined
 
 # The second of a packet is found by the computer's clock: it must be right within one.
 CLOCK_TOLERANCE_S = 0.5
+ABSENT = "absent at the last scan"
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,12 @@ def check_rest(site: Site, options: StartOptions, shells: NodeShells) -> Checked
     if any(lack.of_all or not lack.ip for lack in lacks):
         raise RefusedError(_not_ready(lacks))
     boards = present_boards(site)
-    part = Part(site, boards, site.nodes_in_use() if options.data else (), options.partial)
+    absent = _absent(site, boards) if options.data else []
+    nodes = site.nodes_in_use() if options.data else ()
+    part = Part(site, [*boards, *absent], nodes, options.partial)
+    part.leave_out(
+        {quabo.ip: ABSENT for quabo in absent}, error=RefusedError, problem=_absent_text(absent)
+    )
     part.leave_out({k.ip: k.text for k in lacks}, error=RefusedError, problem=_not_ready(lacks))
     statuses = _check_nodes(outcomes, part) if options.data else {}
     volumes, warnings = _check_disks(site, options, part, statuses)
@@ -105,11 +111,20 @@ def check_rest(site: Site, options: StartOptions, shells: NodeShells) -> Checked
     warnings = [*problems, *warnings]
     if hv:
         warnings += warnings_before_run(site)
-    told = site.obs.known_absent
-    absent = [q.ip for q in site.obs.quabos if q not in boards and q.ip not in told]
-    if absent and options.data:
-        warnings.append(f"{joined(absent, ', ')} absent since the last scan: not recorded")
     return Checked(part, tuple(warnings), tuple(volumes))
+
+
+def _absent(site: Site, present: Sequence[Quabo]) -> list[Quabo]:
+    """Boards that did not answer the last scan, though no config says that they are missing."""
+    told = site.obs.known_absent
+    return [q for q in site.obs.quabos if q not in present and q.ip not in told]
+
+
+def _absent_text(absent: Sequence[Quabo]) -> str:
+    return (
+        f"{joined([quabo.ip for quabo in absent], ', ')}: {ABSENT}; mend that and run config.py, or"
+        " enter what is known to be missing in absent_quabos of obs_config.json"
+    )
 
 
 def _not_ready(lacks: Sequence[Lack]) -> str:
@@ -184,7 +199,21 @@ def _check_nodes(
         if problem:
             bad[node] = problem
     part.leave_out(nodes=bad, error=RefusedError, problem="; ".join(bad.values()))
-    return {node: outcomes[node].value for node in part.nodes}
+    statuses = {node: outcomes[node].value for node in part.nodes}
+    _check_module_dirs(statuses, part)
+    return statuses
+
+
+def _check_module_dirs(statuses: Mapping[DaqNode, NodeStatus], part: Part) -> None:
+    """Refuse where a module's directory is no directory, or a link to a disk that is not there."""
+    bad = {
+        module: f"{node.ip_addr}: {status.unusable[module]}: mount that disk or correct the link"
+        for node, status in statuses.items()
+        for module in part.modules_of(node)
+        if module in status.unusable
+    }
+    boards = {board.ip: bad[board.module_id] for board in part.boards if board.module_id in bad}
+    part.leave_out(boards, error=RefusedError, problem="; ".join(bad.values()))
 
 
 def _unfit(node: DaqNode, status: NodeStatus) -> str:
