@@ -42,7 +42,8 @@ libc.sem_wait.argtypes = libc.sem_post.argtypes = (ctypes.c_void_p,)
 libc.shmat.restype = ctypes.c_void_p
 libc.shmat.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
 libc.shmdt.argtypes = (ctypes.c_void_p,)
-IPC_CREAT, IPC_RMID = 0o1000, 0
+IPC_CREAT, IPC_RMID, SHM_RDONLY = 0o1000, 0, 0o10000
+STATUS_BYTES, CARD_BYTES = 2880 * 64, 80
 
 
 def installed() -> Path | None:
@@ -131,6 +132,19 @@ class Shared:
         """Segment of the status buffer."""
         return int(libc.shmget(self._status_key(instance), 0, 0))
 
+    def cards(self, instance: int = 0) -> dict[str, str]:
+        """Values of the status buffer, as anybody who attaches to it reads them."""
+        memory = libc.shmat(self.status(instance), None, SHM_RDONLY)
+        assert memory not in (None, ctypes.c_void_p(-1).value)
+        text = ctypes.string_at(memory, STATUS_BYTES).decode("ascii")
+        libc.shmdt(memory)
+        cards = [text[at : at + CARD_BYTES] for at in range(0, STATUS_BYTES, CARD_BYTES)]
+        cards = cards[: next(k for k, card in enumerate(cards) if card.rstrip() == "END")]
+        assert all(card[8:10] == "= " for card in cards)
+        values = {card[:8].rstrip(): card[10:].partition("/")[0].strip() for card in cards}
+        assert len(values) == len(cards)
+        return {key: value.strip("'").rstrip() for key, value in values.items()}
+
     def clear(self) -> None:
         """Nothing of this stays."""
         for instance in (0, 1):
@@ -196,6 +210,65 @@ def test_all_that_was_received_is_recorded(programs: Path, shared: Shared, numbe
         recorder.process.send_signal(signal.SIGCONT)
         assert recorder.stop(number)["totals"]["recorded"] == 80
         check_frames(recorder, 20)
+
+
+def count_keys(status: dict[str, Any], last_board: tuple[int, int]) -> dict[str, int]:
+    """What the standard keys say, given the status file: those that depend on the packets alone."""
+    totals = status["totals"]
+    lost = {
+        stream["mode"]: stream["lost"]
+        for stream in status["quabos"]
+        if (stream["module"], stream["quabo"]) == last_board
+    }
+    partial = {product["product"]: product["partial"] for product in status["products"]}
+    return {
+        "NPACKETS": totals["received"],
+        "NETRECV": totals["received"],
+        "NETDROPS": totals["kernel_drops"],
+        "TPKTLST": totals["lost"],
+        **{f"M{mode}PKTLST": lost.get(mode, -1) for mode in (1, 2, 3, 6, 7)},
+        "PTRLPH10": partial["ph1024"],
+        "PTRLMODI": partial["img16"] + partial["img8"],
+    }
+
+
+def test_status_buffer(programs: Path, shared: Shared) -> None:
+    """Its standard keys, while the pipeline runs and afterwards."""
+    options = FEW | {"GROUPPHFRAMES": 1}
+    with run(programs, shared, options=options) as recorder, boards(recorder) as senders:
+        for mode in (1, 2, 3, 6):  # so many of each mode are missing, of the board that is last
+            for number in (0, mode + 1):
+                data = packet(mode, 1019, number, 5 + mode, number * 1_000_000)
+                senders.send(data, 1019)
+        for number in (0, 30):
+            senders.send(packet(7, 1016, number, 20, number * 1_000_000), 1016)
+        senders.send(b"nothing", 1018)
+        senders.send(packet(1, 1019, 3, 6, 3_000_000), 1019)
+        wait_for(
+            lambda: (
+                recorder.status()["totals"]["recorded"] == 11
+                and int(shared.cards()["PTRLMODI"]) == 8
+            ),
+            "all to be told",
+        )
+        cards, status = shared.cards(), recorder.status()
+        wanted = count_keys(status, (254, 3))
+        assert wanted["NPACKETS"] == 12 and wanted["TPKTLST"] == 12 + 29
+        assert [wanted[f"M{mode}PKTLST"] for mode in (1, 2, 3, 6, 7)] == [1, 2, 3, 6, -1]
+        assert {key: int(cards[key]) for key in wanted} == wanted
+        assert (cards["BINDHOST"], int(cards["BINDPORT"])) == (recorder.host, recorder.port)
+        assert cards["NETSTAT"] in ("waiting", "receiving")
+        assert cards["COMPUTES"] in ("waiting", "processing")
+        assert cards["OUTSTAT"] in ("waiting", "processing")
+        senders.send(packet(1, 1019, 4, 6, 4_000_000), 1019)
+        status = recorder.stop()
+        cards = shared.cards()
+    wanted = count_keys(status, (254, 3))
+    assert wanted["NPACKETS"] == 13
+    assert {key: int(cards[key]) for key in wanted} == wanted
+    # What one thread gave out last, the next one took last, and as often.
+    assert cards["NETBKOUT"] == cards["COMBLKIN"] and cards["COMBKOUT"] == cards["OUTBLKIN"]
+    assert int(cards["NETMCNT"]) == int(cards["COMMCNT"]) >= 2 and int(cards["OUTMCNT"]) >= 2
 
 
 def test_the_plugin_that_nodes_have_works_too(programs: Path, shared: Shared) -> None:
