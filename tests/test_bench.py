@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers import REPO, wait_for
 from tests.node_dir import is_alive
-from tools.bench import programs
+from tools.bench import measure, programs
 
 
 def descendants(pid: int) -> dict[int, str]:
@@ -31,6 +31,26 @@ def running(pid: int) -> dict[int, str]:
         return descendants(pid)
     except FileNotFoundError:
         return {}
+
+
+@pytest.mark.parametrize(
+    ("recorded", "missing", "drops", "said"),
+    [
+        (1000, 0, 0, None),
+        (1200, 0, 0, None),  # 200 of them came after the signal
+        (990, 10, 10, None),
+        (980, 0, 10, "980 recorded and 10 dropped"),
+        (1200, 50, 10, "50 packets are missing before others, only 10 were dropped"),
+    ],
+)
+def test_backlog_is_checked(recorded: int, missing: int, drops: int, said: str | None) -> None:
+    totals = {"recorded": recorded, "in_flight": 0, "kernel_drops": drops}
+    checked = {"packets": recorded, "missing": missing}
+    if said is None:
+        measure.check_backlog(1000, totals, checked)
+        return
+    with pytest.raises(programs.BenchError, match=said):
+        measure.check_backlog(1000, totals, checked)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -7,7 +7,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,14 +245,26 @@ def stop_with_backlog(place: Place, capture: str, number: int, parent: Path) -> 
             sender.end()  # it was still sending while the pipeline ended
         totals = pipeline.status()["totals"]
         checked = check(pipeline, product, case.modules, case.period_ns)
-        if totals["recorded"] != checked["packets"] or totals["in_flight"]:
-            raise BenchError(f"packets are missing: {totals}, in the files {checked}")
-        if checked["packets"] + totals["kernel_drops"] < received:
-            raise BenchError(
-                f"{received} packets were received before the signal, but "
-                f"{checked['packets']} recorded and {totals['kernel_drops']} dropped"
-            )
+        check_backlog(received, totals, checked)
     return waiting
+
+
+def check_backlog(received: int, totals: Mapping[str, int], checked: Mapping[str, int]) -> None:
+    """Nothing received before the signal is lost; BenchError.
+
+    received: packets sent when the signal came.  Packets that came after it are recorded too, so
+    that their number says little; a hole before a recorded packet can only be a kernel's drop.
+    """
+    if totals["recorded"] != checked["packets"] or totals["in_flight"]:
+        raise BenchError(f"packets are missing: {totals}, in the files {checked}")
+    recorded, missing, drops = checked["packets"], checked["missing"], totals["kernel_drops"]
+    if recorded + drops < received:
+        raise BenchError(
+            f"{received} packets were received before the signal, but {recorded} recorded and "
+            f"{drops} dropped"
+        )
+    if missing > drops:
+        raise BenchError(f"{missing} packets are missing before others, only {drops} were dropped")
 
 
 def bare_receive(place: Place, case: Case, seconds: float, parent: Path) -> tuple[float, float]:
