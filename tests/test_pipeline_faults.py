@@ -389,3 +389,42 @@ def test_the_computers_clock_is_set(tmp_path: Path, step_s: int) -> None:
     assert age_s <= silent["last_packet_age_s"] < age_s + 60 and silent["longest_gap_s"] == 0
     assert all(stream["last_packet_age_s"] < 60 for stream in others)
     assert all(0.002 <= stream["longest_gap_s"] < 10 for stream in others)
+
+
+@pytest.mark.parametrize("step_s", [3600, -3600])
+def test_frames_wait_as_long_after_the_clock_was_set(tmp_path: Path, step_s: int) -> None:
+    """For a board that is late, and not for ever: by a clock that is never set."""
+    clock = tmp_path / "clock"
+    clock.write_text("0")
+    environment = {"LD_PRELOAD": preload(tmp_path, CLOCK_STEPS), "CLOCK_FILE": str(clock)}
+    with (
+        recording(tmp_path, options={"CAPTURE": "udp"}, environment=environment) as recorder,
+        boards(recorder) as senders,
+    ):
+        (path,) = recorder.files(254, "img16")
+
+        def send_board(quabo: int, number: int) -> None:
+            senders.send(packet(2, 1016 + quabo, number, 5, number * MS), 1016 + quabo)
+
+        def wait_for_frame(number: int) -> int:
+            wait_for(lambda: path.stat().st_size == 2540 * (number + 1), f"frame {number}")
+            return len(recorder.frames(254, "img16")[number].boards)
+
+        for quabo in range(4):
+            send_board(quabo, 0)
+        assert wait_for_frame(0) == 4
+        clock.with_suffix(".new").write_text(str(step_s))
+        os.replace(clock.with_suffix(".new"), clock)
+        # A computer with much else to do may be later than a frame waits, but not every time.
+        for number in range(1, 11):
+            send_board(0, number)
+            time.sleep(0.07)  # more than it takes to look after frames, less than one waits
+            for quabo in range(1, 4):
+                send_board(quabo, number)
+            if wait_for_frame(number) == 4:
+                break
+        else:
+            pytest.fail("no frame has waited for its boards")
+        send_board(0, number + 1)
+        assert wait_for_frame(number + 1) == 1
+        recorder.stop()
