@@ -187,9 +187,12 @@ static void close_file(struct output_files *files, unsigned k)
 {
 	struct output_file *file = &files->file[k];
 
-	if (file->fd >= 0 && close(file->fd))
+	if (file->fd >= 0 && close(file->fd)) {
+		/* Some file systems tell only now that earlier writes failed. */
+		count(&files->account->product[k].write_errors, 1);
 		journal_note(files->journal, JOURNAL_ERROR, "closing %s of module %u: %s",
 			     file->name, module_id(files, k), strerror(errno));
+	}
 	file->fd = -1;
 }
 

@@ -275,6 +275,44 @@ def test_run_directory_vanishes(tmp_path: Path) -> None:
     assert (status["state"], status["totals"]["recorded"]) == ("ended", 160)
 
 
+FAILING_CLOSE = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+int close(int fd)
+{
+	int (*real)(int) = dlsym(RTLD_NEXT, "close");
+	char link[32], path[4096] = "";
+	struct stat status;
+	int fails;
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	fails = readlink(link, path, sizeof(path) - 1) > 0 && strstr(path, ".dp_img16.") &&
+		!fstat(fd, &status) && status.st_size > 0;
+	if (real(fd) || !fails)
+		return 0;
+	errno = EDQUOT;
+	return -1;
+}
+"""
+
+
+def test_failing_close(tmp_path: Path) -> None:
+    """Quotas and NFS may tell at the end of a file that it is not there as it was written."""
+    environment = {"LD_PRELOAD": preload(tmp_path, FAILING_CLOSE)}
+    with recording(tmp_path, environment=environment) as recorder, boards(recorder) as senders:
+        send_frames(senders, range(10))
+        senders.send(packet(1, 1016, 0), 1016)
+        status = recorder.stop()
+    errors = {product["product"]: product["write_errors"] for product in status["products"]}
+    assert errors == {"img16": 1, "img8": 0, "ph256": 0, "ph1024": 0}
+    assert re.search(r"closing start_.* of module 254: Disk quota exceeded", status["errors"][0])
+
+
 # ---- slow ----
 
 SLOW_DISK = """
