@@ -1,7 +1,8 @@
 """The threads under a launcher like HASHPIPE's own: memory that outlives the process, pauses at the
 start, threads that are cancelled at the end.
 
-Where no HASHPIPE is installed (HASHPIPE_PREFIX), the stand-in of hashpipe/tests/installed is, built
+All run under HASHPIPE itself where it is installed (HASHPIPE_PREFIX, or in the usual places), and
+are skipped where it is not; and, everywhere, under the stand-in of hashpipe/tests/installed, built
 with pauses of 0.1 instead of 3 s.
 """
 
@@ -47,9 +48,14 @@ STATUS_BYTES, CARD_BYTES = 2880 * 64, 80
 
 
 def installed() -> Path | None:
-    """Prefix of a HASHPIPE that is installed here."""
+    """Prefix of a HASHPIPE that is installed here: header, library and launcher."""
     prefixes = [os.environ.get("HASHPIPE_PREFIX", ""), "/usr/local", "/usr", "/opt/hashpipe"]
-    return next((Path(p) for p in prefixes if p and Path(p, "include/hashpipe.h").exists()), None)
+    launcher = shutil.which("hashpipe")
+    if launcher:
+        prefixes.append(str(Path(launcher).resolve().parent.parent))
+    parts = ("include/hashpipe.h", "bin/hashpipe")
+    found = (Path(prefix) for prefix in prefixes if prefix)
+    return next((p for p in found if all((p / part).exists() for part in parts)), None)
 
 
 def make_stand_in(prefix: Path) -> None:
@@ -69,14 +75,21 @@ def make_stand_in(prefix: Path) -> None:
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["HASHPIPE", "stand-in"])
+def programs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the launcher, and of the plugin built against its HASHPIPE."""
     folder = tmp_path_factory.mktemp("installed")
-    prefix = installed()
-    if prefix is None:
-        prefix = folder / "prefix"
+    prefix = folder / "prefix"
+    if request.param == "stand-in":
         make_stand_in(prefix)
+    else:
+        found = installed()
+        if found is None:
+            pytest.skip(
+                "no HASHPIPE is installed here: set HASHPIPE_PREFIX to where its"
+                " include/hashpipe.h and bin/hashpipe are"
+            )
+        prefix = found
     ignored = shutil.ignore_patterns("build", "corpus", "hashpipe", "hashpipe.so")
     copy = shutil.copytree(HASHPIPE, folder / "hashpipe source", ignore=ignored)
     subprocess.run(
