@@ -248,6 +248,7 @@ def _start(order: Order, copies: Dict[str, str], attempt: Attempt, launch: Launc
     write_state(Path(daq_facts.LAUNCH_FILE), launch_script(order).encode(), 0o755)
     _keep_older_status(order)
     _await_new_names(order, launch)
+    refuse_if_over(order.run)  # a stop does not wait for ever until we have come so far
     _launch(order, attempt, launch)
     deadline = time.monotonic() + order.deadline_s
     _put_copies(order.run, copies, attempt)
@@ -255,6 +256,7 @@ def _start(order: Order, copies: Dict[str, str], attempt: Attempt, launch: Launc
     write_state(Path(daq_facts.PID_FILE), pid_file_bytes(identity, order.run))
     attempt.on_failure(lambda: remove_state(Path(daq_facts.PID_FILE)))
     _check_alone(identity)
+    refuse_if_over(order.run)  # a stop may have looked in between; from now on it sees the pipeline
     launch.wait_recording(identity, _logs(order)[2], deadline)
     return identity
 

@@ -426,6 +426,32 @@ def test_stop_overtakes_a_start(tmp_path: Path) -> None:
     assert_undone(node)
 
 
+def test_a_start_that_hangs_until_its_run_is_over_launches_nothing(tmp_path: Path) -> None:
+    """Its disk, say: the stop does not wait for ever, and nothing may record afterwards."""
+    node = faulty(tmp_path, node_dir.ENDS_AT_SIGINT)
+    script = node.path / "stop_daq.py"
+    script.write_text(script.read_text().replace("LOCK_WAIT_S = 10.0", "LOCK_WAIT_S = 0.5"))
+    folder = node.path / "module_1" / RUN
+    folder.mkdir(parents=True)
+    now = time.time()
+    for second in range(-1, 100):  # no name is left for a new file
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now + second))
+        (folder / f"start_{stamp}.dp_img16.bpp_2.module_1.seqno_0.pff").touch()
+    words = node.words("start_daq.py", *node.start_words())
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as start:
+        wait_for((node.path / "run_hashpipe.sh").exists, "it to have come so far")
+        start.send_signal(signal.SIGSTOP)
+        stopped = node.stop("--over", RUN, "--owner", "token1")
+        shutil.rmtree(folder)
+        folder.mkdir()
+        start.send_signal(signal.SIGCONT)
+        document = json.loads(start.communicate(timeout=30)[0])
+    assert stopped.code == 0 and "still at work here" in stopped.document["notes"][-1], stopped
+    assert start.returncode == 3 and "is over on this node" in document["error"], document
+    assert not hashpipe_pids()
+    assert not {"current_run_daq", "daq_pid"} & node.names()
+
+
 def test_status_file_of_another_process_does_not_count(tmp_path: Path) -> None:
     node = faulty(tmp_path, "os.getpid = lambda: 1; status('running'); wait_for_ever()")
     failed = node.start(deadline_s=0.5)
