@@ -15,6 +15,7 @@ from panoseti.configs.load_configs import load_site
 from panoseti.flight import FlightRecorder
 from panoseti.high_voltage.alarms import Alarms
 from panoseti.high_voltage.hv import FOLLOW_S, NAME, HvUpdater, update_loop
+from panoseti.high_voltage.hv_off import STUCK_S
 from panoseti.high_voltage.hv_service import PresentBoards, updater_actions
 from panoseti.housekeeping.store import Store
 
@@ -35,6 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=FOLLOW_S,
         help="a set point follows the temperature so often at most (default: %(default)g)",
     )
+    parser.add_argument(
+        "--stuck_s",
+        type=float,
+        default=STUCK_S,
+        help="a board whose HVMON shows voltage so long after HV off costs its module the power"
+        " (default: %(default)g)",
+    )
     args = parser.parse_args(argv)
     site = load_site(args.config_dir, data_config=False)
     data_dir = (args.data_dir or site.head_data_dir).resolve()
@@ -49,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Store(site.obs.redis_host, site.obs.redis_port) as store,
     ):
         actions = updater_actions(site, store, data_dir, link, alarms)
-        updater = HvUpdater(actions, site.obs.hk_max_age_s, args.follow_s)
+        updater = HvUpdater(actions, site.obs.hk_max_age_s, args.follow_s, stuck_s=args.stuck_s)
         update_loop(running, updater, PresentBoards(site, data_dir).boards)
     return 0
 

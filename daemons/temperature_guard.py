@@ -15,8 +15,9 @@ from panoseti.boards.board_link import BoardLink, open_link
 from panoseti.configs.load_configs import load_site
 from panoseti.flight import FlightRecorder
 from panoseti.high_voltage.alarms import Alarms
+from panoseti.high_voltage.hv_off import PATIENCE_S, STUCK_S
 from panoseti.high_voltage.hv_service import Outlets, PresentBoards, guard_actions
-from panoseti.high_voltage.safety import NAME, PATIENCE_S, STUCK_S, Guard, GuardedModule, guard_loop
+from panoseti.high_voltage.safety import NAME, Guard, GuardedModule, guard_loop
 from panoseti.housekeeping.store import Store
 from panoseti.runs.stop_in_background import StopInBackground
 
@@ -70,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         Store(site.obs.redis_host, site.obs.redis_port) as store,
     ):
         actions = guard_actions(site, store, data_dir, link, stop_run, outlets, alarms)
-        guard = Guard(actions, site.obs.hk_max_age_s, args.stuck_s, args.patience_s)
+        limits = site.obs.hk_max_age_s, args.stuck_s, args.patience_s
+        guard = Guard(actions, *limits, modules=present.as_known())
         guard_loop(running, guard, modules, outlets.check)
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -108,13 +109,15 @@ class HvNight:
         self.daemons[name] = daemon
         return daemon
 
-    def hv_on(self, *guard_words: str) -> RunningDaemon:
-        """All daemons at work, HV on by the formula."""
+    def hv_on(
+        self, *guard_words: str, updater_words: Iterable[str] = (), off: Iterable[str] = ()
+    ) -> RunningDaemon:
+        """All daemons at work, HV on by the formula, but for some boards."""
         self.start("capture_hk")
         limits = "--stuck_s", str(self.pace.stuck_s), "--patience_s", str(self.pace.patience_s)
         self.start("temperature_guard", *limits, *guard_words)
-        updater = self.start("hv_updater")
-        self.wait_on()
+        updater = self.start("hv_updater", *updater_words)
+        self.wait_on(off)
         return updater
 
     def wait_on(self, off: Iterable[str] = ()) -> None:
@@ -215,3 +218,22 @@ def hv_night(folder: Path, pace: Pace = Pace()) -> Iterator[HvNight]:
         with night.stack:
             yield night
             night.cure()
+
+
+def two_outlets(night: HvNight) -> None:
+    """Each module has an outlet of its own."""
+    obs = json.loads((night.config_dir / "obs_config.json").read_text())
+    obs["domes"][0]["modules"][1]["wps"] = "wps_2"
+    night.write_site(
+        domes=obs["domes"], wps_2={"url": night.switch.url, "quabo_socket": OUTLET + 1}
+    )
+
+
+def feed_modules(night: HvNight) -> None:
+    """From now on the outlets feed the boards."""
+
+    def feed(outlet: int, on: bool) -> None:
+        with night.sim.client() as client:
+            client.power("module:1" if outlet == OUTLET else "module:254", on)
+
+    night.switch.on_switch = feed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -76,6 +77,7 @@ class Site:
         self.trips: list[Trip] = []
         self.store_error = self.trips_error = self.latch_error = self.closed = ""
         self.mute: set[str] = set()
+        self.stuck: set[str] = set()
         self.no_hk: set[int] = set()
         self.last: dict[int, Record] = {}
         self.batches: list[dict[str, Codes]] = []
@@ -115,7 +117,8 @@ class Site:
 
     def send(self, codes: Mapping[str, Codes]) -> Mapping[str, str | None]:
         self.batches.append(dict(codes))
-        self.codes.update({ip: four for ip, four in codes.items() if ip not in self.mute})
+        deaf = self.mute | self.stuck
+        self.codes.update({ip: four for ip, four in codes.items() if ip not in deaf})
         return {ip: "no echo" if ip in self.mute else None for ip in codes}
 
     def seconds(self, count: int) -> list[dict[str, Codes]]:
@@ -340,3 +343,34 @@ def test_an_end_that_cannot_be_proven_is_a_failure(monkeypatch: pytest.MonkeyPat
     with pytest.raises(ObsError, match="HV off is not proven: 127.0.3.248: HVMON shows 54"):
         update_loop(evening, site.updater, lambda: (BOARD,))  # type: ignore[arg-type]
     assert site.now < 60
+
+
+@pytest.mark.parametrize("why", ["rehearsal has failed", "no nominal voltage", "left out"])
+def test_a_board_that_does_not_obey_trips_its_module(why: str) -> None:
+    """The guard has no reason of its own to have it off."""
+    site = Site(BOARD).on()
+    site.stuck = {BOARD.ip}
+    if why == "no nominal voltage":
+        site.updater.set_boards([replace(BOARD, nominal_v=None, remedy="no detector_info.json")])
+    elif why == "left out":
+        site.updater.set_boards([])
+    else:
+        site.closed = why
+    site.seconds(15)
+    assert site.trips == []
+    site.latch_error = "disk is full"
+    site.seconds(3)
+    site.latch_error = ""
+    site.seconds(20)
+    (trip,) = site.trips
+    assert (trip.module_id, trip.board, trip.by) == (BOARD.module_id, "", "hv_updater")
+    assert trip.reason.startswith(f"{BOARD.ip}: HVMON shows 5")
+    assert [kind for kind, _ in site.alarms.told] == ["hv_trip"]
+
+
+def test_a_board_that_shows_nothing_is_left_to_the_guard() -> None:
+    """It knows whether the power is cut, so that nothing can come."""
+    site = Site(BOARD).on()
+    site.no_hk, site.mute = {BOARD.boardloc}, {BOARD.ip}
+    site.seconds(400)
+    assert site.trips == []

@@ -5,7 +5,6 @@ What a night of tests prints with `-rP` or `-s`: "cause: measured (promised)".
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -17,7 +16,16 @@ import pytest
 
 from panoseti.high_voltage.hv_trips import TRIPS_FILE, acknowledge
 from tests.helpers import REPO
-from tests.hv_night import HASTY, OUTLET, REAL, HvNight, Pace, hv_night
+from tests.hv_night import (
+    HASTY,
+    OUTLET,
+    REAL,
+    HvNight,
+    Pace,
+    feed_modules,
+    hv_night,
+    two_outlets,
+)
 from tests.hv_promises import PROMISED
 
 # For a machine that does many other things at the same time.
@@ -192,25 +200,6 @@ def gone_with_hv(night: HvNight) -> tuple[Iterable[str], Cure]:
     feed_modules(night)
     night.control.fault(night.ips[5], "unreachable")
     return night.ips[4:], lambda: None
-
-
-def two_outlets(night: HvNight) -> None:
-    """Each module has an outlet of its own."""
-    obs = json.loads((night.config_dir / "obs_config.json").read_text())
-    obs["domes"][0]["modules"][1]["wps"] = "wps_2"
-    night.write_site(
-        domes=obs["domes"], wps_2={"url": night.switch.url, "quabo_socket": OUTLET + 1}
-    )
-
-
-def feed_modules(night: HvNight) -> None:
-    """From now on the outlets feed the boards."""
-
-    def feed(outlet: int, on: bool) -> None:
-        with night.sim.client() as client:
-            client.power("module:1" if outlet == OUTLET else "module:254", on)
-
-    night.switch.on_switch = feed
 
 
 GUARD, UPDATER = "temperature_guard", "hv_updater"

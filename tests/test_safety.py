@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -282,6 +283,89 @@ def test_a_board_that_does_not_obey_costs_its_module_the_power(world: World) -> 
     did = world.seconds(guard, 3)
     assert words(did)[-4:] == ["power_off", "stop_run", "save", "power_off"]
     assert "127.0.3.249: HVMON shows 54.0 V 1" in guard.state().trips["module 254"]
+
+
+def test_a_board_that_does_not_obey_is_not_forgotten_when_the_reason_passes(world: World) -> None:
+    guard = calm(world)
+    world.life, world.stuck = DEAD, {B}
+    world.seconds(guard, 9)
+    world.life = ALIVE
+    did = world.seconds(guard, 9)
+    assert did.count(f"hv_off {B}") >= 2 and guard.state().unproven == []
+    assert "127.0.3.249: HVMON shows 54.0 V 1" in guard.state().trips["module 254"]
+    assert "power_off" in words(did) and "stop_run" in words(did)
+
+
+def test_a_board_that_obeyed_is_left_to_the_updater_when_the_reason_passes(world: World) -> None:
+    guard = calm(world)
+    world.life = DEAD
+    world.seconds(guard, 2)
+    world.life = ALIVE
+    world.seconds(guard, 2)
+    assert guard.state().off == {}
+    world.volts[A] = 13.0
+    assert world.seconds(guard, 30) == [] and not guard.trips
+
+
+def test_a_module_that_the_updater_tripped_loses_run_and_power(world: World) -> None:
+    guard = calm(world)
+    trip = Trip(254, f"{B}: HVMON shows 54.0 V 15 s after HV off", NOW, by="hv_updater")
+    world.trips = (trip,)
+    did = world.seconds(guard, 4)
+    assert words(did) == ["hv_off", "power_off", "stop_run", "power_off"]
+    assert did[0] == f"hv_off {A} {B}" and "hv_trip" not in world.alarms.kinds()
+    again = world.guard()
+    world.power = [""]
+    assert words(world.seconds(again, 1)) == ["hv_off", "power_off"], "an old trip stops no run"
+
+
+# --- boards that are not (any longer) among those that are present ---
+
+
+def leave_out(guard: Guard, *ips: str) -> None:
+    """A new scan has not found these boards."""
+    guard.modules = tuple(replace(module, absent=frozenset(ips)) for module in guard.modules)
+
+
+def test_a_board_that_is_left_out_is_watched_while_it_may_have_hv(world: World) -> None:
+    guard = calm(world)
+    leave_out(guard, B)
+    assert f"hv_off {B}" in world.seconds(guard, 3) and world.volts == {A: 54, B: 0, C: 54}
+    world.seconds(guard, 10)
+    world.no_hk = {B}
+    assert world.seconds(guard, 400) == [] and guard.state().calm, "seen off, and forgotten"
+    world.no_hk, world.volts[B] = set(), 30.0
+    assert f"hv_off {B}" in world.seconds(guard, 3) and world.volts[B] == 0
+
+
+def test_to_leave_a_board_out_does_not_end_what_it_has_begun(world: World) -> None:
+    guard = calm(world)
+    world.no_hk = world.mute = {B}
+    world.seconds(guard, 20)
+    leave_out(guard, A, B)
+    world.seconds(guard, 280)
+    assert guard.state().unproven == [B] and "hv_off_unconfirmed" in world.alarms.kinds()
+    did = world.seconds(guard, 20)
+    assert "power_off" in words(did) and "no HVMON has shown it" in guard.trips[254, ""].reason
+
+
+def test_power_is_cut_though_the_boards_of_the_module_are_left_out(world: World) -> None:
+    guard = calm(world)
+    world.fields[A], world.power = HOT, [*["no answer"] * 10, ""]
+    world.seconds(guard, 4)
+    leave_out(guard, A, B)
+    world.seconds(guard, 12)
+    assert guard.powered_off.keys() == {OUTLET} and not guard.power_pending
+
+
+def test_a_board_that_never_was_there_is_no_concern(world: World) -> None:
+    world.no_hk, world.mute = {B}, {B}
+    guard = world.guard()
+    leave_out(guard, B)
+    assert world.seconds(guard, 8) == []
+    world.fields[A] = HOT
+    assert f"hv_off {A}" in world.seconds(guard, 5)
+    assert B not in guard.state().off and "hv_off_unconfirmed" not in world.alarms.kinds()
 
 
 @pytest.mark.parametrize("echo", [True, False])

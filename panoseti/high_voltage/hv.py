@@ -22,6 +22,7 @@ from panoseti.boards.addresses import redis_key
 from panoseti.configs.settings import hv_codes
 from panoseti.daemon import Daemon
 from panoseti.errors import ObsError
+from panoseti.high_voltage.hv_off import STUCK_S
 from panoseti.high_voltage.hv_ramp import HV_OFF, BoardHv, Codes, Hold, Off, Stage, Target, Want
 from panoseti.high_voltage.hv_trips import ACKNOWLEDGE, Trip
 from panoseti.housekeeping.hk_trust import Blind, BoardTrust, Doubt, OverLimit, Verdict
@@ -39,7 +40,7 @@ FOLLOW_S = 5.0
 STALE_S = 4.0
 # How many of its intervals the end waits for HVMON to show that all is off: four packets.
 PROOF_INTERVALS = 12
-LATCHED_ALARM, SUPPLY_ALARM = "hv_latched", "hv_supply"
+LATCHED_ALARM, SUPPLY_ALARM, TRIP_ALARM = "hv_latched", "hv_supply", "hv_trip"
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,9 @@ class _Kept:
 class HvUpdater:
     """Keeps the HV of all boards: `look` and `act`, about once a second.
 
-    follow_s: a set point that is on follows the temperature no faster; clock: the monotonic one.
+    follow_s: a set point that is on follows the temperature no faster; clock: the monotonic one;
+    stuck_s: a board whose HVMON shows a voltage so long after "off" trips its module, so that the
+    guard cuts its power.
     """
 
     def __init__(
@@ -134,6 +137,7 @@ class HvUpdater:
         max_age_s: float,
         follow_s: float = FOLLOW_S,
         clock: Callable[[], float] = time.monotonic,
+        stuck_s: float = STUCK_S,
     ) -> None:
         self.closed = ""
         self.ending = False
@@ -141,9 +145,11 @@ class HvUpdater:
         self._max_age_s = max_age_s
         self._follow_s = follow_s
         self._clock = clock
+        self._stuck_s = stuck_s
         self._looked_s = 0.0
         self._kept: dict[str, _Kept] = {}
         self._unsaved: dict[tuple[int, str], Trip] = {}
+        self._standing: set[tuple[int, str]] = set()
 
     @property
     def boards(self) -> dict[str, BoardHv]:
@@ -175,6 +181,7 @@ class HvUpdater:
             lost = str(error)
         try:
             trips = self._actions.trips()
+            self._standing = {trip.key for trip in trips}
             self.closed = self._actions.closed(trips, now_unix, now_s)
         except ObsError as error:
             self.closed = str(error)
@@ -221,6 +228,7 @@ class HvUpdater:
                     logger.error("%s: HV %s not confirmed: %s", ip, word, hv.problem)
         for ip, kept in self._kept.items():
             self._log_change(ip, kept.hv, before[ip][0])
+        self._trip_stuck(now_unix, now_s)
         self._latch(now_unix, {ip for ip, (_, latched) in before.items() if not latched})
         self._forget()
         self._actions.alarms.hold_only(
@@ -250,6 +258,20 @@ class HvUpdater:
         else:
             level = logging.WARNING if before is Stage.ON else logging.INFO
             logger.log(level, "%s: HV %s: %s", ip, hv.stage.value, hv.reason)
+
+    def _trip_stuck(self, now_unix: float, now_s: float) -> None:
+        """Trip the modules of boards that keep their voltage whatever they are told.
+
+        The guard finds out by itself while it has a reason of its own to have such a board off.
+        """
+        for ip, kept in self._kept.items():
+            why, module = kept.hv.stuck(now_s, self._stuck_s), kept.board.module_id
+            if why is None or (module, "") in self._standing | self._unsaved.keys():
+                continue
+            trip = Trip(module, f"{ip}: {why}", now_unix, by=NAME)
+            self._unsaved[trip.key] = trip
+            text = f"module {module} is tripped: {trip.reason}; then: {ACKNOWLEDGE}"
+            self._actions.alarms.tell(TRIP_ALARM, text, f"module {module}")
 
     def _latch(self, now_unix: float, unlatched_before: set[str]) -> None:
         for ip in sorted(unlatched_before):

@@ -14,6 +14,8 @@ PACKETS = 2
 # Without an answer again soon; with one, when the next packet has had time to come.
 RETRY_S, REPEAT_S = 1.0, 3.0
 SLACK_S = 0.05
+# A board that shows a voltage so long after "off", or nothing at all, costs its module the power.
+STUCK_S, PATIENCE_S = 15.0, 300.0
 
 
 def shows_off(seen: HvSeen) -> bool:
@@ -24,11 +26,13 @@ def shows_off(seen: HvSeen) -> bool:
 class OffWatch:
     """One board that must be off.  Times `now_s` are of a monotonic clock.
 
-    confirmed: HVMON has said so; problem: why the last order was not confirmed by the board.
+    confirmed: HVMON has said so; obeyed: at least one packet since the order has; problem: why
+    the last order was not confirmed by the board.
     """
 
     def __init__(self) -> None:
         self.confirmed = False
+        self.obeyed = False
         self.problem: str | None = "not told yet"
         self._since_s: float | None = None
         self._told_s: float | None = None
@@ -51,6 +55,7 @@ class OffWatch:
             self.confirmed, self._low = False, 0
         elif seen.utc_s > self._told_unix:
             self._low += 1
+            self.obeyed = True
             self.confirmed = self._low >= PACKETS
 
     def due(self, now_s: float) -> bool:

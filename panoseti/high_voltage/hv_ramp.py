@@ -10,6 +10,7 @@ was asked for is a broken board: off for good.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -140,6 +141,12 @@ class BoardHv:
     def off_unheard(self) -> bool:
         """Whether it must be off and has not even echoed that."""
         return not self._off.confirmed and self._off.problem is not None
+
+    def stuck(self, now_s: float, stuck_s: float) -> str | None:
+        """Why the power must be cut: HVMON shows a voltage for stuck_s, whatever it is told."""
+        if self.stage in (Stage.RISING, Stage.ON):
+            return None
+        return self._off.overdue(now_s, stuck_s, math.inf)
 
     def shown_v(self) -> float | None:
         """The highest voltage that housekeeping shows while it must be off; None: not known."""

@@ -85,18 +85,22 @@ class PresentBoards:
         return self._boards
 
     def modules(self) -> tuple[GuardedModule, ...]:
-        """For the guard: modules with at least one board present; ConfigError as above."""
+        """For the guard: all modules, and who is absent; ConfigError as above."""
         self._refresh()
-        guarded = []
-        for module in self._site.obs.modules:
-            present = tuple((q.ip, q.boardloc) for q in module.quabos if self._uids.present(q.ip))
-            if present:
-                guarded.append(
-                    GuardedModule(
-                        module.id, module.label, present, outlet_of(self._site.obs, module)
-                    )
-                )
-        return tuple(guarded)
+        return self.as_known()
+
+    def as_known(self) -> tuple[GuardedModule, ...]:
+        """The same as of the last look at the files; all boards are absent before the first."""
+        return tuple(
+            GuardedModule(
+                module.id,
+                module.label,
+                tuple((q.ip, q.boardloc) for q in module.quabos),
+                outlet_of(self._site.obs, module),
+                frozenset(q.ip for q in module.quabos if not self._uids.present(q.ip)),
+            )
+            for module in self._site.obs.modules
+        )
 
     def _refresh(self) -> None:
         stamp = tuple(_stamp(path) for path in self._paths)

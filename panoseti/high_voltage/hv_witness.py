@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 from panoseti.boards.packets import HkPacket, hvmon_v
 from panoseti.high_voltage.hv import Tells
-from panoseti.high_voltage.hv_off import OffWatch, shows_off
-from panoseti.high_voltage.safety import PATIENCE_S, STUCK_S
+from panoseti.high_voltage.hv_off import PATIENCE_S, STUCK_S, OffWatch, shows_off
 from panoseti.high_voltage.supervision import Life
 from panoseti.housekeeping.hk_trust import HvSeen
 

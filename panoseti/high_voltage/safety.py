@@ -5,8 +5,10 @@ It judges every board by the same rules as the HV updater (`hk_trust`), and watc
 - A temperature beyond its limits *trips* the module: HV off, run stopped, power outlet off.  The
   trip lasts, on disk, until an operator acknowledges it.
 - A board whose state is not known, or that no living updater keeps, gets HV off until HVMON shows
-  that it has obeyed.  When HVMON shows a voltage all the same for `stuck_s`, or nothing at all for
-  `patience_s`, its module is tripped as well.
+  that it has obeyed, also when the reason has passed meanwhile.  When HVMON shows a voltage all the
+  same for `stuck_s`, or nothing at all for `patience_s`, its module is tripped as well.
+- A board that is not (or no longer) among those that are present is of concern while housekeeping
+  of it shows a voltage, while it has not been seen to obey, and while a trip of its own stands.
 
 `Guard.look` decides, `Guard.act` does; call both about once a second.
 """
@@ -22,7 +24,7 @@ from panoseti.boards.addresses import redis_key
 from panoseti.daemon import Daemon
 from panoseti.errors import ObsError
 from panoseti.high_voltage.hv import Tells
-from panoseti.high_voltage.hv_off import OffWatch
+from panoseti.high_voltage.hv_off import PATIENCE_S, STUCK_S, OffWatch, shows_off
 from panoseti.high_voltage.hv_trips import ACKNOWLEDGE, Trip
 from panoseti.high_voltage.rehearsal import REHEARSAL_KEY, RehearsedBoard
 from panoseti.high_voltage.supervision import Life
@@ -33,8 +35,6 @@ from panoseti.words import joined
 logger = logging.getLogger(__name__)
 
 NAME = "temperature_guard"
-STUCK_S = 15.0
-PATIENCE_S = 300.0
 # Packets may be on their way for so long after the power was cut.
 DARK_S = 1.0
 # An outlet that is off and whose boards are heard (somebody switched it on, or it is the wrong
@@ -48,14 +48,16 @@ UNHEARD_S = 5.0
 class GuardedModule:
     """A module as the guard sees it.
 
-    boards: (address, BOARDLOC) of those that are present; outlet: name of the power outlet that
-    feeds it, "" where no power switch is configured.
+    boards: (address, BOARDLOC) of all four; outlet: name of the power outlet that feeds it, ""
+    where no power switch is configured; absent: addresses of boards that did not answer the last
+    scan.
     """
 
     module_id: int
     label: str
     boards: tuple[tuple[str, int], ...]
     outlet: str = ""
+    absent: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,8 @@ class Guard:
         self._rehearsed = RehearsedBoard(self.max_age_s)
         self._unsaved: dict[tuple[int, str], Trip] = {}
         self._new: list[Trip] = []
+        self._others: list[Trip] = []  # of the updater, that have just come
+        self._told_trips: set[tuple[int, str]] | None = None  # None: they were never read
         self._life = Life(None)
         self._trips_problem = ""
         self._store_problem = ""
@@ -163,13 +167,27 @@ class Guard:
 
     def _read_trips(self) -> None:
         try:
-            self.trips = {trip.key: trip for trip in self.actions.trips()} | self._unsaved
+            saved = {trip.key: trip for trip in self.actions.trips()}
             self._trips_problem = ""
         except ObsError as error:
             self._trips_problem = str(error)
+        else:
+            self.trips = saved | self._unsaved
+            self._note_others(saved)
         modules = {trip.module_id for trip in self.trips.values() if not trip.board}
         for module_id in self.power_pending.keys() - modules:
             del self.power_pending[module_id]
+
+    def _note_others(self, saved: dict[tuple[int, str], Trip]) -> None:
+        """A module that the updater has tripped just now is a new trip for us, too."""
+        if self._told_trips is not None:
+            others = [
+                trip
+                for key, trip in saved.items()
+                if key not in self._told_trips and not trip.board and trip.by != NAME
+            ]
+            self._others += [trip for trip in others if not trip.made_up]
+        self._told_trips = set(self.trips)
 
     def _read_records(self) -> dict[str, Record]:
         keys = [redis_key(b) for module in self.modules for _, b in module.boards]
@@ -194,17 +212,36 @@ class Guard:
             verdict = watched.trust.lost(self._store_problem)
         else:
             verdict = watched.trust.take(record, now_unix, now_s)
-        watched.blind = verdict.reason if isinstance(verdict, Blind) else ""
+        if not self._concerns(module, ip, watched):
+            watched.blind, watched.why_off, watched.off = "", "", None
+            return
+        known = ip not in module.absent
+        watched.blind = verdict.reason if known and isinstance(verdict, Blind) else ""
         if isinstance(verdict, OverLimit):
             self._trip(Trip(module.module_id, f"{ip}: {verdict.reason}", now_unix, by=NAME))
-        watched.why_off = self._why_off(module, ip, watched)
-        if self._is_dark(module, watched) or not watched.why_off:
-            watched.off = None
+        why_off = self._why_off(module, ip, watched)
+        if self._is_dark(module, watched):
+            watched.why_off, watched.off = why_off, None
             return
-        watched.off = watched.off or OffWatch()
+        if why_off:
+            watched.why_off, watched.off = why_off, watched.off or OffWatch()
+        if watched.off is None:
+            watched.why_off = ""
+            return
         watched.off.see(watched.trust.hv)
+        if not why_off and watched.off.obeyed:
+            watched.why_off, watched.off = "", None
+            return
         if (late := watched.off.overdue(now_s, self.stuck_s, self.patience_s)) is not None:
             self._trip(Trip(module.module_id, f"{ip}: {late}", now_unix, by=NAME))
+
+    def _concerns(self, module: GuardedModule, ip: str, watched: _Watched) -> bool:
+        """Whether a board is watched: all that are present, others while they may have HV."""
+        if ip not in module.absent or (module.module_id, ip) in self.trips:
+            return True
+        if watched.trust.hv is not None and not shows_off(watched.trust.hv):
+            return True
+        return watched.off is not None and not watched.off.confirmed
 
     def _is_dark(self, module: GuardedModule, watched: _Watched) -> bool:
         """Whether we have cut its power, and nothing has come from it since."""
@@ -222,6 +259,8 @@ class Guard:
             return trip.reason
         if self._trips_problem:
             return self._trips_problem
+        if ip in module.absent:
+            return "not among the boards that are present"
         if watched.blind:
             return watched.blind
         return self._life.why if self._life.alive is False else ""
@@ -241,8 +280,9 @@ class Guard:
             text = f"module {trip.module_id} is tripped: {trip.reason}; then: {ACKNOWLEDGE}"
             self.actions.alarms.tell("hv_trip", text, f"module {trip.module_id}")
         self._switch_power_off(now_unix)
-        if new and self.actions.stop_run is not None:
-            self.actions.stop_run("; ".join(f"module {t.module_id}: {t.reason}" for t in new))
+        stopping, self._others = [*new, *self._others], []
+        if stopping and self.actions.stop_run is not None:
+            self.actions.stop_run("; ".join(f"module {t.module_id}: {t.reason}" for t in stopping))
         self._save()
         self._alarm(now_s)
 
@@ -253,6 +293,8 @@ class Guard:
             if module.module_id in tripped:
                 for ip, _ in module.boards:
                     watched = self._boards[ip]
+                    if ip in module.absent and watched.off is None:
+                        continue
                     watched.off = watched.off or OffWatch()
                     watched.why_off = watched.why_off or self.trips[module.module_id, ""].reason
         due = [ip for ip, watched in self._boards.items() if watched.off and watched.off.due(now_s)]
