@@ -317,6 +317,26 @@ def test_an_address_that_is_not_ours_is_a_config_mistake() -> None:
         link.run({"127.1.2.3": [Send(RESET)]})
 
 
+@pytest.mark.parametrize("broken", ["lock", "address"])
+def test_hv_off_is_sent_whatever_keeps_it_from_the_fixed_port(
+    site: Simulation, sim: SimulatorClient, tmp_path: Path, broken: str
+) -> None:
+    """No lock can be made (as on a read-only disk); the head node's address has gone."""
+    board = site.quabos[0]
+    blocked = tmp_path / "file"
+    blocked.touch()
+    lock = (blocked if broken == "lock" else tmp_path) / LOCK_NAME
+    head = "192.0.2.1" if broken == "address" else site.head
+    on = {board: [Send(commands.SetHv((20000,) * 4))]}
+    off = {board: [Send(commands.SetHv((0, 0, 0, 0)))]}
+    assert BoardLink().run(on)[board].ok and hv_of(sim, board) == [20000] * 4
+    with pytest.raises(ObsError, match="cannot be opened" if broken == "lock" else "not an addr"):
+        BoardLink(SOURCE_PORT, head, lock, patience_s=0.2).run(off)
+    urgent = BoardLink(SOURCE_PORT, head, lock, priority=True, patience_s=0.2)
+    assert urgent.run(off)[board].ok
+    assert hv_of(sim, board) == [0, 0, 0, 0]
+
+
 def test_the_urgent_one_is_served_first(tmp_path: Path) -> None:
     path = tmp_path / "log" / LOCK_NAME
     order: list[str] = []

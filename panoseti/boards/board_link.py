@@ -166,15 +166,19 @@ class BoardLink:
 
     @contextmanager
     def _fixed_port(self, some_board: str) -> Iterator[socket.socket]:
-        """The fixed port while its turn lasts; for an urgent batch, in the end, any other."""
-        address = self._head_ip or own_address_towards(some_board)
+        """The fixed port while its turn lasts; for an urgent batch, in the end, any other.
+
+        Whatever is wrong (port or lock held, disk read-only, address gone) costs an urgent batch
+        no more than its answers.
+        """
         with ExitStack() as held:
             try:
+                address = self._head_ip or own_address_towards(some_board)
                 if self._lock_path is not None:
                     held.enter_context(turn(self._lock_path, self._priority, self._patience_s))
                 opened = held.enter_context(_socket())
                 self._bind(opened, address)
-            except RefusedError as error:
+            except ObsError as error:
                 if not self._priority:
                     raise
                 if self._flight is not None:
