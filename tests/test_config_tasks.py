@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import re
+import signal
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -170,6 +172,57 @@ def test_hv_off_ends_the_updater_and_needs_nothing(ready: PrivateObservatory, lo
     assert answer.code == 0, answer
     assert readiness(site) == []
     check_registers(ready)
+
+
+def test_hv_off_is_not_undone_by_a_bring_up_that_was_begun_before(
+    ready: PrivateObservatory, look: Look
+) -> None:
+    path = ready.data_dir / LEDGER_FILE
+    before = path.stat().st_ino
+    words = ready.command("config.py", "--redo", "reboot")
+    with subprocess.Popen(
+        words, cwd=ready.command_dir, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as bring_up:
+        try:
+            wait_for(lambda: path.stat().st_ino != before, "the bring-up to have begun", 60)
+            bring_up.send_signal(signal.SIGSTOP)
+            answer = config(ready, "--hv_off")
+            assert answer.code == 0, answer
+        finally:
+            bring_up.send_signal(signal.SIGCONT)
+        said = bring_up.communicate(timeout=100)[1]
+    assert bring_up.returncode == 1, said
+    assert re.search(r"hv_updater: daemons: not started: HV off was asked for at \S+Z, after", said)
+    assert not state("hv_updater", ready.data_dir).works
+    assert max(max(board["hv"]["volts"]) for board in boards(ready).values()) < 1
+    restore(ready, look)
+    check_registers(ready)
+
+
+@pytest.mark.parametrize(
+    "word", [pytest.param("--stop_redis_daemons", marks=pytest.mark.long), "--shutdown"]
+)
+def test_who_watches_a_board_that_may_have_hv_is_not_ended(
+    ready: PrivateObservatory, look: Look, word: str
+) -> None:
+    stuck = ready.site.quabos[2]
+    with ready.client() as client:
+        client.fault(stuck, "hv_stuck")
+    answer = config(ready, word)
+    assert answer.code == 1, answer
+    assert f"{stuck}: HV off: HVMON shows 5" in answer.err
+    left = f"temperature_guard and capture_hk are not ended, since HV off of {stuck} is not proven"
+    assert left in answer.err
+    works = {name: state(name, ready.data_dir).works for name in session.SESSION_DAEMONS}
+    assert works == {"capture_hk": True, "temperature_guard": True, "hv_updater": False}
+    with ready.client() as client:
+        client.fault(stuck, "none")
+    answer = config(ready, word)
+    assert answer.code == 0, answer
+    assert not any(state(name, ready.data_dir).pid for name in session.SESSION_DAEMONS)
+    assert max(max(board["hv"]["volts"]) for board in boards(ready).values()) < 1
+    assert look("--ack_hv").code == 0, "the guard had time to trip the module"
+    restore(ready, look)
 
 
 def test_refusals(ready: PrivateObservatory, look: Look) -> None:

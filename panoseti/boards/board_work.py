@@ -76,7 +76,8 @@ class Work:
 
     boards: those that were asked for, in the order of the config, without those that it says are
     absent; uids: flash UID by address, "" = absent (None: as quabo_uids.json has it); problems:
-    all that went wrong, in order; failed: boards that later steps leave out.
+    all that went wrong, in order; failed: boards that later steps leave out; begun_unix: when it
+    was begun.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Work:
         uids: Mapping[str, str] | None = None,
     ) -> None:
         self.site = site
+        self.begun_unix = time.time()
         asked, gone = tuple(boards), site.obs.known_absent
         self.boards = tuple(quabo for quabo in asked if quabo.ip not in gone)
         self.known_absent = tuple(quabo for quabo in asked if quabo.ip in gone)

@@ -28,8 +28,9 @@ from panoseti.bringup.board_setup import (
 )
 from panoseti.bringup.ledger import UNDONE_BY_REBOOT, Step
 from panoseti.bringup.session import CAPTURE_HK, HV_UPDATER, SESSION_DAEMONS, TEMPERATURE_GUARD
-from panoseti.configs.site import Quabo
+from panoseti.configs.site import Module, Quabo
 from panoseti.errors import ConfigError, ObsError
+from panoseti.high_voltage.hv_off_asked import note_off_asked
 from panoseti.housekeeping.hk_watch import (
     Boot,
     Firmware,
@@ -328,12 +329,18 @@ def _by_reason(items: Sequence[Due]) -> Mapping[str, list[Due]]:
 # --- and back ---------------------------------------------------------------------------------
 
 
-def high_voltage_off(work: Work) -> None:
+def high_voltage_off(work: Work) -> set[str]:
     """End hv_updater, which switches HV off, and switch it off once more; unconfirmed = fault.
+
+    Gives the boards whose HV may be on all the same.
 
     Goes to all boards of the site: the updater keeps all of them, or none.  A board without power
     cannot confirm, and need not; later steps leave it out.
     """
+    try:
+        note_off_asked(work.site.head_data_dir, time.time())
+    except ObsError as error:
+        work.console.warn(f"a config.py that is at work may switch HV on again: {error}")
     session_setup.end_daemons(work, [HV_UPDATER])
     told_unix = time.time()
     problems = hv_off(work.site, work.site.obs.quabos, work.flight)
@@ -344,9 +351,7 @@ def high_voltage_off(work: Work) -> None:
         for ip, problem in problems.items()
         if problem is not None and (work.uids.get(ip) or not scanned)
     }
-    modules = [m for m in work.site.obs.modules if any(q.ip in silent for q in m.quabos)]
-    off = [module for feed in power.unpowered(work, modules) for module in feed.modules]
-    without_power = {quabo.ip for module in off for quabo in module.quabos}
+    without_power = _without_power(work, silent)
     work.failed |= without_power
     for ip, problem in silent.items():
         if ip not in without_power:
@@ -363,15 +368,34 @@ def high_voltage_off(work: Work) -> None:
         words.append(f"{len(without_power)} are without power")
     work.console.note(f"HV off: {', '.join(words)}; hv_updater does not run")
     verified.tell(work, [seen])
+    return (silent.keys() - without_power) | seen.wrong.keys()
+
+
+def _without_power(work: Work, ips: Collection[str]) -> set[str]:
+    """All boards of outlets that feed any of these boards, and are off."""
+    modules = _modules_of(work, ips)
+    off = [module for feed in power.unpowered(work, modules) for module in feed.modules]
+    return {quabo.ip for module in off for quabo in module.quabos}
+
+
+def _modules_of(work: Work, ips: Collection[str]) -> list[Module]:
+    return [m for m in work.site.obs.modules if any(q.ip in ips for q in m.quabos)]
 
 
 def shut_down(work: Work) -> None:
-    """HV off first, shutters closed, daemons ended, power off; goes on whatever fails."""
-    high_voltage_off(work)
+    """HV off first, shutters closed, daemons ended, power off; goes on whatever fails.
+
+    But while a board may have HV, those who watch it are not ended: its power is cut first, and
+    when that does not go all other power stays on.
+    """
+    unproven = high_voltage_off(work)
     drivers = [q for q in shutter_drivers(work.boards) if work.uids.get(q.ip)]
     try:
         move_shutters(work, [q for q in drivers if q.ip not in work.failed], CLOSED)
     except ObsError as error:
         work.fault("boards", Step.SHUTTER.label, str(error))
-    session_setup.end_daemons(work)
-    power.power_off(work, work.modules)
+    if unproven:
+        power.power_off(work, _modules_of(work, unproven))
+        unproven -= _without_power(work, unproven)
+    if session_setup.end_watched_hv(work, unproven):
+        power.power_off(work, work.modules)

@@ -342,7 +342,7 @@ def _nodes(job: Job) -> None:
 
 
 def _end_daemons(job: Job) -> None:
-    session_setup.end_daemons(job.work)
+    session_setup.end_watched_hv(job.work, high_voltage_off(job.work))
 
 
 def _disk_space(job: Job) -> None:

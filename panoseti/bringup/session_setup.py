@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from panoseti.boards.board_work import Result, Results, Work, addresses
@@ -17,6 +17,7 @@ from panoseti.bringup.session import CAPTURE_HK, HV_UPDATER, SESSION_DAEMONS, TE
 from panoseti.configs.load_configs import DAQ_CONFIG, OBS_CONFIG, Site
 from panoseti.configs.site import Quabo
 from panoseti.errors import ObsError
+from panoseti.high_voltage.hv_off_asked import off_asked_unix
 from panoseti.housekeeping.hk_watch import StoreWatch, wait_heard
 from panoseti.housekeeping.store import Store
 from panoseti.launch import read_heartbeat
@@ -124,14 +125,39 @@ def _await_housekeeping(work: Work, boards: Sequence[Quabo]) -> None:
 
 
 def start_hv(work: Work) -> bool:
-    """Start hv_updater, which needs the other daemons; whether it works."""
+    """Start hv_updater, which needs the other daemons; whether it works.
+
+    Not after somebody has asked for HV off since this work was begun.
+    """
+    if _off_asked_since(work):
+        return False
     for name in (CAPTURE_HK, TEMPERATURE_GUARD):
         found = session.state(name, work.site.head_data_dir)
         if not found.works:
             text = f"not started, since {name} {found.problem}: config.py --redis_daemons"
             work.fault(HV_UPDATER, DAEMONS, text)
             return False
-    return start_daemon(work, HV_UPDATER)
+    if not start_daemon(work, HV_UPDATER):
+        return False
+    if _off_asked_since(work):  # while it was being started
+        end_daemons(work, [HV_UPDATER])
+        return False
+    return True
+
+
+def _off_asked_since(work: Work) -> bool:
+    """Whether HV off was asked for since this work was begun; that is a fault."""
+    try:
+        asked_unix = off_asked_unix(work.site.head_data_dir)
+    except ObsError as error:
+        work.fault(HV_UPDATER, DAEMONS, f"not started: {error}")
+        return True
+    if asked_unix < work.begun_unix:
+        return False
+    asked = time.strftime("%H:%M:%SZ", time.gmtime(asked_unix))
+    text = f"not started: HV off was asked for at {asked}, after this config.py had begun"
+    work.fault(HV_UPDATER, DAEMONS, f"{text}; if it may be on again: config.py")
+    return True
 
 
 def why_hv_off(site: Site, boards: Sequence[Quabo]) -> dict[str, str]:
@@ -205,6 +231,24 @@ def hv_lacks(
         elif float(state.get("hk_unix", 0.0)) < (since or {}).get(quabo.ip, 0.0):
             lacks[quabo.ip] = HvLack("not seen on since the reboot or the PH baseline", True)
     return lacks
+
+
+def end_watched_hv(work: Work, unproven: Collection[str]) -> bool:
+    """End the daemons, unless there are boards whose HV may be on; whether they were ended.
+
+    Those need somebody who switches them off again and again, and cuts their power.
+    """
+    if not unproven:
+        end_daemons(work)
+        return True
+    work.fault(
+        "session",
+        DAEMONS,
+        f"{TEMPERATURE_GUARD} and {CAPTURE_HK} are not ended, since HV off of"
+        f" {addresses(sorted(unproven))} is not proven; cut the power of the module, or mend the"
+        " board, then repeat this",
+    )
+    return False
 
 
 def end_daemons(work: Work, names: Sequence[str] = tuple(reversed(SESSION_DAEMONS))) -> None:
