@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -172,6 +173,35 @@ def test_hv_off_ends_the_updater_and_needs_nothing(ready: PrivateObservatory, lo
     assert answer.code == 0, answer
     assert readiness(site) == []
     check_registers(ready)
+
+
+def test_hv_off_works_with_broken_configs(ready: PrivateObservatory, look: Look) -> None:
+    """By the copies in a run; without any, as far as the running updater knows the boards."""
+    path = ready.command_dir / "obs_config.json"
+    text = path.read_text()
+    run = ready.data_dir / "obs_Simulated.start_2026-11-25T00:36:33Z.runtype_night.pffd"
+    run.mkdir()
+    try:
+        for name in ("obs_config.json", "daq_config.json"):
+            shutil.copy(ready.command_dir / name, run)
+        path.write_text(text[:-20])
+        answer = config(ready, "--hv_off")
+        assert answer.code == 0 and "verified: HV off of 8 boards" in answer.err, answer
+        assert f"using the frozen configs in {run} instead" in answer.err
+        path.write_text(text)
+        assert config(ready, "--hv_on").code == 0
+        path.write_text(text[:-20])
+        shutil.rmtree(run)
+        answer = config(ready, "--hv_off", "--json")
+        assert answer.code == 2, answer
+        assert re.search(r"hv_updater \(pid \d+\) ended: it switches HV off as it ends", answer.err)
+        assert max(max(board["hv"]["volts"]) for board in boards(ready).values()) < 1
+        answer = config(ready, "--hv_off")
+        assert answer.code == 2 and "no hv_updater is found: if in doubt cut" in answer.err, answer
+    finally:
+        path.write_text(text)
+        shutil.rmtree(run, ignore_errors=True)
+    restore(ready, look)
 
 
 def test_hv_off_is_not_undone_by_a_bring_up_that_was_begun_before(

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from panoseti.boards import firmware, verified
-from panoseti.boards.board_work import Work, addresses
+from panoseti.boards.board_work import Problem, Work, addresses
 from panoseti.boards.firmware import FIELDS
 from panoseti.boards.firmware_images import Area, built_text
 from panoseti.boards.firmware_load import Loaded, load_firmware, would_load
@@ -26,7 +26,6 @@ from panoseti.bringup.board_setup import (
 from panoseti.bringup.bring_up import BringUp, Due, high_voltage_off, shut_down
 from panoseti.bringup.config_request import Job, Request, Task
 from panoseti.bringup.device_tasks import DEVICE_TASKS, show_power
-from panoseti.bringup.ledger import Ledger
 from panoseti.bringup.ledger_file import LedgerFile, held_ledger, read_ledger
 from panoseti.bringup.node_setup import (
     NODES,
@@ -38,7 +37,7 @@ from panoseti.bringup.node_setup import (
 )
 from panoseti.calibration import calibration_report, ph_baselines
 from panoseti.calibration.threshold_measure import measure_thresholds
-from panoseti.configs.board_files import PH_BASELINE, QUABO_UIDS, known_uids, read_ph_baseline
+from panoseti.configs.board_files import PH_BASELINE, read_ph_baseline
 from panoseti.configs.load_configs import OBS_CONFIG, Site
 from panoseti.configs.selection import select
 from panoseti.configs.site import Quabo
@@ -52,19 +51,27 @@ from panoseti.runs.run_state import read_holder
 SUMMARY_COLUMNS = ("board", "serial", "mean", "median", "stddev", "min", "max")
 
 
-def run(site: Site, request: Request, console: Console, flight: FlightRecorder) -> int:
-    """Do what was asked for; the exit code.  RefusedError when it may not be done now."""
+def run(
+    site: Site,
+    request: Request,
+    console: Console,
+    flight: FlightRecorder,
+    earlier: Sequence[Problem] = (),
+) -> int:
+    """Do what was asked for; the exit code.  RefusedError when it may not be done now.
+
+    earlier: what went wrong before, with `off_first`.
+    """
+    for warning in site.warnings:
+        console.detail(f"warning: {warning}") if request.tasks else console.warn(warning)
     tasks = chosen_tasks(request)
     _refuse(site, tasks, request.dry_run)
     document: dict[str, Any] = {}
-    problems = []
+    problems = list(earlier)
     boards = select(site.obs, request.choices)
     _some_are_there(site, boards)
-    if HV_OFF in tasks and not request.dry_run:  # before anything that could be in its way
-        work = _work_for_hv_off(site, boards, console, flight)
-        high_voltage_off(work)
-        problems += work.problems
-        tasks = [task for task in tasks if task is not HV_OFF]
+    if not request.dry_run:
+        tasks = [task for task in tasks if task is not HV_OFF]  # that is done
     with ExitStack() as held:
         if tasks:
             work = Work(site, boards, _book(held, site, tasks, request), console, flight)
@@ -75,6 +82,11 @@ def run(site: Site, request: Request, console: Console, flight: FlightRecorder) 
                 else:
                     task.do(job)
             problems += work.problems
+    return finish(console, problems, document)
+
+
+def finish(console: Console, problems: Sequence[Problem], document: Mapping[str, Any]) -> int:
+    """The answer of --json, and the exit code."""
     if console.json_output:
         told = [asdict(problem) for problem in problems]
         console.result({"ok": not problems, "problems": told, **document})
@@ -120,19 +132,6 @@ def _book(held: ExitStack, site: Site, tasks: Sequence[Task], request: Request) 
     if request.dry_run or not any(task.changes for task in tasks):
         return LedgerFile(site.head_data_dir, read_ledger(site.head_data_dir), keep=False)
     return held.enter_context(held_ledger(site.head_data_dir, request.words))
-
-
-def _work_for_hv_off(
-    site: Site, boards: Sequence[Quabo], console: Console, flight: FlightRecorder
-) -> Work:
-    """Nothing that is broken, missing or locked keeps high voltage from being switched off."""
-    book = LedgerFile(site.head_data_dir, Ledger(), keep=False)
-    try:
-        uids = known_uids(site.head_data_dir / QUABO_UIDS, site.obs)
-    except ConfigError as error:
-        console.warn(f"{error}; all boards are taken as present")
-        uids = {}
-    return Work(site, boards, book, console, flight, uids)
 
 
 def _say_only(job: Job, task: Task) -> None:
