@@ -7,8 +7,8 @@ GET `/restapi/relay/outlets/<n-1>/physical_state/`, PUT `.../state/` with value=
 the header X-CSRF.  With `digest` it takes digest authentication alone, as new switches can be set.
 
 Faults: "stuck" (answers, does not switch), "silent" (takes the connection, never answers),
-"garbled" (answers without a state in them); `redirect_to` answers everything with a redirection
-there.
+"drip" (answers, a byte now and then, and never ends), "garbled" (answers without a state in
+them); `redirect_to` answers everything with a redirection there.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedIOBase
 from types import TracebackType
 from urllib.parse import parse_qsl, urlsplit
 
@@ -31,6 +32,7 @@ REALM = "power"
 _REST_PATH = re.compile(r"/restapi/relay/outlets/([0-7])/(state|physical_state)/")
 _DIGEST_FIELD = re.compile(r'(\w+)="?([^",]*)"?')
 SILENCE_S = 60.0
+DRIP_S = 0.1
 
 
 class PowerSwitchServer:
@@ -156,6 +158,16 @@ class PowerSwitchServer:
             self.switch(outlet, value == "true")
         return 204, ""
 
+    def drip(self, out: BufferedIOBase) -> None:
+        """The beginning of an answer that never ends."""
+        self.requests.append("drip")
+        try:
+            out.write(b"HTTP/1.0 200 OK\r\nX-Drip: ")
+            while self.fault == "drip" and not self._ending.wait(DRIP_S):
+                out.write(b"x")
+        except OSError:
+            pass  # the client has gone
+
     def _status_page(self) -> str:
         if self.fault == "garbled":
             return "<html>rebooting</html>"
@@ -179,6 +191,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         switch = self.server.switch
+        if switch.fault == "drip":
+            switch.drip(self.wfile)
+            return
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode("latin-1")
         if not switch.knows(self.headers.get("Authorization"), self.command):
             code, page = 401, "who are you?"

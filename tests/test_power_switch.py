@@ -26,8 +26,9 @@ from panoseti.boards.power_switch import (
 from panoseti.configs.load_configs import frozen_copies, load_site
 from panoseti.configs.power_credentials import CredentialsError, Login, read_login
 from panoseti.flight import FlightRecorder
+from panoseti.high_voltage.hv_service import Outlets
 from simulator.power_switch import PowerSwitchServer
-from tests.helpers import REPO, free_port
+from tests.helpers import REPO, free_port, wait_for
 from tests.site_files import OBS, changed, write_site
 
 PASSWORD = "s3cret/p@ss"
@@ -311,3 +312,39 @@ def test_the_simulated_switch_as_a_program() -> None:
             assert process.wait(10) == 0
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize("fault", ["silent", "drip"])
+def test_an_answer_that_does_not_end_is_none(server: PowerSwitchServer, fault: str) -> None:
+    server.fault = fault
+    begin_s = time.monotonic()
+    with pytest.raises(PowerSwitchError, match="no answer to .*(timed out|not complete after 0.8)"):
+        PowerSwitch("wps", server.url, timeout_s=0.3).is_on(1)
+    assert time.monotonic() - begin_s < 5
+
+
+def test_requests_that_hang_are_bounded(
+    classic: PowerSwitchServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(power_switch, "HANGING_AT_MOST", 2)
+    classic.fault = "drip"
+    switch = PowerSwitch("bounded", classic.url, timeout_s=0.3, api="classic")
+    for words in ("not complete", "not complete", "2 earlier requests have not ended yet"):
+        with pytest.raises(PowerSwitchError, match=words):
+            switch.is_on(1)
+
+
+@pytest.mark.parametrize("fault", ["silent", "drip"])
+def test_the_guard_tells_and_tries_again(tmp_path: Path, fault: str) -> None:
+    """An outlet that must be off is told of, and off as soon as the switch works again."""
+    with PowerSwitchServer() as server:
+        obs = changed(OBS, {("wps",): {"url": server.url, "quabo_socket": 3}})
+        outlets = Outlets(load_site(write_site(tmp_path, obs)).obs, timeout_s=0.3)
+        server.fault = fault
+        words = wait_for(lambda: outlets.off("outlet 3 of wps"), "the trouble", 20)
+        assert words and words.startswith("power switch wps (")
+        asked = len(server.requests)
+        wait_for(lambda: outlets.off("outlet 3 of wps") and len(server.requests) > asked, "again")
+        server.fault = ""
+        wait_for(lambda: outlets.off("outlet 3 of wps") == "", "it to be off")
+        assert 3 not in server.outlets_on

@@ -20,12 +20,14 @@ import hashlib
 import http.client
 import re
 import secrets
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from email.message import Message
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import IO
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -38,6 +40,10 @@ OUTLETS = range(1, 9)
 AUTO, REST, CLASSIC = "auto", "rest", "classic"
 _STATE = re.compile(r'state">\s*([0-9a-fA-F]{2})')
 _STATUS_BYTES = 1 << 20
+# The whole of an answer may take so much longer than the time-out of each part.
+LATE_S = 0.5
+# Requests to one switch that nobody waits for any longer, before no further one is begun.
+HANGING_AT_MOST = 20
 # What a switch without REST says to such a request.
 _NO_SUCH_PAGE = (301, 302, 303, 307, 308, 400, 404, 405, 501)
 _HASHES = {"MD5": "md5", "SHA-256": "sha256"}
@@ -99,7 +105,7 @@ class PowerSwitch:
 
     login: instead of what the URL may hold; api: "rest", "classic" or "auto".  Every method
     raises PowerSwitchError (one line: name, masked URL, what, remedy) after at most `timeout_s`
-    per request.
+    and LATE_S per request, also where the answer only drips or a name server does not answer.
     """
 
     def __init__(
@@ -231,6 +237,30 @@ class PowerSwitch:
         return urlsplit(self._base).path + path
 
     def _request(
+        self, path: str, method: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> str:
+        """The answer; in a thread of its own, since the time-out of urllib is that of one read."""
+        name = f"request to {self.name}"
+        if sum(thread.name == name for thread in threading.enumerate()) >= HANGING_AT_MOST:
+            raise TimeoutError(f"{HANGING_AT_MOST} earlier requests have not ended yet")
+        answers: SimpleQueue[str | Exception] = SimpleQueue()
+
+        def ask() -> None:
+            try:
+                answers.put(self._whole_answer(path, method, body, headers))
+            except Exception as error:  # it is raised where it is waited for
+                answers.put(error)
+
+        threading.Thread(target=ask, name=name, daemon=True).start()
+        try:
+            answer = answers.get(timeout=self._timeout_s + LATE_S)
+        except Empty:
+            raise TimeoutError(f"not complete after {self._timeout_s + LATE_S:g} s") from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _whole_answer(
         self, path: str, method: str, body: bytes | None, headers: Mapping[str, str]
     ) -> str:
         request = urllib.request.Request(self._base + path, body, dict(headers), method=method)

@@ -61,6 +61,7 @@ BLIND_REPEATS = 3
 SHORT_TIMEOUT_S, SHORT_TRIES = 0.3, 2
 # How often the power switches are asked whether they are there.
 CHECK_POWER_S = 300.0
+SWITCH_TIMEOUT_S = 5.0
 
 OpenLink = Callable[[bool], BoardLink]
 """Opens a link to the boards; the argument asks for priority over other programs."""
@@ -219,8 +220,10 @@ class Outlets:
         obs: ObsConfig,
         check_every_s: float = CHECK_POWER_S,
         flight: FlightRecorder | None = None,
+        timeout_s: float = SWITCH_TIMEOUT_S,
     ) -> None:
         self._obs = obs
+        self._timeout_s = timeout_s
         self._flight = flight or FlightRecorder(None, "")
         self._outlets = {_outlet_name(outlet): outlet for outlet in obs.power_switches}
         self._work = Background()
@@ -258,10 +261,10 @@ class Outlets:
 
     def _switch_off(self, outlet: Outlet) -> None:
         self._flight.note("power", switch=outlet.name, outlet=outlet.socket, on=False)
-        open_switch(self._obs, outlet).switch(outlet.socket, on=False)
+        open_switch(self._obs, outlet, self._timeout_s).switch(outlet.socket, on=False)
 
     def _ask(self, outlet: Outlet) -> None:
-        open_switch(self._obs, outlet).is_on(outlet.socket)
+        open_switch(self._obs, outlet, self._timeout_s).is_on(outlet.socket)
 
 
 def guard_actions(
