@@ -245,6 +245,27 @@ def test_after_off_it_must_be_seen_off_before_it_rises(board: Board) -> None:
     board.until(Stage.ON)
 
 
+@pytest.mark.parametrize("volts", [1.0, 7.0])
+def test_it_does_not_rise_further_while_no_detector_follows(board: Board, volts: float) -> None:
+    board.until(Stage.RISING)
+    board.volts = [volts] * 4
+    sent = board.wait(12)
+    assert set(sent) <= {HV_OFF} and board.hv.paused, "never the second step"
+    assert f"HVMON shows {volts} {volts}" in board.hv.reason
+    assert "no detector follows" in board.hv.reason
+    board.volts = None
+    board.wait(int(PAUSE_S))
+    board.until(Stage.ON)
+
+
+def test_a_board_that_stays_at_a_step_goes_no_further(board: Board) -> None:
+    board.until(Stage.RISING)
+    board.volts = [set_point_v(code) for code in step_codes(CODES, 0)]
+    sent = board.wait(14)
+    assert step_codes(CODES, 1) in sent and step_codes(CODES, 2) not in sent
+    assert board.hv.paused
+
+
 def test_the_set_point_follows_at_its_pace(board: Board) -> None:
     on(board)
     board.wait(6)
@@ -308,7 +329,8 @@ def test_more_voltage_than_asked_for_is_off_for_good(board: Board) -> None:
         ((55.7,) * 4, Shown.GOOD),
         ((49.3,) * 4, Shown.GOOD),
         ((54, 54, 54, 48.9), Shown.LOW),
-        ((0, 0, 0, 1.0), Shown.LOW),
+        ((48, 48, 48, 48.9), Shown.WEAK),
+        ((0, 0, 0, 1.0), Shown.WEAK),
         ((0, 0, 0, 0.99), Shown.GONE),
         ((54, 59.5, 54, 0), Shown.HIGH),
     ],

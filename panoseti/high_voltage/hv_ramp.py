@@ -2,8 +2,9 @@
 
 The way up begins with "off", proven by HVMON, whatever the board was doing.  Each step is a part
 of the set point; the next one follows when a packet that came after it shows the voltage that was
-asked for.  A board whose four voltages vanish (it rebooted) begins anew.  A voltage above what
-was asked for is a broken board: off for good.
+asked for, by at least one detector: a dead one does not keep the others dark.  A board whose four
+voltages vanish (it rebooted) begins anew; where none of them follows, after a pause.  A voltage
+above what was asked for is a broken board: off for good.
 
 `BoardHv.plan` says what to send now, `told` how that went.  Times `now_s` are of a monotonic clock.
 """
@@ -68,7 +69,8 @@ class Shown(StrEnum):
     """HVMON compared with the codes."""
 
     GOOD = "good"
-    LOW = "low"
+    LOW = "low"  # some are too low
+    WEAK = "weak"  # all are
     GONE = "gone"
     HIGH = "high"
 
@@ -85,8 +87,10 @@ def compare(volts: Sequence[float], codes: Codes) -> Shown:
         return Shown.HIGH
     if max(volts) < OFF_BELOW_V < max(wanted):
         return Shown.GONE
-    if any(volt < want - TOLERANCE_V for volt, want in zip(volts, wanted, strict=True)):
-        return Shown.LOW
+    pairs = [(volt, want) for volt, want in zip(volts, wanted, strict=True) if want]
+    low = [volt < want - TOLERANCE_V for volt, want in pairs]
+    if any(low):
+        return Shown.WEAK if all(low) else Shown.LOW
     return Shown.GOOD
 
 
@@ -127,7 +131,7 @@ class BoardHv:
         self._told_unix = 0.0
         self._unconfirmed = ""
         self._judged_utc = 0.0
-        self._low = self._gone = self._high = 0
+        self._low = self._weak = self._gone = self._high = 0
         self.paused = False
         self._paused_until_s = 0.0
         self._cause = ""  # why it fell by itself
@@ -211,7 +215,7 @@ class BoardHv:
 
     def _begin(self, target: Codes, seen: HvSeen | None) -> Codes:
         self.stage, self._step, self.reason = Stage.RISING, 0, "on its way up"
-        self._low = self._gone = self._high = 0
+        self._low = self._weak = self._gone = self._high = 0
         self._judged_utc = seen.utc_s if seen else 0.0
         return step_codes(target, 0)
 
@@ -222,7 +226,8 @@ class BoardHv:
             if (fault := self._fault(shown, seen)) is not None:
                 if shown is Shown.HIGH:
                     self.latched = fault
-                if shown is Shown.GONE and self.stage is Stage.RISING and not seen.booted:
+                behind = shown in (Shown.GONE, Shown.WEAK)
+                if behind and self.stage is Stage.RISING and not seen.booted:
                     self.paused, self._paused_until_s = True, now_s + PAUSE_S
                 return self._fall(fault, seen, now_s)
             if self.stage is Stage.ON and self._reached(shown):
@@ -231,7 +236,7 @@ class BoardHv:
             return None
         if self.stage is Stage.RISING and shown is not None and self._reached(shown):
             self._step += 1
-            self._low = 0
+            self._low = self._weak = 0
             if self._step < len(RAMP):
                 return step_codes(want.codes, self._step)
             self.stage, self.reason, self._cause = Stage.ON, "", ""
@@ -251,6 +256,7 @@ class BoardHv:
         self._judged_utc = seen.utc_s
         shown = compare(seen.volts, self.codes)
         self._low = self._low + 1 if shown is Shown.LOW else 0
+        self._weak = self._weak + 1 if shown in (Shown.WEAK, Shown.GONE) else 0
         self._gone = self._gone + 1 if shown is Shown.GONE else 0
         self._high = self._high + 1 if shown is Shown.HIGH else 0
         if not self._unconfirmed:
@@ -266,6 +272,8 @@ class BoardHv:
             return difference(seen.volts, self.codes)
         if self._gone >= (ENOUGH if self.stage is Stage.ON else PATIENT_PACKETS):
             return f"{difference(seen.volts, self.codes)}: it rebooted, or lost its supply"
+        if self.stage is Stage.RISING and self._weak >= PATIENT_PACKETS:
+            return f"{difference(seen.volts, self.codes)}: no detector follows"
         return None
 
     def _reached(self, shown: Shown) -> bool:
