@@ -36,7 +36,8 @@ from panoseti.runs.stop_in_background import StopInBackground
 from simulator.make_boards import write_boards
 from simulator.sites import uid_of
 from tests.helpers import wait_for
-from tests.hv_night import OUTLET, HvNight, hv_night
+from tests.hv_night import OUTLET, REAL, HvNight, Pace, hv_night
+from tests.hv_promises import FULL_DISK, PROMISED, SLACK_S
 from tests.site_files import changed, write_site
 
 ALL_OUTLETS = set(range(1, 9))
@@ -223,9 +224,12 @@ def small_disk(folder: Path) -> Iterator[None]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a disk of its own needs root")
-def test_a_full_disk_is_told_by_its_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "pace", [Pace(), pytest.param(REAL, marks=pytest.mark.long)], ids=["fast", "real"]
+)
+def test_a_full_disk_is_told_by_its_name(tmp_path: Path, pace: Pace) -> None:
     """Nobody can write heartbeat, log or alarm: HV goes off, and the hook says why."""
-    with hv_night(tmp_path) as night, small_disk(night.data_dir):
+    with hv_night(tmp_path, pace) as night, small_disk(night.data_dir):
         got = tmp_path / "got.jsonl"
         hook = ["/bin/sh", "-c", f"cat >> {got}"]
         night.write_site(alarm_hook=hook)
@@ -235,7 +239,10 @@ def test_a_full_disk_is_told_by_its_name(tmp_path: Path) -> None:
         with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
             while True:
                 file.write(bytes(65536))
-        wait_for(lambda: max(night.volts().values()) < 1, "HV off", 15)
+        night.begin()
+        limit_s = PROMISED[FULL_DISK](pace)
+        took_s = night.time_off(night.ips, limit_s + SLACK_S, FULL_DISK)
+        print(f"{FULL_DISK}: {took_s:.2f} s (promised {limit_s:g} s)")
         wait_for(lambda: got.exists() and "is full" in got.read_text(), "the hook")
         words = f"the disk of {night.data_dir}/log is full, so that no heartbeat can be written"
         assert words in got.read_text()
