@@ -154,6 +154,10 @@ def fill(path: Path) -> None:
             file.write(bytes(4096))
 
 
+def wait_for_received(recorder: Recorder, packets: int) -> None:
+    wait_for(lambda: recorder.status()["totals"]["received"] == packets, "a new status")
+
+
 def test_everything_on_one_full_disk(tmp_path: Path) -> None:
     """Data, log and status: the status goes on, tells of it, and the last one is there."""
     if os.geteuid():
@@ -173,9 +177,8 @@ def test_everything_on_one_full_disk(tmp_path: Path) -> None:
         wait_for(lambda: within.status()["totals"]["unwritten"] > 0, "the status to tell of it")
         assert "No space left on device" in within.status()["errors"][0]
         for number in range(50, 53):  # it goes on telling
-            told = within.status()["totals"]["received"]
             send_frames(senders, range(number, number + 1))
-            wait_for(lambda told=told: within.status()["totals"]["received"] > told, "a new status")
+            wait_for_received(within, 4 * number + 4)
         disk = os.open(inner, os.O_DIRECTORY)  # stays when the pipeline is gone
         try:
             assert recorder.end() == 0
