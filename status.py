@@ -29,11 +29,18 @@ EXAMPLES = """\
 Run it in the command directory (the one with the three configs) on the head node."""
 
 
+def line_count(text: str) -> int:
+    """A whole number above 0."""
+    if not (text.isascii() and text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of lines")
+    return int(text)
+
+
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line; exits with code 2 on bad usage."""
     parser = console.parser(__doc__, EXAMPLES)
     add = parser.add_argument
-    add("--log", type=int, nargs="?", const=LOG_LINES, metavar="N",
+    add("--log", type=line_count, nargs="?", const=LOG_LINES, metavar="N",
         help=f"show the last N lines of the flight recorder instead ({LOG_LINES})")  # fmt: skip
     add("--data_dir", type=Path, help="head node data directory, where the configs are broken")
     add("--json", action="store_true", help="one JSON document on stdout")

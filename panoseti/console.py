@@ -7,6 +7,7 @@ bars only on a terminal; NO_COLOR is respected.  With `--json` stdout carries on
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import rich.console
 import rich.markup
@@ -25,7 +26,7 @@ import rich.progress
 import rich.table
 import rich.text
 
-from panoseti.errors import EXIT_FAILED, EXIT_OK, ConfigError, ObsError
+from panoseti.errors import EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_OK, ConfigError, ObsError
 
 # Wide enough that no line of a table is broken where nobody sees it as a table.
 PIPE_WIDTH = 2000
@@ -76,9 +77,21 @@ def _say(name: str, error: ObsError) -> None:
         print(f"{name}: {line}", file=sys.stderr)
 
 
+class _Parser(argparse.ArgumentParser):
+    """One line says what is wrong; the usage, a screenful of flags, is what --help is for."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with code 2."""
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        wrong = message.split()[-1] if message.startswith("unrecognized arguments") else ""
+        near = difflib.get_close_matches(wrong, flags, 1)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        self.exit(EXIT_BAD_CONFIG, f"{self.prog}: {message}{meant}; see {self.prog} --help\n")
+
+
 def parser(doc: str | None, examples: str) -> argparse.ArgumentParser:
     """An argument parser with the module docstring above and worked examples below."""
-    return argparse.ArgumentParser(
+    return _Parser(
         prog=Path(sys.argv[0]).name,
         description=doc,
         epilog=f"examples:\n{examples}",

@@ -289,6 +289,7 @@ def test_shutdown_and_back(ready: PrivateObservatory, look: Look) -> None:
         assert "secret" not in answer.out + answer.err
         shown = [line for line in answer.out.splitlines() if line.endswith("power is off")]
         assert len(shown) == 4 and "silver" in answer.out, "the boards as they were left"
+        assert sum(line.endswith("  shut down") for line in answer.out.splitlines()) == 4
         assert 3 not in switch.outlets_on and len(switch.outlets_on) == 7
         now = boards(ready)
         assert {now[ip]["phase"] for ip in boards_1} == {"off"}

@@ -195,3 +195,19 @@ def test_elsewhere_a_line_now_and_then_tells_it(tmp_path: Path) -> None:
     assert done.stdout == ""
     quiet = run(tmp_path, PROGRESS.format(json="True"))
     assert (quiet.returncode, quiet.stderr) == (0, "")
+
+
+def test_bad_usage_is_one_line(tmp_path: Path) -> None:
+    body = """\
+parser = console.parser("x", "y")
+parser.add_argument("--ping", action="store_true")
+parser.add_argument("--log", type=int)
+parser.parse_args({argv})"""
+    done = run(tmp_path, body.format(argv=["--pnig"]))
+    line = (
+        "script.py: unrecognized arguments: --pnig (did you mean --ping?); see script.py --help\n"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
+    done = run(tmp_path, body.format(argv=["--log", "x"]))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "argument --log: invalid int value: 'x'" in done.stderr

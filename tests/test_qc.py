@@ -196,6 +196,10 @@ def test_fan_focus_and_old_shutter_warn_of_the_focus_stage(
         "old_shutter_open: sent; nothing confirms it\nfocus: sent; nothing confirms it\n"
     )
     wait_for(lambda: board(sim, ip)["focus_steps"] == 300, "the stage to move")
+    assert "the fan is set as well: off; with FAN_NEW" in done.stderr
+    done = qc("FAN_NEW", "5", "300", cwd=tmp_path, ip=ip)
+    assert (done.returncode, done.stdout) == (0, "fan_new: confirmed\n"), done
+    assert (board(sim, ip)["fan_speed"], board(sim, ip)["focus_steps"]) == (5, 300)
 
 
 def test_ph_baseline_and_uid_are_shown(

@@ -161,6 +161,7 @@ def _focus(bench: Bench, values: Sequence[str]) -> list[Step]:
     steps = _number(values[0])
     if steps == 0:
         bench.warn("0 steps: the focus stage looks for its zero again")
+    bench.warn("the fan is set as well: off; with FAN_NEW it gets a speed")
     return [Send(Focus(steps))]
 
 
@@ -183,6 +184,13 @@ def _old_shutter(opened: bool) -> Callable[[Bench, Sequence[str]], list[Step]]:
 def _fan(bench: Bench, values: Sequence[str]) -> list[Step]:
     _hazard(bench, "the fan command")
     return [Send(Focus.old_fan(_number(values[0])), Reply.ECHO)]
+
+
+def _fan_and_focus(bench: Bench, values: Sequence[str]) -> list[Step]:
+    speed, position = (_number(value) for value in values)
+    if position == 0:
+        bench.warn("0 steps: the focus stage looks for its zero again")
+    return [Send(Focus(position, fan_speed=speed), Reply.ECHO)]
 
 
 def _both_to(bench: Bench, values: Sequence[str]) -> list[Step]:
@@ -215,7 +223,9 @@ WORDS: tuple[Word, ...] = (
          lambda bench, values: [Send(Shutter(bench.shutter_open_value))]),
     Word("shutter_close", "SHC_NEW", (), "close the shutter (quabo 1 of a module)",
          lambda bench, values: [Send(Shutter(1 - bench.shutter_open_value))]),
-    Word("fan", "FAN", ("speed",), "fan speed 0..15", _fan),
+    Word("fan", "FAN", ("speed",), "fan speed 0..15 (firmware before v20)", _fan),
+    Word("fan_new", "FAN_NEW", ("speed", "steps"),
+         "fan speed, and the focus stage to where it stays (v20 on)", _fan_and_focus),
     Word("old_flasher", "LF0", (), "drive the old LED flasher",
          lambda bench, values: [Send(Flasher(0))]),
     Word("new_flasher", "LF1", (), "drive the new LED flasher",

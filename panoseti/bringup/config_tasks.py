@@ -153,10 +153,13 @@ def _say_only(job: Job, task: Task) -> None:
 # --- tasks ------------------------------------------------------------------------------------
 
 
-def _show(job: Job) -> None:
+def _show(job: Job, shut_down: bool = False) -> None:
     outlets = show_power(job)
     dark = {module for state in outlets if state.on is False for module in state.modules}
     rows = overview.board_rows(job.work, dark)
+    if shut_down:
+        failed = {problem.where: str(problem) for problem in job.work.problems}
+        rows = overview.shut_down_rows(rows, failed)
     job.document["boards"] = overview.as_json(rows)
     if not job.console.json_output:
         if outlets:
@@ -357,7 +360,7 @@ def _disk_space(job: Job) -> None:
 
 def _shut_down(job: Job) -> None:
     shut_down(job.work)
-    _show(job)
+    _show(job, shut_down=True)
 
 
 def _bring_up(job: Job) -> None:

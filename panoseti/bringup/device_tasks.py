@@ -98,7 +98,7 @@ def _plan(name: str) -> Callable[[Job], Mapping[str, str]]:
 DEVICE_TASKS = (
     Task("power", _query, "ask the power switches", False, True),
     Task("power_on", _on, "switch power on", plan=_would_switch(True)),
-    Task("power_off", _off, "switch power off, HV before", plan=_would_switch(False)),
+    Task("power_off", _off, "switch power off", plan=_would_switch(False)),
     Task(FAN, _tell(FAN), "set the fan", in_run=True, plan=_plan(FAN)),
     Task(FOCUS, _tell(FOCUS), "move the focus stage", in_run=True, plan=_plan(FOCUS)),
     Task(FLASHER, _tell(FLASHER), "choose the flasher", in_run=True, plan=_plan(FLASHER)),

@@ -22,7 +22,7 @@ COLUMNS = (
     "HK age s", "detectors C", "FPGA C", "HV V", "state",
 )  # fmt: skip
 
-POWER_OFF = "power is off"
+POWER_OFF, SHUT_DOWN = "power is off", "shut down"
 FIELDS = (TIME_FIELD, "FWVER", "TEMP1", "TEMP2", *HVMON)
 
 
@@ -30,8 +30,8 @@ FIELDS = (TIME_FIELD, "FWVER", "TEMP1", "TEMP2", *HVMON)
 class BoardRow:
     """One board; None = not known.  hv_v: magnitudes of the four detectors' bias.
 
-    state: "ready", "power is off", "absent", "absent, as obs_config.json says", "never scanned", or
-    the first step that is missing or stale.
+    state: "ready", "power is off", "shut down", "absent", "absent, as obs_config.json says", "never
+    scanned", or the first step that is missing or stale.
     """
 
     dome: str
@@ -63,6 +63,19 @@ def board_rows(work: Work, dark: Collection[int] = ()) -> list[BoardRow]:
     off = session_setup.why_hv_off(work.site, shown)
     rows = [_row(work, quabo, names[quabo.module_id], records, off) for quabo in shown]
     return [replace(row, state=POWER_OFF) if row.module_id in dark else row for row in rows]
+
+
+def shut_down_rows(rows: Sequence[BoardRow], failed: Mapping[str, str]) -> list[BoardRow]:
+    """The rows after the end of a session: what a board lacks for a run is of no interest then.
+
+    failed: what went wrong, by address.
+    """
+    return [
+        row
+        if row.state == POWER_OFF or not row.uid
+        else replace(row, state=failed.get(row.ip, SHUT_DOWN))
+        for row in rows
+    ]
 
 
 def _records(work: Work) -> dict[str, Record]:
