@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,21 +39,34 @@ class FaultySite:
     obs: Obs
     witness: Witness
     folder: Path
+    during: dict[str, Any] = field(default_factory=dict)
 
     @contextmanager
     def case(self) -> Iterator[None]:
         """Idle before and after."""
+        self.during = {}
         with put_right(self.obs):
             yield
             for run in self.obs.runs():
                 self.witness.forget(run)
 
     def begin(self) -> dict[str, Any]:
-        """A run that has recorded a little; the boards as they were before."""
+        """A run that has recorded a little; the boards as they were before.
+
+        What is on the disks now is remembered: whatever happens afterwards, it must not be lost.
+        """
         before = self.obs.boards()
         started = self.obs.start_here()
         wait_for(lambda: self.records(started.holder.run), "some images on the node")
+        self.look()
         return before
+
+    def look(self) -> None:
+        """Remember what is on the disks, and what the boards send that send at this moment."""
+        self.witness.look()
+        for ip, board in self.obs.boards().items():
+            if ip not in self.during or board["streams"]["image"]:
+                self.during[ip] = board
 
     def records(self, run: str) -> bool:
         """Whether images of all modules have been written."""
@@ -97,22 +110,32 @@ class FaultySite:
 
         whole: every packet that was sent has to be in the files.
         """
-        during = self.obs.boards()
-        self.witness.look()
+        self.look()
         self.check_status()
         done = self.obs.type("stop.py")
         assert done.code == 0, done
         assert "Traceback" not in done.err, done
-        after = self.obs.boards()
         self.check_over(done)
-        if whole and all(board["streams"]["image"] for board in during.values()):
-            (run,) = self.obs.runs()
-            recording = Recording(self.obs.head_dir / run, before, during, after)
-            for module in MODULES:
-                check_every_packet(recording, module)
-                check_pixels(recording, module, "img16")
+        if whole:
+            self.check_all_sent_is_there(before)
         self.forget()
         return done
+
+    def check_all_sent_is_there(self, before: dict[str, Any]) -> None:
+        """Every packet that was sent is in the files of the only run; without a run, none was."""
+        after = self.obs.boards()
+        runs = self.obs.runs()
+        if not runs:
+            for ip, board in after.items():
+                assert sent_by(board) == sent_by(before[ip]), f"{ip} sent, and there is no run"
+            return
+        (run,) = runs
+        recording = Recording(self.obs.head_dir / run, before, self.during, after)
+        for module in MODULES:
+            check_every_packet(recording, module)
+            boards = [self.during[ip] for ip in after if after[ip]["boardloc"] // 4 == module]
+            if all(board["streams"]["image"] for board in boards):
+                check_pixels(recording, module, "img16")
 
     def check_over(self, done: Done) -> None:
         """Nothing runs; every run is complete on the head node, and nothing is anywhere else."""
@@ -159,6 +182,11 @@ class FaultySite:
     def signal_pipeline(self, number: signal.Signals) -> None:
         """Send it a signal."""
         os.kill(self.pipeline(), number)
+
+
+def sent_by(board: dict[str, Any]) -> int:
+    """Science packets that a board has sent."""
+    return sum(stream["sent"] for stream in board["science"].values() if stream)
 
 
 def recording_undisturbed(run_dir: Path) -> bool:

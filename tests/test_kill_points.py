@@ -158,3 +158,19 @@ def test_the_points_are_those_of_the_record(site: FaultySite) -> None:
     stores = [line for line in reached if "run.json" in line]
     assert len(stores) >= 2 * len(steps), "an intent and a result each"
     site.recover(before)
+
+
+@pytest.mark.long
+def test_a_file_that_is_lost_is_noticed(site: FaultySite) -> None:
+    """The sweep's own eyes, of what a stop or a collection would delete before the signal."""
+    before = site.begin()
+    run_dir = site.obs.head_dir / site.run
+    assert site.obs.type("stop.py").code == 0
+    site.check_all_sent_is_there(before)
+    images = run_dir.glob("*.dp_img16.*.module_1.*")
+    max(images, key=lambda path: path.stat().st_size).unlink()
+    with pytest.raises(AssertionError, match="frames are gone"):
+        site.witness.check()
+    with pytest.raises(AssertionError):
+        site.check_all_sent_is_there(before)
+    site.forget()

@@ -90,7 +90,7 @@ def damage_state(site: FaultySite, names: tuple[str, ...], damage: str) -> None:
     keep = {path: path.read_bytes() for path in obs.head_dir.glob("*.json")}
     outside = obs.head_dir.parent / "notes.txt"
     outside.write_text("not ours")
-    site.begin()
+    before = site.begin()
     run, changed = site.run, 0
     for name in names:
         path = (obs.head_dir if name in HEAD_FILES else obs.node_dir) / name.format(run=run)
@@ -99,7 +99,7 @@ def damage_state(site: FaultySite, names: tuple[str, ...], damage: str) -> None:
             path.write_bytes(DAMAGES[damage](content, run))
             changed += path.read_bytes() != content
     assert changed
-    site.witness.look()
+    site.look()
     try:
         status = obs.type("status.py")
         assert status.code in (0, 1) and "stop.py" in said(status), status
@@ -107,8 +107,7 @@ def damage_state(site: FaultySite, names: tuple[str, ...], damage: str) -> None:
         assert done.code == 0, (said(status), said(done))
         assert done.json["run"] == run and done.json["finished"]["complete"], (said(done), done)
         site.check_over(done)
-        frames = frames_of(obs.head_dir / run)
-        assert all(frames[module, "img16"] > 20 for module in (1, 254))
+        site.check_all_sent_is_there(before)
         assert outside.read_text() == "not ours"
         assert set(keep) <= set(obs.head_dir.glob("*.json"))
     finally:
@@ -199,7 +198,7 @@ SSH_TROUBLES: dict[str, tuple[Callable[[FaultySite], Any], str]] = {
 def test_a_node_that_cannot_be_logged_in_to(site: FaultySite, trouble: str) -> None:
     """Boards are told, and what can be seen from here is ended; the files come later."""
     cut_off, words = SSH_TROUBLES[trouble]
-    site.begin()
+    before = site.begin()
     run = site.run
     with cut_off(site):
         site.witness.look()
@@ -221,7 +220,7 @@ def test_a_node_that_cannot_be_logged_in_to(site: FaultySite, trouble: str) -> N
     done = site.obs.type("stop.py", "--run", run)
     assert done.code == 0, done
     site.check_over(done)
-    assert frames_of(site.obs.head_dir / run)[254, "img16"] > 20
+    site.check_all_sent_is_there(before)
 
 
 def test_ssh_that_is_slow(site: FaultySite) -> None:
