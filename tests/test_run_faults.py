@@ -106,6 +106,9 @@ def damage_state(site: FaultySite, names: tuple[str, ...], damage: str) -> None:
         done = obs.type("stop.py", "--json")
         assert done.code == 0, (said(status), said(done))
         assert done.json["run"] == run and done.json["finished"]["complete"], (said(done), done)
+        if "{run}/run.json" in names:
+            assert done.json["finished"]["verdict"] == "partial"
+            assert any("record was lost" in text for text in done.json["finished"]["reasons"])
         site.check_over(done)
         site.check_all_sent_is_there(before)
         assert outside.read_text() == "not ours"

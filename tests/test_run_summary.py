@@ -10,15 +10,18 @@ from typing import Any
 import pytest
 
 from panoseti.errors import RefusedError
-from panoseti.runs import pff, run_summary
+from panoseti.runs import pff, run_finish, run_summary
+from panoseti.runs.collect import NodeResult
 from panoseti.runs.disk_room import Volume, duration_text, refuse_or_warn, size_text
+from panoseti.runs.lost_record import rebuilt_document
 from panoseti.runs.names import data_file_name
 from panoseti.runs.pff import BoardHeader, Frame
-from panoseti.runs.run_record import Verdict
+from panoseti.runs.run_finish import Finished
+from panoseti.runs.run_record import LOST, RunRecord, Verdict
 from panoseti.runs.run_summary import ProductRow, QuaboSums, RunSummary, summarize
 from panoseti.runs.run_verdict import judge
 from panoseti.runs.watch_log import Span
-from tests.site_files import DATA, write_site
+from tests.site_files import DAQ, DATA, write_site
 
 START_S = 1721882050
 HOUR_S = 3600.0
@@ -227,10 +230,11 @@ def summary_of(**fields: Any) -> RunSummary:
     return RunSummary(**{**values, **fields})
 
 
-LOST = ProductRow(1, "img16", 10, 9, 1, 0, 1, 1)
+RECORD_LOST = {"recording_unix": None, "steps": [{"phase": "stop"}]}
+FRAME_LOST = ProductRow(1, "img16", 10, 9, 1, 0, 1, 1)
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...], Verdict, str]] = {
     "good": ({}, {}, (), Verdict.GOOD, ""),
-    "a frame lost": ({}, {"rows": (LOST,)}, (), Verdict.LOSSY, "1 of 10 img16 frames lost"),
+    "a frame lost": ({}, {"rows": (FRAME_LOST,)}, (), Verdict.LOSSY, "1 of 10 img16 frames lost"),
     "a packet lost": (
         {}, {"quabos": {(1, 0): QuaboSums(5, 5, 2), (1, 1): QuaboSums(5, 5)}}, (), Verdict.LOSSY,
         "2 packets lost on the way"),
@@ -250,7 +254,16 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...], Verdict,
         {"expected": {"quabos": [], "nodes": {}, "absent": []}},
         {"rows": (), "quabos": {}}, (), Verdict.GOOD, ""),
     "a lost record": (
-        {"recording_unix": None, "steps": [{"phase": "stop"}]}, {}, (), Verdict.GOOD, ""),
+        {**RECORD_LOST, LOST: "run.json was missing"}, {}, (), Verdict.PARTIAL,
+        "the record was lost (run.json was missing)"),
+    "a lost record, and a silent board": (
+        {**RECORD_LOST, LOST: "x"}, {"quabos": {(1, 0): QuaboSums(5, 5)}}, (), Verdict.PARTIAL,
+        "no data of 192.168.0.5"),
+    "a lost record, and no configs": (
+        {**RECORD_LOST, LOST: "x", "expected": {"quabos": [], "nodes": {}, "absent": []}}, {}, (),
+        Verdict.PARTIAL, "and with it what was expected"),
+    "a lost record, and no frame": (
+        {**RECORD_LOST, LOST: "x"}, {"rows": ()}, (), Verdict.FAILED, "no frame was recorded"),
 }  # fmt: skip
 
 
@@ -260,6 +273,43 @@ def test_verdicts(case: str) -> None:
     judged, reasons = judge(document(**fields), summary_of(**found), missing)
     assert judged is verdict
     assert any(reason in text for text in reasons) if reason else reasons == []
+
+
+# --- a run whose run.json was lost ---
+
+
+def test_what_was_expected_is_told_from_the_frozen_files(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert rebuilt_document(folder, "x")["expected"]["quabos"] == (), "no configs: not known"
+    write_site(folder, daq={**DAQ, "head_node_data_dir": str(tmp_path)})
+    found = rebuilt_document(folder, "run.json was missing")
+    assert found["run"] == "run" and found[LOST] == "run.json was missing"
+    boards = [f"192.168.0.{last}" for last in (4, 5, 6, 7)]
+    boards += [f"192.168.3.{last}" for last in (248, 249, 250, 251)]
+    assert list(found["expected"]["quabos"]) == boards
+    assert found["expected"]["nodes"] == {"192.168.1.101": (1,), "192.168.1.102": (254,)}
+    domes = [{"modules": [
+        {"ip_addr": ip, "quabos": [{"uid": uid if ip == "192.168.0.4" else ""} for uid in "abcd"]}
+        for ip in ("192.168.0.4", "192.168.3.248")
+    ]}]  # fmt: skip
+    (folder / "quabo_uids.json").write_text(json.dumps({"domes": domes}))
+    found = rebuilt_document(folder, "x")["expected"]
+    assert list(found["quabos"]) == boards[:4] and list(found["absent"]) == boards[4:]
+    assert found["nodes"] == {"192.168.1.101": (1,)}
+
+
+def test_a_disk_that_is_not_there_is_seen_without_the_record_too(tmp_path: Path) -> None:
+    """What a pipeline said tells that it recorded; then each of its modules has a file."""
+    folder = write_site(tmp_path / "run")
+    record = RunRecord(folder, rebuilt_document(folder, "x"))
+    nodes = [NodeResult(f"192.168.1.{last}") for last in (101, 102)]
+    done = Finished(folder, nodes=nodes)
+    assert run_finish._unseen(record, done) == [], "a run of housekeeping alone"
+    for node in nodes:
+        (folder / f"hp_stdout_{node.node}").touch()
+    write_file(folder, 1, [])
+    (problem,) = run_finish._unseen(record, done)
+    assert "192.168.1.102: no data file of module 254" in problem
 
 
 # --- room on the disks ---

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for_futures
 from contextlib import contextmanager
@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from daq.daq_facts import stdout_name
 from panoseti.configs.load_configs import Site
 from panoseti.configs.site import DaqNode
 from panoseti.console import Console
@@ -23,7 +24,7 @@ from panoseti.runs.collect import Collection, Cut, NodeResult, cut_torn_files
 from panoseti.runs.collect_progress import Progress, remove_progress, write_progress
 from panoseti.runs.names import parse_data_file
 from panoseti.runs.run_part import RECORD
-from panoseti.runs.run_record import RunRecord, Verdict
+from panoseti.runs.run_record import LOST, RunRecord, Verdict
 from panoseti.runs.run_state import Marker
 from panoseti.runs.run_summary import RunSummary, first_file, summarize
 from panoseti.runs.run_verdict import judge
@@ -160,7 +161,7 @@ def _unseen(record: RunRecord, done: Finished) -> list[str]:
         " mounted?"
         for node, modules in document["expected"]["nodes"].items()
         for module in modules
-        if node in asked and module not in here and _recorded(document, node)
+        if node in asked and module not in here and _recorded(document, node, names)
     ]
     last: dict[str, Any] = (document["collection"] or [{}])[-1]
     problems += [
@@ -172,8 +173,13 @@ def _unseen(record: RunRecord, done: Finished) -> list[str]:
     return problems
 
 
-def _recorded(document: dict[str, Any], node: str) -> bool:
-    """Whether recording began on a node: then there is a file for each of its modules."""
+def _recorded(document: dict[str, Any], node: str, names: Container[str]) -> bool:
+    """Whether recording began on a node: then there is a file for each of its modules.
+
+    names: of the files that are here; where the record was lost, a pipeline's words tell it.
+    """
+    if LOST in document:
+        return stdout_name(node) in names
     return any(
         (step["phase"], step["what"], step["subject"], step["ok"]) == ("start", RECORD, node, True)
         for step in document["steps"]

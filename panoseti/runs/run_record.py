@@ -23,6 +23,8 @@ from panoseti.state_files import StateError, read_json, write_json
 
 RUN_JSON = "run.json"
 VERSION = 1
+LOST = "record_lost"
+"""In a record that had to be made anew: what became of the run's own."""
 
 
 class Verdict(StrEnum):
@@ -176,14 +178,6 @@ def read_record(
     if document.get("run") != directory.name:
         raise StateError(f"{path}: is of another run, {document.get('run')!r}; it is not used")
     return RunRecord(directory, document, tolerant, flight)
-
-
-def rebuilt_document(run: str, why: str) -> dict[str, Any]:
-    """A record for a run whose own is lost."""
-    expected = Expected((), {})
-    document = new_document(Holder(run), (), {}, expected)
-    document["note"] = why
-    return document
 
 
 def unfinished(document: dict[str, Any]) -> list[dict[str, Any]]:

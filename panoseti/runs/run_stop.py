@@ -22,13 +22,13 @@ from panoseti.nodes import daq_nodes
 from panoseti.nodes.daq_nodes import NodeShells
 from panoseti.runs import run_state
 from panoseti.runs.end_recording import Ending, Line
+from panoseti.runs.lost_record import rebuilt_document
 from panoseti.runs.run_finish import Finished, finish
 from panoseti.runs.run_record import (
     RUN_JSON,
     RunRecord,
     collection_broken_off,
     read_record,
-    rebuilt_document,
 )
 from panoseti.runs.run_state import AtWork, ControlLock, Holder, Marker, StateError
 from panoseti.runs.stop_in_background import collect_in_background
@@ -254,7 +254,7 @@ class _Stop:
             why = str(error)
             kept = run_state.set_aside(folder / RUN_JSON, self._data_dir)
             self._note(f"{error}; moved to {kept}")
-        record = RunRecord(folder, rebuilt_document(run, why), True, self._flight)
+        record = RunRecord(folder, rebuilt_document(folder, why), True, self._flight)
         record.set()
         return record
 

@@ -13,7 +13,7 @@ from panoseti.boards.addresses import boardloc
 from panoseti.runs.disk_room import duration_text
 from panoseti.runs.run_account import QuaboSums
 from panoseti.runs.run_part import left_out
-from panoseti.runs.run_record import Verdict
+from panoseti.runs.run_record import LOST, Verdict
 from panoseti.runs.run_summary import RunSummary
 from panoseti.runs.watch_log import Span
 from panoseti.words import joined
@@ -35,7 +35,9 @@ def judge(
     """
     expected: list[str] = document["expected"]["quabos"]
     recorded = sum(row.recorded for row in summary.rows)
-    if expected and not recorded:
+    if LOST in document:
+        missing = [*missing, _lost(document)]
+    if (expected or LOST in document) and not recorded:
         return Verdict.FAILED, [*missing, "no frame was recorded"]
     begun = any(step.get("phase") == "start" for step in document["steps"])
     if begun and document.get("recording_unix") is None:
@@ -65,6 +67,12 @@ def judge(
     if partial:
         return Verdict.PARTIAL, [*partial, *lossy]
     return (Verdict.LOSSY, lossy) if lossy else (Verdict.GOOD, [])
+
+
+def _lost(document: Mapping[str, Any]) -> str:
+    """That nobody knows whether all is there that belongs to the run."""
+    text = f"the record was lost ({document[LOST]})"
+    return text if document["expected"]["quabos"] else f"{text}, and with it what was expected"
 
 
 def _seconds(document: Mapping[str, Any]) -> float:
