@@ -280,6 +280,24 @@ def frames_at(product: str, *times_ns: Sequence[int | None]) -> bytes:
     )
 
 
+@pytest.mark.parametrize("product", ["img16", "ph256"])
+def test_the_quick_look_takes_nothing_for_right_that_is_not(product: str) -> None:
+    """Whatever byte of a header is wrong: it says the same as the slow one, or sends it there."""
+    alone = (5, None, None, None) if product == "ph256" else (0, 4, None, 12)
+    good = frames_at(product, alone)
+    assert pff._quick_times(pff.PRODUCTS[product], good, 0) is not None
+    quick = 0
+    for at in range(pff.PRODUCTS[product].header_bytes + len(pff.SEPARATOR)):
+        for byte in b" 0179-+_x,}":
+            data = good[:at] + bytes([byte]) + good[at + 1 :]
+            times = pff._quick_times(pff.PRODUCTS[product], data, 0)
+            if times is not None:
+                boards = pff.parse_frame(product, data).boards
+                assert times == [board.unix_ns() for board in boards if board is not None]
+                quick += 1
+    assert quick > 50, "digits may change"
+
+
 def test_partial_frames_are_counted_and_allowed() -> None:
     check = pff.check_file("img16", frames_at("img16", (0, 4, 8, 12), (None, 504, None, 500)))
     assert (check.partial_frames, check.ok) == (1, True)

@@ -13,6 +13,7 @@ from panoseti.errors import RefusedError
 from panoseti.runs import pff, run_finish, run_summary
 from panoseti.runs.collect import NodeResult
 from panoseti.runs.disk_room import Volume, duration_text, refuse_or_warn, size_text
+from panoseti.runs.file_checks import check_files
 from panoseti.runs.lost_record import rebuilt_document
 from panoseti.runs.names import data_file_name
 from panoseti.runs.pff import BoardHeader, Frame
@@ -98,10 +99,12 @@ def run_dir(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("check_all", [True, False])
 def test_frames_are_counted_and_the_missing_one_is_seen(run_dir: Path, check_all: bool) -> None:
-    summary = summarize(run_dir, 10**9 if check_all else 0)
+    summary = summarize(run_dir, HOUR_S if check_all else 0.0)
     assert summary.checked_all is check_all and summary.problems == ()
     image, ph = summary.rows
     size = 9 * pff.PRODUCTS["img16"].frame_bytes
+    words = "all 11 frames" if check_all else "6 of 11 frames"
+    assert summary.checked.startswith(words) and summary.document()["checked"] == summary.checked
     looked_at = 9 if check_all else 4  # the first and the last of each file
     assert image == ProductRow(1, "img16", 10, 9, 1, 1, size, 2, looked_at)
     assert (ph.module, ph.product, ph.expected, ph.recorded, ph.lost) == (254, "ph256", None, 2, 0)
@@ -113,6 +116,24 @@ def test_frames_are_counted_and_the_missing_one_is_seen(run_dir: Path, check_all
     first = run_summary.first_file(run_dir, pff.IMAGE_PRODUCTS)
     assert first is not None and first.endswith("module_1.seqno_0.pff")
     assert run_summary.first_file(run_dir, ("ph1024",)) is None
+
+
+def test_every_frame_of_a_large_run_is_looked_at(tmp_path: Path) -> None:
+    """One digit of one frame among many is wrong."""
+    size = pff.PRODUCTS["ph256"].frame_bytes
+    content = bytearray(b"".join(frame(n, "ph256", (0,)) for n in range(12_000)))
+    content[7_777 * size + 30] = ord("x")
+    path = write_file(tmp_path, 1, [bytes(content)], "ph256")
+    (check,) = check_files(tmp_path, None, None, HOUR_S)
+    assert check.checked_all and check.looked_at == 12_000
+    (problem,) = check.problems
+    assert problem.startswith(f"{path.name}: 1 of 12000 frames damaged: frame 7777 at byte ")
+    (check,) = check_files(tmp_path, None, None, 0.0)
+    assert 0 < check.looked_at < 100 and check.problems == []
+    assert (check.first_unix_ns, check.last_unix_ns) == (
+        START_S * 10**9,
+        (START_S + 12) * 10**9 - 10**6,
+    )
 
 
 def test_what_is_wrong_is_told(run_dir: Path) -> None:
@@ -157,7 +178,7 @@ def test_frames_outside_the_run_and_out_of_order(run_dir: Path) -> None:
     }  # fmt: skip
     (run_dir / "run.json").write_text(json.dumps(run))
     problems = "\n".join(summarize(run_dir).problems)
-    assert "frame 0 is earlier than what comes before it" in problems
+    assert "begins earlier than the file before it ends" in problems
     assert "module 1: img16 frames of 60 s before the run began" in problems
 
 

@@ -29,6 +29,7 @@ from panoseti.nodes import daq_nodes
 from panoseti.nodes.remote import Shell
 from panoseti.runs import activities, data_arrival, run_start, run_state, run_stop
 from panoseti.runs.collect_progress import Progress, read_progress, write_progress
+from panoseti.runs.run_record import read_record
 from panoseti.runs.start_checks import StartOptions
 from simulator.site_writer import head_address
 from tests.helpers import REPO, wait_for
@@ -118,6 +119,10 @@ def test_no_collect_then_no_cleanup_then_all(obs: Obs) -> None:
     started = obs.start_here()
     report = obs.stop_here(collect=False)
     assert report.ok and obs.is_idle() and frames_of(started.run_dir) == {}
+    verdict = read_record(started.run_dir).document["verdict"]
+    assert verdict["word"] in ("good", "lossy") and "were left on the nodes" in verdict["checked"]
+    assert report.finished is not None and report.finished.summary is not None
+    left = {(row.module, row.product): row.recorded for row in report.finished.summary.rows}
     assert (started.run_dir / "recording_ended").exists()
     assert not (started.run_dir / "collect_complete").exists()
     told = obs.type("status.py", "--json").json
@@ -127,6 +132,9 @@ def test_no_collect_then_no_cleanup_then_all(obs: Obs) -> None:
     assert report.ok and (started.run_dir / "collect_complete").exists()
     assert not (started.run_dir / "run_complete").exists() and obs.left_on_node()
     frames = frames_of(started.run_dir)
+    assert {key: count for key, count in frames.items() if count} == left, "by the accounts"
+    verdict = read_record(started.run_dir).document["verdict"]
+    assert verdict["checked"] == f"all {sum(frames.values())} frames checked"
     report = obs.stop_here(run=started.holder.run)
     assert report.ok and obs.left_on_node() == [] and frames_of(started.run_dir) == frames
     assert (started.run_dir / "run_complete").exists()

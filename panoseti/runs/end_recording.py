@@ -21,7 +21,7 @@ from panoseti.flight import FlightRecorder, owner
 from panoseti.local_host import is_local
 from panoseti.nodes import daq_nodes
 from panoseti.nodes.daq_nodes import NodeShells
-from panoseti.nodes.node_types import Stopped
+from panoseti.nodes.node_types import Pipeline, Stopped
 from panoseti.nodes.remote import Shell
 from panoseti.runs import activities
 from panoseti.runs.run_owner import head_token, others_run
@@ -52,7 +52,8 @@ class Ending:
     """The end of a recording.
 
     record: of the run, None where no run is in progress; force: stop what belongs to another head
-    node, too; ask: whether that is really meant; lines, notes, ended_runs: what came of it.
+    node, too; ask: whether that is really meant; lines, notes, ended_runs: what came of it;
+    accounts: the last words of the pipeline of each node that recorded the run.
     """
 
     site: Site
@@ -63,6 +64,7 @@ class Ending:
     lines: list[Line] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     ended_runs: set[str] = field(default_factory=set)
+    accounts: dict[str, Pipeline] = field(default_factory=dict)
     _token: str = ""
     _others_runs: dict[DaqNode, str] = field(default_factory=dict)
     _unasked: dict[DaqNode, str] = field(default_factory=dict)
@@ -255,6 +257,7 @@ class Ending:
                 if stopped is not None:
                     self.notes += [f"{shell.node.ip_addr}: {note}" for note in stopped.notes]
                     self.ended_runs |= {e.process.run for e in stopped.ended if e.process.run}
+                    self._keep_account(shell.node, stopped)
                 return words[0]
 
             self._recorded(STOP_RECORDING, body, shell.node.ip_addr)
@@ -271,6 +274,11 @@ class Ending:
             self.lines.append(Line(f"DAQ node {node.ip_addr}", STOP_RECORDING, now, ok))
             all_over = all_over and ok
         return all_over
+
+    def _keep_account(self, node: DaqNode, stopped: Stopped) -> None:
+        run = None if self.record is None else self.record.path.parent.name
+        if stopped.final is not None and stopped.final.run == run:
+            self.accounts[node.ip_addr] = stopped.final
 
     def _end_pipeline(self, shell: Shell) -> Stopped:
         """Runs of this head node, and strays whosever they are; not a run of another head node.

@@ -10,9 +10,11 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from panoseti.nodes.node_types import Pipeline
 
 _STATUS = re.compile(r"hp_status_(?P<node>.+?)(?:\.part_(?P<part>[0-9]+))?\.json")
 PH_MODE = 1
@@ -81,6 +83,17 @@ def read_account(directory: Path) -> Account:
                 f" {status['state']}); the account is behind the files"
             )
         account.problems += [f"{path.name}: {text}" for text in errors]
+    return account
+
+
+def account_of(pipelines: Mapping[str, Pipeline]) -> Account:
+    """From the last words of the pipeline of each node, as it was stopped."""
+    account = Account()
+    for node, pipeline in pipelines.items():
+        _add(account, node, asdict(pipeline))
+        account.problems += [f"{node}: {text}" for text in pipeline.errors]
+        if pipeline.state != "ended":
+            account.problems.append(f"{node}: the pipeline did not end by itself")
     return account
 
 

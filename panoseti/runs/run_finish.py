@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for_futures
 from contextlib import contextmanager
@@ -18,6 +18,7 @@ from panoseti.console import Console
 from panoseti.errors import ObsError
 from panoseti.flight import FlightRecorder, owner
 from panoseti.nodes.daq_nodes import NodeShells
+from panoseti.nodes.node_types import Pipeline
 from panoseti.runs import collect as collection_of_runs
 from panoseti.runs import pff, run_state
 from panoseti.runs.collect import Collection, Cut, NodeResult, cut_torn_files
@@ -65,17 +66,19 @@ def finish(
     trouble: Sequence[str],
     console: Console,
     flight: FlightRecorder,
+    accounts: Mapping[str, Pipeline] | None = None,
 ) -> Finished:
     """Collect a run that has ended, as far as asked for; what fails is in the result.
 
-    trouble: what failed as the run was stopped (for the verdict).  May be repeated.
+    trouble: what failed as the run was stopped (for the verdict); accounts: the last words of the
+    pipeline of each node.  May be repeated.
     """
     run_dir = record.path.parent
     done = Finished(run_dir)
     with _only_collector(run_dir, console):
         if collect:
             _collect(site, record, nodes, cleanup, done, console, flight)
-        _judge(record, done, trouble)
+        _judge(record, done, trouble, accounts or {})
         if collect:
             _links(site, done)
             ended = run_state.read_marker(run_dir, Marker.RECORDING_ENDED) is not None
@@ -217,21 +220,28 @@ def _shown(wanted: Collection, shells: NodeShells, console: Console) -> list[Nod
         return future.result()
 
 
-def _judge(record: RunRecord, done: Finished, trouble: Sequence[str]) -> None:
-    """The verdict, from what is here."""
+def _judge(
+    record: RunRecord, done: Finished, trouble: Sequence[str], accounts: Mapping[str, Pipeline]
+) -> None:
+    """The verdict, from what is here; of files that were left on the nodes by the accounts."""
+    collected = run_state.read_marker(done.run_dir, Marker.COLLECT_COMPLETE) is not None
+    left = None if done.collected or collected else accounts
+    if left == {} and record.document["verdict"] is not None:
+        return  # stopped before, and judged then
     try:
-        done.summary = summarize(done.run_dir)
+        done.summary = summarize(done.run_dir, left=left)
     except OSError as error:
         done.problems.append(f"{error.filename}: {error.strerror}")
-        return
-    if not done.collected and run_state.read_marker(done.run_dir, Marker.COLLECT_COMPLETE) is None:
-        record.set(summary=None, verdict=None)
         return
     missing = [*trouble, *done.problems]
     done.verdict, done.reasons = judge(record.document, done.summary, missing)
     record.set(
         summary=done.summary.document(),
-        verdict={"word": str(done.verdict), "reasons": done.reasons},
+        verdict={
+            "word": str(done.verdict),
+            "reasons": done.reasons,
+            "checked": done.summary.checked,
+        },
     )
 
 

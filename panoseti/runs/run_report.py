@@ -137,11 +137,9 @@ def show_finished(done: Finished, console: Console) -> None:
         console.table(run_summary.COLUMNS, done.summary.table())
     console.out()
     console.out(f"run directory: {done.run_dir}")
-    if done.verdict is not None and done.summary is not None and not done.summary.checked_all:
-        console.out(f"a sample was checked: {done.summary.looked_at}")
-    if done.verdict is not None:
+    if done.verdict is not None and done.summary is not None:
         reasons = f": {'; '.join(done.reasons[:NOTES_SHOWN])}" if done.reasons else ""
-        console.out(f"verdict: {done.verdict}{reasons}")
+        console.out(f"verdict: {done.verdict}{reasons} ({done.summary.checked})")
     run = done.run_dir.name
     if not done.collected:
         console.out(f"not collected; the data are on the nodes: stop.py --run {run}")

@@ -327,6 +327,7 @@ class _Stop:
             trouble=failed,
             console=self._console,
             flight=self._flight,
+            accounts=ending.accounts,
         )
         if record.problem:
             self._note(record.problem)

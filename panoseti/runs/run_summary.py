@@ -17,9 +17,10 @@ from panoseti.boards.addresses import redis_key
 from panoseti.configs.load_configs import Site, load_site
 from panoseti.errors import ConfigError
 from panoseti.housekeeping.hk_coverage import Coverage, coverage
+from panoseti.nodes.node_types import Pipeline
 from panoseti.runs import file_checks, pff
 from panoseti.runs.file_checks import ProductCheck, data_files
-from panoseti.runs.run_account import Account, QuaboSums, read_account
+from panoseti.runs.run_account import Account, QuaboSums, account_of, read_account
 from panoseti.runs.run_gaps import outages, silences
 from panoseti.runs.run_record import read_record
 from panoseti.runs.run_state import StateError
@@ -58,7 +59,7 @@ class RunSummary:
     restarts: by node, where there were any.
 
     problems: in words, none = all well; checked_all: whether every frame was looked at, and all of
-    the housekeeping.
+    the housekeeping; files_left: no file was looked at, they were left on the nodes.
     """
 
     run: str
@@ -75,12 +76,18 @@ class RunSummary:
     outages: Mapping[str, Sequence[Span]] = field(default_factory=dict)
     drops: Mapping[str, int] = field(default_factory=dict)
     restarts: Mapping[str, int] = field(default_factory=dict)
+    files_left: bool = False
 
     @property
-    def looked_at(self) -> str:
-        """How many frames were looked at, in words."""
+    def checked(self) -> str:
+        """What the verdict rests upon, in words."""
+        if self.files_left:
+            return "by the pipelines' accounts; the files were left on the nodes"
         looked_at = sum(row.looked_at for row in self.rows)
-        return f"{looked_at} of {sum(row.recorded for row in self.rows)} frames"
+        frames = sum(row.recorded for row in self.rows)
+        if looked_at == frames:
+            return f"all {frames} frames checked"
+        return f"{looked_at} of {frames} frames checked, the first and last of each file among them"
 
     def table(self) -> list[list[object]]:
         """Rows under COLUMNS; the HK records stand in the first row of a module."""
@@ -117,6 +124,7 @@ class RunSummary:
             "unwritten": self.unwritten,
             "problems": list(self.problems),
             "checked_all": self.checked_all,
+            "checked": self.checked,
         }
 
 
@@ -126,13 +134,15 @@ def _spans_document(found: Mapping[str, Sequence[Span]]) -> dict[str, Any]:
 
 def summarize(
     directory: Path,
-    frames_checked: int = file_checks.FRAMES_CHECKED,
+    budget_s: float = file_checks.BUDGET_S,
     ended_unix: float | None = None,
+    left: Mapping[str, Pipeline] | None = None,
 ) -> RunSummary:
     """Look through a collected run.
 
-    frames_checked: with many more frames than this, not every one is looked at; ended_unix: when
-    it ended, where run.json does not say so yet.
+    budget_s: how long the frames may be looked at, about; ended_unix: when it ended, where run.json
+    does not say so yet; left: where the files were left on the nodes, the last words of the
+    pipeline of each node.
     """
     problems: list[str] = []
     try:
@@ -143,14 +153,14 @@ def summarize(
     document = _document(directory)
     begin, end = _time(document, "started_unix"), _time(document, "ended_unix")
     end = ended_unix if end is None else end
-    account = read_account(directory)
+    account = read_account(directory) if left is None else account_of(left)
     problems += account.problems
-    checks = file_checks.check_files(directory, begin, end, frames_checked)
-    rows = tuple(_row(check, account, site, problems) for check in checks)
-    there = {(check.module, check.product) for check in checks}
-    for (module, product), frames in sorted(account.frames.items()):
-        if frames and (module, product) not in there:
-            problems.append(f"module {module}: no {product} file for {frames} recorded frames")
+    if left is None:
+        checks = file_checks.check_files(directory, begin, end, budget_s)
+        rows = tuple(_row(check, account, site, problems) for check in checks)
+        problems += _without_file(account, checks)
+    else:
+        checks, rows = [], _rows_of(left)
     hk, hk_whole = _housekeeping(directory, site, begin, end)
     entries = read_entries(directory)
     last = end if end is not None else max((entry.unix for entry in entries), default=0.0)
@@ -165,12 +175,41 @@ def summarize(
         kernel_drops=account.totals["kernel_drops"],
         unwritten=account.totals["unwritten"],
         problems=tuple(problems),
-        checked_all=hk_whole and all(check.checked_all for check in checks),
+        checked_all=hk_whole and left is None and all(check.checked_all for check in checks),
         hk=hk,
         silent=silences(entries, account, site, expected, last),
         outages=outages(entries, account, last),
         drops={node: count for node, count in account.drops.items() if count},
         restarts={node: count for node, count in account.restarts.items() if count},
+        files_left=left is not None,
+    )
+
+
+def _without_file(account: Account, checks: Sequence[ProductCheck]) -> list[str]:
+    there = {(check.module, check.product) for check in checks}
+    return [
+        f"module {module}: no {product} file for {frames} recorded frames"
+        for (module, product), frames in sorted(account.frames.items())
+        if frames and (module, product) not in there
+    ]
+
+
+def _rows_of(left: Mapping[str, Pipeline]) -> tuple[ProductRow, ...]:
+    """What pipelines say they have written; packets that were lost are told by board."""
+    return tuple(
+        ProductRow(
+            module=one.module,
+            product=one.product,
+            expected=None,
+            recorded=one.frames,
+            lost=0,
+            partial=one.partial,
+            size_bytes=one.bytes,
+            files=one.files,
+        )
+        for pipeline in left.values()
+        for one in pipeline.products
+        if one.frames
     )
 
 
