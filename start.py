@@ -13,10 +13,12 @@ if __name__ == "__main__":
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from panoseti import console
 from panoseti.configs.load_configs import Site, load_site
+from panoseti.configs.site_at_any_price import find_site
 from panoseti.errors import EXIT_FAILED, EXIT_OK
 from panoseti.flight import FlightRecorder
 from panoseti.runs import run_report, run_start
@@ -65,6 +67,8 @@ def main(argv: Sequence[str]) -> int:
     """Start, and with --nsecs stop; the exit code."""
     args = parse_args(argv)
     out = console.Console(args.json, args.verbose)
+    if args.watch:
+        return watch(out, argv)
     site = load_site(Path.cwd())
     for warning in site.warnings:
         out.warn(warning)
@@ -76,8 +80,6 @@ def main(argv: Sequence[str]) -> int:
     if args.dry_run:
         return dry_run(site, options, out)
     flight.command(argv)
-    if args.watch:
-        return watch(site, out, flight)
     started, report = start_and_record(
         site, options, out, flight, lambda begun: run_report.show_started(begun, out)
     )
@@ -104,8 +106,14 @@ def dry_run(site: Site, options: StartOptions, out: console.Console) -> int:
     return EXIT_OK
 
 
-def watch(site: Site, out: console.Console, flight: FlightRecorder) -> int:
-    """Somebody must watch the run in progress."""
+def watch(out: console.Console, argv: Sequence[str]) -> int:
+    """Somebody must watch the run in progress, also while configs are edited for the next one."""
+    found = find_site(Path.cwd())
+    for note in found.notes:
+        out.warn(note)
+    site = replace(found.site, command_dir=Path.cwd())
+    flight = FlightRecorder(site.head_data_dir, run_start.PROGRAM)
+    flight.command(argv)
     holder, begun = watch_again(site, flight)
     out.out(f"{holder} is watched" + (" again" if begun else ", as before"))
     if out.json_output:

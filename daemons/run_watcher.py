@@ -16,7 +16,9 @@ from panoseti.configs.load_configs import load_site
 from panoseti.errors import ObsError
 from panoseti.flight import FlightRecorder
 from panoseti.high_voltage.alarms import Alarms
+from panoseti.runs.run_state import run_dir
 from panoseti.runs.run_watcher import INTERVAL_S, NAME, RunWatcher, holder_of
+from panoseti.runs.site_of_run import site_of_run
 
 EXAMPLES = """  daemons/run_watcher.py --run obs_Lick.start_...Z.runtype_sci-data.pffd
 
@@ -33,12 +35,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Watch until the run is over or told to end."""
     args = parse_args(argv)
-    site = load_site(args.config_dir)
-    data_dir = (args.data_dir or site.head_data_dir).resolve()
+    data_dir = args.data_dir or load_site(args.config_dir, data_config=False).head_data_dir
+    data_dir = data_dir.resolve()
     try:
         holder = holder_of(data_dir, check_run_name(args.run))
     except ValueError as error:
         raise ObsError(f"--run: {error}") from error
+    site = site_of_run(run_dir(data_dir, holder.run), args.config_dir)
     with (
         daemon.Daemon(NAME, data_dir, args.interval_s, args.verbose) as running,
         Alarms(data_dir, NAME, site.obs.alarm_hook) as alarms,

@@ -16,15 +16,22 @@ from typing import Any
 
 import pytest
 
+from panoseti.configs.load_configs import frozen_copies, load_site
+from panoseti.configs.site import DataConfig
+from panoseti.errors import ConfigError
 from panoseti.high_voltage.alarms import Alarm, AlarmState, read_alarms
 from panoseti.runs import activities, pff, run_state
 from panoseti.runs.names import parse_data_file
 from panoseti.runs.run_snapshot import read_snapshot
 from panoseti.runs.run_state import read_holder
+from panoseti.runs.run_watcher import HANGS_S
+from panoseti.runs.site_of_run import site_of_run
 from panoseti.runs.watch_log import acts, read_entries
 from simulator.private_observatory import DATA, PrivateObservatory, private_observatory
 from tests.helpers import REPO, wait_for
 from tests.node_dir import is_alive
+from tests.site_files import DATA as SITE_DATA
+from tests.site_files import OBS, write_site
 
 ALARM_WITHIN_S = 10.0
 PATIENCE_S = 60.0
@@ -51,19 +58,31 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateObservato
 @pytest.fixture
 def obs(built: PrivateObservatory) -> Iterator[PrivateObservatory]:
     """The same, idle before and after each test."""
-    path = built.command_dir / "obs_config.json"
-    text = path.read_text()
+    texts = {path: path.read_text() for path in built.command_dir.glob("*.json")}
     yield built
-    path.write_text(text)
+    for path, text in texts.items():
+        path.write_text(text)
     with built.client() as client:
         client.fault("all", "none")
+        client.science("all", loss=0.0)
     typed(built, "stop.py")
     assert not activities.watchers(built.data_dir), "stop.py ends the watcher"
 
 
+def change(obs: PrivateObservatory, config: str, **fields: Any) -> None:
+    path = obs.command_dir / f"{config}_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
 def policy(obs: PrivateObservatory, **fields: Any) -> None:
-    path = obs.command_dir / "obs_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "run_policy": fields}))
+    change(obs, "obs", run_policy=fields)
+
+
+def ended_because(obs: PrivateObservatory, run_dir: Path, within_s: float = PATIENCE_S) -> str:
+    """Why the watcher ended the run; it must be ended within this time."""
+    wait_for(lambda: read_holder(obs.data_dir) is None, "the run to be ended", within_s)
+    (ended,) = acts(read_entries(run_dir), "run_ended")
+    return ended.text
 
 
 def start(obs: PrivateObservatory) -> Path:
@@ -115,6 +134,11 @@ def tear(folder: Path) -> Path:
 
 
 def test_a_killed_pipeline_goes_on_in_the_next_files(obs: PrivateObservatory) -> None:
+    heard = obs.folder / "heard.jsonl"
+    hook = obs.folder / "hook.sh"
+    hook.write_text(f"#!/bin/sh\ncat >> '{heard}'; echo >> '{heard}'\n")
+    hook.chmod(0o755)
+    change(obs, "obs", alarm_hook=[str(hook)])
     run_dir = start(obs)
     (pipeline,) = activities.pipelines()
     folder = obs.data_dir / "module_254" / run_dir.name
@@ -130,6 +154,7 @@ def test_a_killed_pipeline_goes_on_in_the_next_files(obs: PrivateObservatory) ->
     }
     found = alarm(obs, "pipeline_ended", killed_unix)
     assert "has died" in found.text
+    wait_for(lambda: heard.exists() and found.text in heard.read_text(), "the alarm hook")
     wait_for(lambda: acts(read_entries(run_dir), "restarted"), "the restart", PATIENCE_S)
     (second,) = activities.pipelines()
     assert second.pid != pipeline.pid
@@ -181,10 +206,15 @@ def test_a_dead_watcher_is_shown_and_started_again(obs: PrivateObservatory) -> N
     watcher.process.wait(10)
     told = typed(obs, "status.py").stderr
     assert "nobody watches the run (run_watcher does not run): start.py --watch" in told
-    again = typed(obs, "start.py", "--watch")
+    written = {path: path.read_text() for path in obs.command_dir.glob("*_config.json")}
+    for path in written:  # they are being edited for the next run
+        path.write_text("{")
+    again = typed(obs, "start.py", "--watch", "--verbose")
     assert again.returncode == 0 and "is watched again" in again.stdout, again.stderr
     (second,) = activities.watchers(obs.data_dir)
     assert second.pid != watcher.pid
+    for path, text in written.items():
+        path.write_text(text)
     assert "nobody watches" not in typed(obs, "status.py").stderr
     assert stopped(obs)["complete"]
 
@@ -267,3 +297,108 @@ def test_a_timed_run_whose_start_is_gone_is_ended(obs: PrivateObservatory) -> No
     assert end_unix <= ended.unix < end_unix + ALARM_WITHIN_S and "is gone" in ended.text
     print(f"planned end: ended after {ended.unix - end_unix:.1f} s")
     wait_for((run_dir / run_state.Marker.RUN_COMPLETE).exists, "the collection", PATIENCE_S)
+
+
+@pytest.mark.long
+def test_a_pipeline_that_hangs_is_ended_and_restarted_as_the_run_was_begun(
+    obs: PrivateObservatory,
+) -> None:
+    """Into the next files, with the options of this run though the configs were edited since."""
+    run_dir = start(obs)
+    (pipeline,) = activities.pipelines()
+    (watcher,) = activities.watchers(obs.data_dir)
+    script = obs.data_dir / "run_hashpipe.sh"
+    options = script.read_text()
+    change(obs, "data", max_file_size_mb=7, run_type="another")
+    watcher.process.kill()
+    watcher.process.wait(10)
+    assert typed(obs, "start.py", "--watch").returncode == 0
+    folder = obs.data_dir / "module_254" / run_dir.name
+    wait_for(lambda: any(p.stat().st_size for p in folder.glob("*.dp_img16.*")), "frames")
+    hung_unix = time.time()
+    os.kill(pipeline.pid, signal.SIGSTOP)
+    alarm(obs, "pipeline_hangs", hung_unix)
+    wait_for(lambda: acts(read_entries(run_dir), "restarted"), "the restart", PATIENCE_S)
+    assert not is_alive(pipeline.pid), "the one that hung was ended first"
+    (second,) = activities.pipelines()
+    assert second.pid != pipeline.pid
+    assert "MAXFILESIZE=7'" not in script.read_text()
+    begun = [line for line in options.splitlines() if "MAXFILESIZE" in line or "RUN" in line]
+    assert begun and all(line in script.read_text() for line in begun)
+    finished = stopped(obs)
+    assert finished["verdict"] in ("lossy", "partial")
+    files = [file for file in map(parse_data_file, files_of(run_dir)) if file]
+    numbers = [(file.module, file.product, file.seqno) for file in files]
+    assert len(numbers) == len(set(numbers)), "no number is used twice"
+    assert max(number for _, product, number in numbers if product == "img16") >= 1
+
+
+@pytest.mark.long
+def test_a_pipeline_that_dies_again_and_again_is_given_up(obs: PrivateObservatory) -> None:
+    policy(obs, restarts_at_most=1)
+    run_dir = start(obs)
+    (pipeline,) = activities.pipelines()
+    os.kill(pipeline.pid, signal.SIGKILL)
+    wait_for(lambda: acts(read_entries(run_dir), "restarted"), "the restart", PATIENCE_S)
+    (second,) = activities.pipelines()
+    os.kill(second.pid, signal.SIGKILL)
+    assert "nothing records any more" in ended_because(obs, run_dir)
+    assert len(acts(read_entries(run_dir), "restart")) == 1
+    assert len(acts(read_entries(run_dir), "given_up")) == 1
+    wait_for((run_dir / run_state.Marker.RUN_COMPLETE).exists, "the collection", PATIENCE_S)
+
+
+@pytest.mark.long
+def test_packets_that_are_lost_are_told(obs: PrivateObservatory) -> None:
+    start(obs)
+    begin = time.time()
+    with obs.client() as client:
+        client.science(obs.site.quabos[2], loss=0.2, seed=1)
+    assert "lost" in alarm(obs, "packets_lost", begin).text
+    with obs.client() as client:
+        client.science("all", loss=0.0)
+    finished = stopped(obs)
+    assert any("lost on the way" in reason for reason in finished["reasons"])
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_a_timed_run_whose_start_hangs_is_ended(obs: PrivateObservatory) -> None:
+    child = subprocess.Popen(
+        [str(REPO / "start.py"), "--nsecs", "5"], cwd=obs.command_dir,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        run = wait_for(lambda: run_name(obs), "the run", PATIENCE_S)
+        run_dir = obs.data_dir / run
+        wait_for(lambda: read_entries(run_dir), "the watch to begin", PATIENCE_S)
+        child.send_signal(signal.SIGSTOP)
+        end_unix: float = json.loads((run_dir / "run.json").read_text())["planned_end_unix"]
+        assert "start.py does not stop it" in ended_because(obs, run_dir, HANGS_S + PATIENCE_S)
+        (ended,) = acts(read_entries(run_dir), "run_ended")
+        assert end_unix + HANGS_S <= ended.unix < end_unix + HANGS_S + ALARM_WITHIN_S
+    finally:
+        child.kill()
+        child.wait()
+    wait_for((run_dir / run_state.Marker.RUN_COMPLETE).exists, "the collection", PATIENCE_S)
+
+
+def test_within_a_run_the_configs_are_those_it_was_started_with(tmp_path: Path) -> None:
+    """Only the alarm hook, which copies may not show, is as it is written now."""
+    command_dir = write_site(tmp_path / "now", {**OBS, "alarm_hook": ["/bin/tell", "me:secret@x"]})
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    for name, text in frozen_copies(load_site(command_dir)).items():
+        (run_dir / name).write_text(text)
+    write_site(
+        command_dir, {**OBS, "alarm_hook": ["/bin/tell", "me:other@x"], "name": "B"},
+        data={**SITE_DATA, "max_file_size_mb": 7},
+    )  # fmt: skip
+    site = site_of_run(run_dir, command_dir)
+    assert (site.obs.name, site.data.max_file_size_mb) == ("Test", DataConfig.max_file_size_mb)
+    assert site.obs.alarm_hook == ("/bin/tell", "me:other@x") and site.command_dir == command_dir
+    (command_dir / "obs_config.json").write_text("{")
+    assert site_of_run(run_dir, command_dir).obs.alarm_hook == (), "half a command is none"
+    (run_dir / "obs_config.json").write_text("{")
+    with pytest.raises(ConfigError):
+        site_of_run(run_dir, command_dir)
