@@ -332,11 +332,12 @@ def test_run_policy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         "may_be_missing": {"boards": 3, "nodes": 1},
         "min_hours_left": 0.2,
         "max_loss": 0.01,
+        "ph_may_be_quiet": True,
     }
     site = load_site(write_site(tmp_path / "site", {**OBS, "run_policy": written}))
     assert site.warnings == ()
     assert site.obs.run_policy == RunPolicy(
-        OnDeadPipeline.STOP, 2, MayBeMissing(boards=3, modules=0, nodes=1), 0.2, 0.01
+        OnDeadPipeline.STOP, 2, MayBeMissing(boards=3, modules=0, nodes=1), 0.2, 0.01, True
     )
     assert site.obs.min_hours_left == 0.2
     _assert_accepted(site, tmp_path / "run", caplog)
@@ -355,6 +356,7 @@ def test_run_policy_with_mistakes(tmp_path: Path) -> None:
         "on_dead_pipeline": "hope",
         "may_be_missing": {"boards": -1, "modul": 2},
         "max_loss": "1",
+        "ph_may_be_quiet": 1,
     }
     with pytest.raises(ConfigError) as refused:
         load_site(write_site(tmp_path, {**OBS, "run_policy": written}))
@@ -363,6 +365,7 @@ def test_run_policy_with_mistakes(tmp_path: Path) -> None:
         "$.run_policy.on_dead_pipeline",
         "$.run_policy.may_be_missing.boards",
         "$.run_policy.max_loss",
+        "$.run_policy.ph_may_be_quiet",
     }
     assert "must be what is done" in faults["$.run_policy.on_dead_pipeline"].remedy
 

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -335,6 +336,38 @@ def test_a_board_that_is_absent_is_missing_unless_a_config_says_so(variant: Vari
     assert part.missing == {} and part.expected(True).absent == (gone,)
 
 
+WRONG_CLOCK = """
+#define _GNU_SOURCE
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+int clock_gettime(clockid_t which, struct timespec *now)
+{
+    int failed = syscall(SYS_clock_gettime, which, now);
+    if (!failed && which == CLOCK_REALTIME)
+        now->tv_sec += 3600;
+    return failed;
+}
+"""
+
+
+def test_a_node_whose_clock_is_wrong_is_refused(obs: Obs, variant: Variant, tmp_path: Path) -> None:
+    """A computer has one clock: what runs on the node sees another one, by the C library."""
+    source, library = tmp_path / "clock.c", tmp_path / "clock.so"
+    source.write_text(WRONG_CLOCK)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+    sshd = obs.node_sshd
+    sshd.restrictions = f'command="export LD_PRELOAD={library}; eval \\"$SSH_ORIGINAL_COMMAND\\""'
+    sshd.write_authorized_keys()
+    try:
+        text = variant.refusal(**NO_DAEMONS)
+    finally:
+        sshd.restrictions = ""
+        sshd.write_authorized_keys()
+    for word in (sshd.address, "its clock is +3", " s off the head node's", "limit 0.5 s"):
+        assert word in text
+
+
 def test_a_module_whose_disk_is_not_there_can_be_left_out(variant: Variant) -> None:
     """The others of its node record."""
     link_to_nowhere(variant)
@@ -520,6 +553,52 @@ def test_a_silent_board_is_named_and_what_was_recorded_is_kept(
     assert frames_of(obs.head_dir / run)[1, "img16"] > 0
     record = json.loads((obs.head_dir / run / "run.json").read_text())
     assert record["verdict"]["word"] == "failed" and (obs.head_dir / run / "run_complete").exists()
+
+
+@pytest.fixture
+def ph_only(obs: Obs) -> Iterator[Obs]:
+    """The observatory set up for pulse heights alone."""
+    path = obs.command_dir / "data_config.json"
+    before = path.read_text()
+    content = json.loads(before)
+    del content["image"]
+    path.write_text(json.dumps(content))
+    done = obs.type("config.py")
+    assert done.code == 0, done.err
+    yield obs
+    path.write_text(before)
+    done = obs.type("config.py")
+    assert done.code == 0, done.err
+
+
+@pytest.mark.long
+def test_pulse_heights_alone_must_come_too_unless_the_policy_lets_them_be_rare(
+    ph_only: Obs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    obs, silent = ph_only, ph_only.quabos[5]
+    obs.start_here(hv=False, redis=False)
+    assert obs.stop_here().ok
+    monkeypatch.setattr(data_arrival, "DEADLINE_S", 5.0)
+    with obs.private.client() as client:
+        client.science(silent, loss=1.0, seed=1)
+    try:
+        with pytest.raises(run_start.StartFailedError) as failed:
+            obs.start_here(hv=False, redis=False)
+        for word in ("no pulse height was recorded", silent, "ph_may_be_quiet in run_policy"):
+            assert word in str(failed.value)
+        assert obs.is_idle()
+        path = obs.command_dir / "obs_config.json"
+        policy = {"run_policy": {"ph_may_be_quiet": True}}
+        path.write_text(json.dumps({**json.loads(path.read_text()), **policy}))
+        started = obs.start_here(hv=False, redis=False)
+        report = obs.stop_here()
+    finally:
+        with obs.private.client() as client:
+            client.science(silent, loss=0.0, seed=1)
+    steps = json.loads((started.run_dir / "run.json").read_text())["steps"]
+    (waited,) = [step["text"] for step in steps if step["what"] == "wait for data of every board"]
+    assert silent in waited and report.finished is not None
+    assert report.finished.verdict == "partial" and f"no data of {silent}" in str(report)
 
 
 # --- with the healthy part ---

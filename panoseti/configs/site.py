@@ -122,7 +122,8 @@ class RunPolicy:
 
     restarts_at_most: of the pipeline of each node within one run; min_hours_left: a run is ended
     when a disk lasts less than that, None = half of recording_min_h; max_loss: fraction of packets
-    lost on the way that raises an alarm.
+    lost on the way that raises an alarm; ph_may_be_quiet: a run of pulse heights alone may begin
+    though nothing has triggered on some boards.
     """
 
     on_dead_pipeline: OnDeadPipeline = OnDeadPipeline.RESTART
@@ -130,6 +131,7 @@ class RunPolicy:
     may_be_missing: MayBeMissing = MayBeMissing()
     min_hours_left: float | None = None
     max_loss: float = 0.001
+    ph_may_be_quiet: bool = False
 
 
 @dataclass(frozen=True)

@@ -181,6 +181,7 @@ def _run_policy(raw: dict[str, Any]) -> RunPolicy:
         ),
         min_hours_left=None if left_h is None else float(left_h),
         max_loss=float(raw.get("max_loss", usual.max_loss)),
+        ph_may_be_quiet=bool(raw.get("ph_may_be_quiet", usual.ph_may_be_quiet)),
     )
 
 

@@ -67,7 +67,7 @@ class Pipeline:
 
     state: "starting", "running", "draining", "ended" or "failed"; updated_unix: when it wrote
     this; totals: received, recorded, rejected, duplicate, late, unwritten, in_flight, lost,
-    kernel_drops, bytes.
+    kernel_drops, bytes; threads: what each does ("starting", "running", "ended").
     """
 
     pid: int
@@ -81,6 +81,7 @@ class Pipeline:
     bad_sources: tuple[BadSource, ...]
     products: tuple[ProductCounts, ...]
     errors: tuple[str, ...]
+    threads: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def frames(self) -> int:
@@ -334,6 +335,7 @@ def pipeline(document: Document | None) -> Pipeline | None:
         bad_sources=tuple(_bad_source(entry) for entry in document["rejected"]),
         products=tuple(_product(entry) for entry in document["products"]),
         errors=tuple(str(error) for error in document["errors"]),
+        threads={str(name): str(does) for name, does in document.get("threads", {}).items()},
     )
 
 

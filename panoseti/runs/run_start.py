@@ -149,6 +149,7 @@ class _Start:
         self._record: RunRecord | None = None
         self._begun_on: tuple[DaqNode, ...] = ()
         self._flowing = False
+        self._confirmed: set[str] = set()
         self.holder = Holder("")
         self.data_kept = False
 
@@ -347,6 +348,7 @@ class _Start:
         self._flowing = True
         with open_link(self._site, self._flight) as link:
             outcomes = start_acquisition(self._site, link, self._part.boards)
+        self._confirmed = {ip for ip, one in outcomes.items() if one.ok and not one.unconfirmed}
         self._leave_out(_silent(outcomes), {})
 
     def _leave_out(
@@ -395,9 +397,15 @@ class _Start:
         return f"pid {pid}"
 
     def _wait_for_data(self) -> str:
-        images = self._site.data.image is not None
-        token, warn = self.holder.token, self._console.warn
-        return wait_for_data(self._shells, self._part, token, images, self._leave_out, warn)
+        return wait_for_data(
+            self._shells,
+            self._part,
+            self.holder.token,
+            self._site.data.image is not None,
+            self._confirmed if self._site.obs.run_policy.ph_may_be_quiet else set(),
+            self._leave_out,
+            self._console.warn,
+        )
 
     def _succeeded(self, record: RunRecord) -> Started:
         duration_s = self._options.duration_s
