@@ -203,6 +203,11 @@ def read_state(path: Path) -> Optional[Document]:
     return content
 
 
+def utc_text(unix_s: Optional[float] = None) -> str:
+    """Unix time, or now, as operators read it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(unix_s))
+
+
 class RunState(NamedTuple):
     """current_run_daq: the run this node records, and whose it is.
 
@@ -218,8 +223,7 @@ class RunState(NamedTuple):
 
     def whose(self) -> str:
         """Who started it, on which computer, and since when, for people."""
-        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started_unix))
-        return f"{self.started_by or self.owner} since {since}"
+        return f"{self.started_by or self.owner} since {utc_text(self.started_unix)}"
 
 
 def run_state_bytes(state: RunState) -> bytes:

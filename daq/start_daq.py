@@ -42,6 +42,7 @@ from daq_node import (
     remove_state,
     run_argument,
     run_state_bytes,
+    utc_text,
     write_state,
 )
 from daq_process import (
@@ -85,7 +86,7 @@ def main(argv: Sequence[str]) -> Document:
         )
     open_data_dir(args.data_dir)
     begin = time.monotonic()
-    about = f"a start of {order.run} by {order.started_by or order.owner}"
+    about = f"a start of {order.run} by {order.started_by or order.owner} since {utc_text()}"
     with Lock(about):
         replaced = _check_idle(order)
         attempt, launch = Attempt(), Launch(Interruption())
@@ -427,7 +428,9 @@ def _undone(order: Order, attempt: Attempt, launch: Launch, error: Exception) ->
     result = type(error) if isinstance(error, DaqError) else DaqError
     others = [] if isinstance(error, RefusedError) else find_pipelines()
     if others:  # the other one of two starts at the same moment took what we needed
-        result, text = RefusedError, f"{others[0]} came first ({text})"
+        whose = others[0].whose()
+        of = f" of {whose}" if whose else ""
+        result, text = RefusedError, f"{others[0]}{of} came first ({text})"
     return result(text, stdout_tail=said, log_tail=logged, left=left)
 
 

@@ -441,11 +441,13 @@ def test_a_start_that_hangs_until_its_run_is_over_launches_nothing(tmp_path: Pat
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as start:
         wait_for((node.path / "run_hashpipe.sh").exists, "it to have come so far")
         start.send_signal(signal.SIGSTOP)
+        busy = node.start(OTHER_RUN)
         stopped = node.stop("--over", RUN, "--owner", "token1")
         shutil.rmtree(folder)
         folder.mkdir()
         start.send_signal(signal.SIGCONT)
         document = json.loads(start.communicate(timeout=30)[0])
+    assert busy.code == 3 and f"a start of {RUN} by obs@head[1] since 20" in busy.error, busy
     assert stopped.code == 0 and "still at work here" in stopped.document["notes"][-1], stopped
     assert start.returncode == 3 and "is over on this node" in document["error"], document
     assert not hashpipe_pids()
