@@ -382,9 +382,12 @@ def _keep_older_status(order: Order) -> None:
 def _await_new_names(order: Order, launch: Launch) -> None:
     """Files are named after the second they are opened in: not the same one twice in a run."""
     folders = [daq_facts.module_run_dir(module, order.run) for module in order.modules]
-    names = [name for folder in folders for name in os.listdir(folder)]
-    while any(name.startswith(time.strftime("start_%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
-              for name in names):  # fmt: skip
+
+    def taken() -> bool:
+        stamp = time.strftime("start_%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        return any(name.startswith(stamp) for folder in folders for name in os.listdir(folder))
+
+    while taken():
         launch.pause()
 
 
