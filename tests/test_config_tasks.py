@@ -26,8 +26,10 @@ from panoseti.configs import settings
 from panoseti.configs.board_files import read_ph_baseline
 from panoseti.configs.load_configs import load_site
 from panoseti.flight import FlightRecorder
+from panoseti.high_voltage.alarms import standing_alarms
 from panoseti.runs.run_state import RUN_NAME_FILE
 from simulator.flash import Firmware, firmware_image
+from simulator.power_switch import PowerSwitchServer
 from simulator.private_observatory import DATA, PrivateObservatory
 from tests.bringup_walk import walk
 from tests.config_calls import (
@@ -252,6 +254,55 @@ def test_who_watches_a_board_that_may_have_hv_is_not_ended(
     assert not any(state(name, ready.data_dir).pid for name in session.SESSION_DAEMONS)
     assert max(max(board["hv"]["volts"]) for board in boards(ready).values()) < 1
     assert look("--ack_hv").code == 0, "the guard had time to trip the module"
+    restore(ready, look)
+
+
+def test_a_dead_guard_is_seen_within_seconds(ready: PrivateObservatory, look: Look) -> None:
+    process = session.process("temperature_guard", ready.data_dir)
+    assert process is not None
+    process.kill()
+    begin_s = time.monotonic()
+    wait_for(
+        lambda: [a for a in standing_alarms(ready.data_dir) if a.kind == "interlock"], "the alarm"
+    )
+    assert time.monotonic() - begin_s < 10
+    done = subprocess.run(
+        ready.command("status.py"),
+        cwd=ready.command_dir,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert f"temperature_guard (pid {process.pid}) has died" in done.stdout, done
+    assert re.search(r"temperature_guard .*does not run", done.stdout), done.stdout
+    restore(ready, look)
+    assert [a for a in standing_alarms(ready.data_dir) if a.kind == "interlock"] == []
+
+
+@pytest.mark.long
+def test_a_power_switch_that_is_silent_is_a_fault_and_no_more(
+    ready: PrivateObservatory, look: Look
+) -> None:
+    path = ready.command_dir / "obs_config.json"
+    text = path.read_text()
+    obs = json.loads(text)
+    with PowerSwitchServer() as switch:
+        switch.fault = "silent"
+        obs["wps"] = {"url": switch.url, "quabo_socket": 3}
+        obs["domes"][0]["modules"][0]["wps"] = "wps"
+        path.write_text(json.dumps(obs))
+        try:
+            for words in ((), ("--shutdown",)):
+                answer = config(ready, *words, "--json")
+                assert answer.code == 1, answer
+                found = {(p["where"], p["step"]) for p in answer.json["problems"]}
+                assert found == {("outlet 3 of wps", "power")}
+                if not words:
+                    check_registers(ready)
+            assert not any(state(name, ready.data_dir).pid for name in session.SESSION_DAEMONS)
+            assert max(max(board["hv"]["volts"]) for board in boards(ready).values()) < 1
+        finally:
+            path.write_text(text)
     restore(ready, look)
 
 
