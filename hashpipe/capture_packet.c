@@ -115,7 +115,7 @@ static int hold_port(struct capture *capture, uint32_t host, char *fault, size_t
 
 failed:
 	err = errno;
-	snprintf(fault, fault_size, "cannot bind UDP port %u on %s: %s%s",
+	snprintf(fault, fault_size, "cannot bind UDP port %u of %s: %s%s",
 		 capture->options->bindport, interface, strerror(err),
 		 err == EADDRINUSE	? "; see `ss -ulpn` for who has it"
 		 : err == EADDRNOTAVAIL ? "; no interface here has this address"
