@@ -5,8 +5,9 @@
 A point is whatever is recorded: the run's record (run.json) is on the disk with an act's intent or
 its result, or the flight recorder has a line, so that a new step is a new point.  The number counts
 from 1, from the first point in that phase of the record (start, undo, stop, collect; "" = from the
-beginning).  Packets to boards are not counted, there are hundreds.  Every point that is counted is
-written to the file in FAULT_POINTS; the last one is that of the signal.
+beginning).  Packets to boards are not counted, there are hundreds, unless FAULT_SENDS is set.
+Every point that is counted is written to the file in FAULT_POINTS; the last one is that of the
+signal.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Points:
 
     def noted(self, what: str, fields: dict[str, Any]) -> None:
         """The flight recorder has one more line."""
-        if what in NOT_COUNTED:
+        if what in NOT_COUNTED and not (what == "send" and "FAULT_SENDS" in os.environ):
             return
         step = fields.get("step") or fields.get("act") or ""
         self._reached(f"{what} {step}".strip(), UNDER_WAY_S if what in BEGINNINGS else 0.0)

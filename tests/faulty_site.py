@@ -23,8 +23,8 @@ from panoseti.runs.run_record import read_record
 from panoseti.runs.run_state import Marker
 from tests.frame_witness import OLD_RUN, Witness
 from tests.helpers import REPO, wait_for
-from tests.recording_truth import Recording, check_every_packet, check_pixels
-from tests.typed_site import Done, Obs, frames_of, put_right, typed_site
+from tests.recording_truth import check_all_sent_is_there
+from tests.typed_site import Done, Obs, Shape, frames_of, put_right, typed_site
 
 FAULT_POINT = REPO / "tests" / "fault_point.py"
 MODULES = (1, 254)
@@ -124,18 +124,7 @@ class FaultySite:
     def check_all_sent_is_there(self, before: dict[str, Any]) -> None:
         """Every packet that was sent is in the files of the only run; without a run, none was."""
         after = self.obs.boards()
-        runs = self.obs.runs()
-        if not runs:
-            for ip, board in after.items():
-                assert sent_by(board) == sent_by(before[ip]), f"{ip} sent, and there is no run"
-            return
-        (run,) = runs
-        recording = Recording(self.obs.head_dir / run, before, self.during, after)
-        for module in MODULES:
-            check_every_packet(recording, module)
-            boards = [self.during[ip] for ip in after if after[ip]["boardloc"] // 4 == module]
-            if all(board["streams"]["image"] for board in boards):
-                check_pixels(recording, module, "img16")
+        check_all_sent_is_there(self.obs.head_dir, before, self.during, after, MODULES)
 
     def check_over(self, done: Done) -> None:
         """Nothing runs; every run is complete on the head node, and nothing is anywhere else."""
@@ -184,11 +173,6 @@ class FaultySite:
         os.kill(self.pipeline(), number)
 
 
-def sent_by(board: dict[str, Any]) -> int:
-    """Science packets that a board has sent."""
-    return sum(stream["sent"] for stream in board["science"].values() if stream)
-
-
 def recording_undisturbed(run_dir: Path) -> bool:
     """Whether a run's start succeeded, and no stop has begun."""
     try:
@@ -200,9 +184,9 @@ def recording_undisturbed(run_dir: Path) -> bool:
 
 
 @contextmanager
-def faulty_site(folder: Path) -> Iterator[FaultySite]:
+def faulty_site(folder: Path, shape: Shape = Shape.APART) -> Iterator[FaultySite]:
     """The observatory after config.py, with files of others on its disks."""
-    with typed_site(folder) as obs:
+    with typed_site(folder, shape) as obs:
         witness = Witness(obs.head_dir, obs.node_folders)
         witness.place_bystanders()
         yield FaultySite(obs, witness, folder)

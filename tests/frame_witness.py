@@ -65,6 +65,8 @@ class Witness:
             for folder in folders:
                 for name in BYSTANDERS:
                     place = folder / name
+                    if folder == self._head_data and OLD_RUN in name:
+                        continue  # there it would be an old run of ours
                     place.parent.mkdir(parents=True, exist_ok=True)
                     place.write_text(f"node {number}: {place.name}")
                     self._bystanders[place] = place.read_bytes()

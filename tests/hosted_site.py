@@ -131,6 +131,22 @@ class HostedSite:
         assert said.code == code, f"{name} {' '.join(words)}: {said}"
         return said
 
+    def boot_head(self) -> None:
+        """After a power cut of the head node: its disk is as it was, its Redis is empty."""
+        self.head.power_on()
+        self.redis[HEAD].kill()
+        self.redis[HEAD] = self._redis_of(HEAD)
+        self.redis[HEAD].start()
+
+    def _redis_of(self, head: str) -> PrivateRedis:
+        folder = self.state_dir.parent / f"redis-{head}"
+        return PrivateRedis(folder, port=6379, prefix=self.world[head].prefix)
+
+    def kill_redis(self) -> None:
+        """On all head nodes."""
+        for redis in self.redis.values():
+            redis.kill()
+
     def bring_up(self) -> None:
         """From power-on to ready."""
         self.script("config.py")
@@ -220,12 +236,11 @@ def hosted_site(
         site = HostedSite(
             world, tuple(plans), command_dir, folder / "simulator", head_data_dir, described.quabos
         )
+        servers.callback(site.kill_redis)
         for name in heads:
             world[name].check(["mkdir", "-p", str(head_data_dir)])
-            redis = PrivateRedis(folder / f"redis-{name}", port=6379, prefix=world[name].prefix)
-            site.redis[name] = redis
-            servers.callback(redis.kill)
-            redis.start()
+            site.redis[name] = site._redis_of(name)
+            site.redis[name].start()
         sky = world[SKY]
         for ip in described.quabos:
             sky.add_address(ip)

@@ -20,6 +20,7 @@ import pytest
 
 from panoseti.runs.names import parse_data_file
 from panoseti.runs.run_account import PH_MODE
+from panoseti.runs.run_state import runs
 from simulator import sky
 from tests.pipeline import Frame, check_sums, expected_pixels, read_frames
 
@@ -165,6 +166,33 @@ def check_every_packet(recording: Recording, module: int) -> None:
             last = account[boardloc]["next_number"]
             numbers = recorded_numbers(recording.read(module, product), boardloc)
             assert numbers == [(last - sent + n) & 0xFFFF for n in range(sent)]
+
+
+def check_all_sent_is_there(
+    head_data: Path,
+    before: dict[str, Any],
+    during: dict[str, Any],
+    after: dict[str, Any],
+    modules: Iterable[int],
+) -> None:
+    """Every packet that was sent is in the files of the only run; without a run, none was."""
+    found = runs(head_data)
+    if not found:
+        for ip, board in after.items():
+            assert sent_by(board) == sent_by(before[ip]), f"{ip} sent, and there is no run"
+        return
+    (run,) = found
+    recording = Recording(head_data / run, before, during, after)
+    for module in modules:
+        check_every_packet(recording, module)
+        boards = [during[ip] for ip in after if after[ip]["boardloc"] // 4 == module]
+        if all(board["streams"]["image"] for board in boards):
+            check_pixels(recording, module, "img16")
+
+
+def sent_by(board: dict[str, Any]) -> int:
+    """Science packets that a board has sent."""
+    return sum(stream["sent"] for stream in board["science"].values() if stream)
 
 
 def recorded_numbers(frames: Iterable[Frame], boardloc: int) -> list[int]:

@@ -9,21 +9,80 @@ quick tests is drawn with a seed.
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from signal import SIGHUP, SIGINT, SIGKILL, Signals
 
 import pytest
 
 from panoseti.runs.run_record import read_record
+from tests import node_dir
 from tests.faulty_site import FaultySite, faulty_site
 from tests.typed_site import Done
 
 SEED = 20240725
-# Phase -> a script is to have no fewer points in it than this; the sample is taken among them.
-AT_LEAST = {"start": 40, "stop": 14, "collect": 14}
+
+
+@dataclass(frozen=True)
+class Way:
+    """A script that gets a signal.
+
+    phase: points are counted from the first one in it, "" = from the beginning; at_least: it has
+    no fewer of them, the sample is taken among them; in_a_run: a run records when it begins;
+    setting: what is wrong then.
+    """
+
+    words: tuple[str, ...]
+    at_least: int
+    phase: str = ""
+    in_a_run: bool = False
+    setting: Callable[[FaultySite], AbstractContextManager[None]] = lambda site: nullcontext()
+
+
+@contextmanager
+def pipeline_fails(site: FaultySite) -> Iterator[None]:
+    """The start does not succeed, and is undone."""
+    place, away = site.obs.node_dir / "hashpipe", site.obs.node_dir / "away"
+    place.rename(away)
+    try:
+        node_dir.write_fake(place, node_dir.EXITS_AT_ONCE)
+        yield
+    finally:
+        away.replace(place)
+
+
+@contextmanager
+def a_board_is_gone(site: FaultySite) -> Iterator[None]:
+    """It may be missing."""
+    path = site.obs.command_dir / "obs_config.json"
+    text = path.read_text()
+    policy = {"run_policy": {"may_be_missing": {"boards": 1}}}
+    path.write_text(json.dumps({**json.loads(text), **policy}))
+    with site.obs.private.client() as client:
+        client.fault(site.obs.quabos[5], "unreachable")
+    try:
+        yield
+    finally:
+        with site.obs.private.client() as client:
+            client.fault("all", "none")
+        path.write_text(text)
+
+
+WAYS = {
+    "start": Way(("start.py",), 40),
+    "stop": Way(("stop.py", "--json"), 14, in_a_run=True),
+    "collect": Way(("stop.py", "--json"), 14, "collect", in_a_run=True),
+    "undo": Way(("start.py",), 8, "undo", setting=pipeline_fails),
+    "timed": Way(("start.py", "--nsecs", "2"), 20, "stop"),
+    "background": Way(("stop.py", "--background"), 14, in_a_run=True),
+    "partial": Way(("start.py", "--partial"), 40, setting=a_board_is_gone),
+}
+PLAIN = Way((), 0)
+PHASES = ("start", "stop", "collect")
 MOST = 300
-BRING_UP_POINTS = 12  # that many of some hundred are enough
 
 
 @pytest.fixture(scope="module")
@@ -40,29 +99,27 @@ def site(built: FaultySite) -> Iterator[FaultySite]:
         yield built
 
 
-def at_point(site: FaultySite, number: Signals, phase: str, at: int) -> str:
-    """One fault and its recovery; the point's name, "" when there are no more in this phase."""
-    if phase == "start":
-        before = site.obs.boards()
-        done, point = site.hit(number, at, "", "start.py")
-    else:
-        before = site.begin()
-        first = "collect" if phase == "collect" else ""
-        done, point = site.hit(number, at, first, "stop.py", "--json")
-    check_end(done, number, point)
+def at_point(site: FaultySite, number: Signals, name: str, at: int) -> str:
+    """One fault and its recovery; the point's name, "" when there are no more of these."""
+    way = WAYS[name]
+    before = site.begin() if way.in_a_run else site.obs.boards()
+    with way.setting(site):
+        done, point = site.hit(number, at, way.phase, *way.words)
+    check_end(done, number, point, way)
     site.recover(before)
-    return "" if phase == "stop" and point.startswith("collect") else point
+    return "" if name == "stop" and point.startswith("collect") else point
 
 
-def check_end(done: Done, number: Signals, point: str) -> None:
+def check_end(done: Done, number: Signals, point: str, way: Way) -> None:
     """How a script ends that got a signal at this point; "" = it got none."""
     assert "Traceback" not in done.err, (point, done)
+    code = 1 if way.setting is pipeline_fails else 0
     if not point:
-        assert done.code == 0, done
+        assert done.code == code, done
     elif number is SIGKILL:
         assert done.code == -SIGKILL, (point, done)
     else:  # held off where an act must come to its end
-        assert done.code in (0, 128 + number), (point, done)
+        assert done.code in (code, 128 + number), (point, done)
 
 
 def sweep(site: FaultySite, number: Signals, phase: str) -> None:
@@ -83,25 +140,25 @@ def sweep(site: FaultySite, number: Signals, phase: str) -> None:
     else:
         pytest.fail(f"{phase} has no end")
     assert not failed, "\n\n".join(failed)
-    assert at > AT_LEAST[phase], at
+    assert at > WAYS[phase].at_least, at
 
 
-@pytest.mark.parametrize("phase", AT_LEAST)
+@pytest.mark.parametrize("phase", [*PHASES, "undo"])
 def test_killed_at_some_point(site: FaultySite, phase: str) -> None:
-    at = random.Random(f"{SEED} {phase}").randint(1, AT_LEAST[phase])
+    at = random.Random(f"{SEED} {phase}").randint(1, WAYS[phase].at_least)
     assert at_point(site, SIGKILL, phase, at), f"{phase} has fewer than {at} points"
 
 
 def test_interrupted_at_some_point(site: FaultySite) -> None:
     draw = random.Random(SEED)
-    phase, number = draw.choice(list(AT_LEAST)), draw.choice([SIGINT, SIGHUP])
-    at = draw.randint(1, AT_LEAST[phase])
+    phase, number = draw.choice(PHASES), draw.choice([SIGINT, SIGHUP])
+    at = draw.randint(1, WAYS[phase].at_least)
     assert at_point(site, number, phase, at), f"{phase} has fewer than {at} points"
 
 
 @pytest.mark.long
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("phase", AT_LEAST)
+@pytest.mark.parametrize("phase", WAYS)
 def test_killed_at_every_point(site: FaultySite, phase: str) -> None:
     sweep(site, SIGKILL, phase)
 
@@ -109,7 +166,7 @@ def test_killed_at_every_point(site: FaultySite, phase: str) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("number", [SIGINT, SIGHUP], ids=["Ctrl-C", "SIGHUP"])
-@pytest.mark.parametrize("phase", AT_LEAST)
+@pytest.mark.parametrize("phase", WAYS)
 def test_interrupted_at_every_point(site: FaultySite, phase: str, number: Signals) -> None:
     sweep(site, number, phase)
 
@@ -122,25 +179,58 @@ def test_status_interrupted_at_every_point(site: FaultySite, number: Signals) ->
     at = 0
     for at in range(1, MOST):
         done, point = site.hit(number, at, "", "status.py")
-        check_end(done, number, point)
+        check_end(done, number, point, PLAIN)
         if not point:
             break
     assert at > 2, "a node is asked"
     assert site.obs.is_idle() and site.obs.runs() == []
 
 
+SIGNALS = (SIGINT, SIGHUP, SIGKILL)
+
+
+def bring_up_interrupted(site: FaultySite, number: Signals, at: int) -> str:
+    """Reboot and all that follows; the point's name, "" when there are not so many."""
+    done, point = site.hit(number, at, "", "config.py", "--redo", "reboot")
+    check_end(done, number, point, PLAIN)
+    print(f"{at} {number.name} {point}: {done.code}", flush=True)
+    return point
+
+
 @pytest.mark.long
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("number", [SIGINT, SIGHUP, SIGKILL], ids=["Ctrl-C", "SIGHUP", "SIGKILL"])
-def test_bring_up_interrupted(site: FaultySite, number: Signals) -> None:
-    """Typed again it goes on, and a run can be recorded."""
-    draw = random.Random(f"{SEED} {number}")
-    for at in sorted(draw.sample(range(1, 120), BRING_UP_POINTS)):
-        done, point = site.hit(number, at, "", "config.py")
-        check_end(done, number, point)
-        print(f"{at} {point}: {done.code}", flush=True)
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("shift", range(len(SIGNALS)))
+def test_bring_up_interrupted_at_every_point(site: FaultySite, shift: int) -> None:
+    """Signals by turns.  Typed again it goes on, and a run can be recorded."""
+    for at in range(1, MOST):
+        if not bring_up_interrupted(site, SIGNALS[(at + shift) % len(SIGNALS)], at):
+            break
+    else:
+        pytest.fail("config.py has no end")
+    assert at > 30, at
     done = site.obs.type("config.py")
     assert done.code == 0, done
+    site.recover(site.begin())
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("number", [SIGINT, SIGHUP], ids=["Ctrl-C", "SIGHUP"])
+def test_qc_interrupted_at_every_packet(
+    site: FaultySite, number: Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The board obeys as before, and nothing is locked."""
+    monkeypatch.setenv("FAULT_SENDS", "")
+    words = (site.obs.quabos[0], "AM", "0", "999", "0", "0", "1", "UID", "HK", "UID")
+    reached = []
+    for at in range(1, MOST):
+        done, point = site.hit(number, at, "", "qc.py", *words)
+        check_end(done, number, point, PLAIN)
+        if not point:
+            break
+        reached.append(point)
+    assert any("send" in point for point in reached) and len(reached) >= 3, reached
+    monkeypatch.delenv("FAULT_SENDS")
     site.recover(site.begin())
 
 

@@ -3,7 +3,8 @@
     with typed_site(tmp_path) as obs, put_right(obs):
         assert obs.type("start.py").code == 0
 
-Head node and DAQ node have addresses and data directories of their own (with blanks in them).
+Head node and DAQ node have addresses and data directories of their own (with blanks in them),
+unless they are one computer that shares the directory (`Shape`).
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+import pytest
 
 from panoseti.bringup.readiness import hv_lacks_of_start, present_boards
 from panoseti.configs.load_configs import load_site
@@ -29,8 +34,19 @@ from simulator.site_writer import head_address
 from tests.helpers import REPO, wait_for
 
 PIPES = subprocess.PIPE
+OTHER_DISK = Path("/dev/shm")
 QUIET = FlightRecorder(None, "test")
 SCRIPT_S = 200.0  # less than the limit of a test, so that what was said is shown
+
+
+class Shape(Enum):
+    """Where the DAQ node records: in a directory of its own; in that of the head node, which is
+    the same computer; there too, with one module on another disk.
+    """
+
+    APART = "apart"
+    SHARED = "shared"
+    OTHER_DISK = "another disk"
 
 
 @dataclass
@@ -120,8 +136,10 @@ class Obs:
 
     def left_on_node(self) -> list[str]:
         """Files and folders of runs on the DAQ node."""
-        found = [path for run in self.node_dir.rglob("*.pffd") for path in (run, *run.iterdir())]
-        return [str(path.relative_to(self.node_dir)) for path in found]
+        (folders,) = self.node_folders()
+        places = [folder for folder in folders if folder != self.head_dir]
+        found = [run for folder in places for run in folder.glob("*.pffd")]
+        return [str(path) for run in found for path in (run, *run.iterdir())]
 
     def node_folders(self) -> list[list[Path]]:
         """Where the DAQ node can have files of runs (for a Witness)."""
@@ -129,23 +147,35 @@ class Obs:
 
 
 @contextmanager
-def typed_site(folder: Path) -> Iterator[Obs]:
+def typed_site(folder: Path, shape: Shape = Shape.APART) -> Iterator[Obs]:
     """Bring it up, from power-on to ready."""
     data = {**DATA, "image": {**DATA["image"], "integration_time_usec": 10000}}
-    with private_observatory(folder, data, data_dir=folder / "head data") as private:
-        address = head_address(private.site.prefix, 2)
-        node_dir = folder / "data of node"
-        with private_sshd(folder / "node", private.site.keys, address) as sshd:
+    with ExitStack() as stack:
+        head_dir = folder / "head data"
+        private = stack.enter_context(private_observatory(folder, data, data_dir=head_dir))
+        found = Obs(private, private.sshd, head_dir)
+        if shape is Shape.APART:
+            address = head_address(private.site.prefix, 2)
+            sshd = private_sshd(folder / "node", private.site.keys, address)
+            found.node_sshd = stack.enter_context(sshd)
+            found.node_dir = folder / "data of node"
             path = private.command_dir / "daq_config.json"
             content = json.loads(path.read_text())
             content["daq_nodes"][0].update(
-                ip_addr=address, bindhost=address, data_dir=str(node_dir), ssh_port=sshd.port
+                ip_addr=address,
+                bindhost=address,
+                data_dir=str(found.node_dir),
+                ssh_port=found.node_sshd.port,
             )
             path.write_text(json.dumps(content))
-            found = Obs(private, sshd, node_dir)
-            done = found.type("config.py")
-            assert done.code == 0, done.err
-            yield found
+        if shape is Shape.OTHER_DISK:
+            other = Path(stack.enter_context(TemporaryDirectory(dir=OTHER_DISK)))
+            if other.stat().st_dev == head_dir.stat().st_dev:
+                pytest.skip(f"{OTHER_DISK} is no disk of its own")
+            (head_dir / f"module_{MODULES[1]}").symlink_to(other)
+        done = found.type("config.py")
+        assert done.code == 0, done.err
+        yield found
 
 
 @contextmanager
