@@ -14,10 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from panoseti.bringup import config_tasks, config_words
+from panoseti.boards.board_link import Send, open_link
+from panoseti.boards.commands import HkDestination
+from panoseti.bringup import bring_up, config_tasks, config_words
 from panoseti.bringup.ledger import Step
 from panoseti.bringup.ledger_file import LEDGER_FILE, read_ledger
+from panoseti.bringup.readiness import in_words, readiness
 from panoseti.bringup.session import SESSION_DAEMONS, state
+from panoseti.configs.load_configs import load_site
 from simulator.power_switch import PowerSwitchServer
 from simulator.private_observatory import PrivateObservatory
 from tests.config_calls import (
@@ -139,15 +143,60 @@ def test_boards_that_booted_behind_our_back_get_back_what_they_lost(
     assert answer.code == 0, answer
     assert f"{rebooted} rebooted by itself" in answer.err
     done = {(item["step"], item["where"]): item["reason"] for item in answer.json["plan"]}
-    for step in ("HK destination", "masks", "MAROC", "PH baseline", "HV"):
+    for step in LOST_BY_REBOOT:
         assert done.pop((step, rebooted)).startswith("rebooted at 2")
     assert done.pop(("reboot", cut)) == "answers ping but sends no housekeeping any more"
-    assert set(done) == {
-        (step, cut) for step in ("HK destination", "masks", "MAROC", "PH baseline", "HV")
-    }
+    assert set(done) == {(step, cut) for step in LOST_BY_REBOOT}
     booted = read_ledger(ready.data_dir).done_unix(rebooted, Step.REBOOT)
     assert before is not None and booted is not None and booted > before
     check_registers(ready)
+
+
+LOST_BY_REBOOT = {"HK destination", "masks", "MAROC", "PH baseline", "HV"}
+
+
+def test_boots_whose_boot_packet_was_lost_are_found_out(
+    ready: PrivateObservatory, look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sends its housekeeping somewhere else afterwards, one still here, but without HV."""
+    astray, heard = ready.site.quabos[2], ready.site.quabos[6]
+    # All hear in 2 s of this clock what real boards send in 7 s.
+    monkeypatch.setattr(bring_up, "LISTEN_S", 2.0)
+    before = read_ledger(ready.data_dir)
+    with ready.client() as client:
+        for ip in (astray, heard):
+            client.fault(ip, "no_hk")
+            client.fault(ip, "rebooting")
+        wait_for(
+            lambda: {boards(ready)[ip]["phase"] for ip in (astray, heard)} == {"silver"},
+            "the boards to be back",
+        )
+        with open_link(load_site(ready.command_dir)) as link:
+            elsewhere = [Send(HkDestination("192.168.1.100"))]
+            assert link.run({astray: elsewhere})[astray].ok
+        client.fault("all", "none")
+
+    def lacks() -> str:
+        return " ".join(in_words(readiness(load_site(ready.command_dir))))
+
+    wait_for(lambda: f"{heard}: HK destination: rebooted at" in lacks(), "the updater to see it")
+    silent = f"{astray}: no housekeeping for over 4 s: it may have rebooted; run: config.py"
+    wait_for(lambda: silent in lacks(), "its HK to be old")
+    answer = look("--json")
+    assert answer.code == 0, answer
+    done = {(item["step"], item["where"]): item["reason"] for item in answer.json["plan"]}
+    assert {where for _, where in done} == {astray, heard}
+    for ip in (astray, heard):
+        assert f"{ip} rebooted by itself" in answer.err
+        assert {step for step, where in done if where == ip} == LOST_BY_REBOOT
+        assert done["MAROC", ip].startswith("rebooted at 2")
+        found = read_ledger(ready.data_dir).done(ip, Step.REBOOT)
+        earlier = before.done(ip, Step.REBOOT)
+        assert found is not None and earlier is not None
+        assert found.facts["fwver"] == earlier.facts["fwver"]
+    check_registers(ready)
+    again = look("--json")
+    assert (again.code, again.json["plan"]) == (0, []), again
 
 
 def test_an_exchanged_board_is_set_up_anew(ready: PrivateObservatory, look: Look) -> None:

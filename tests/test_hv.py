@@ -76,15 +76,18 @@ class Site:
         self.locs = {board.boardloc: board.ip for board in boards}
         self.trips: list[Trip] = []
         self.store_error = self.trips_error = self.latch_error = self.closed = ""
+        self.note_error = ""
         self.mute: set[str] = set()
         self.stuck: set[str] = set()
         self.no_hk: set[int] = set()
         self.last: dict[int, Record] = {}
         self.batches: list[dict[str, Codes]] = []
         self.now = self.delay_s = 0.0
+        self.booted: list[tuple[int, float, float]] = []
         actions = HvActions(
-            self.records, self.read_trips, self.latch, self.interlock, self.send, self.alarms
-        )
+            self.records, self.read_trips, self.latch, self.interlock, self.send, self.alarms,
+            self.note_boot,
+        )  # fmt: skip
         self.updater = HvUpdater(actions, MAX_AGE_S, clock=lambda: self.now + self.delay_s)
         self.updater.set_boards(boards)
 
@@ -120,6 +123,11 @@ class Site:
         deaf = self.mute | self.stuck
         self.codes.update({ip: four for ip, four in codes.items() if ip not in deaf})
         return {ip: "no echo" if ip in self.mute else None for ip in codes}
+
+    def note_boot(self, boardloc: int, there_utc: float, gone_utc: float) -> None:
+        if self.note_error:
+            raise ObsError(self.note_error)
+        self.booted.append((boardloc, there_utc, gone_utc))
 
     def seconds(self, count: int) -> list[dict[str, Codes]]:
         """The batches of so many rounds, a second apart."""
@@ -240,6 +248,22 @@ def test_a_board_that_is_no_longer_present_is_switched_off_then_forgotten(site: 
     site.mute.clear()
     site.seconds(10)
     assert set(site.updater.boards) == {OTHER.ip} and site.stage(OTHER) is Stage.ON
+
+
+def test_a_board_whose_voltages_vanish_is_noted_as_booted_once(site: Site) -> None:
+    """Settings are lost with them, which only the bring-up can mend; Redis may be away."""
+    site.on()
+    site.codes[BOARD.ip] = HV_OFF
+    site.seconds(20)
+    ((boardloc, there_utc, gone_utc),) = site.booted
+    assert (boardloc, gone_utc - there_utc) == (BOARD.boardloc, 3)
+    site.on()
+    site.codes[BOARD.ip], site.note_error = HV_OFF, "Redis is away"
+    site.seconds(20)
+    assert len(site.booted) == 1
+    site.note_error = ""
+    site.seconds(1)
+    assert len(site.booted) == 2
 
 
 def test_at_the_end_everything_is_off_and_proven(site: Site) -> None:

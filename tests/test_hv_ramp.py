@@ -281,6 +281,7 @@ def test_a_board_that_reboots_gets_its_voltage_back_in_steps(board: Board) -> No
     assert board.hv.stage is Stage.FALLING and "the board rebooted" in board.hv.reason
     board.until(Stage.ON)
     assert {step_codes(CODES, 0), CODES} < {*board.sent, CODES}
+    assert board.hv.lost_at is None, "it has said so itself"
 
 
 def test_a_reboot_nobody_saw_is_seen_by_hvmon(board: Board) -> None:
@@ -288,6 +289,9 @@ def test_a_reboot_nobody_saw_is_seen_by_hvmon(board: Board) -> None:
     board.codes = HV_OFF
     board.until(Stage.FALLING, limit_s=8)
     assert "HVMON shows 0.0 0.0 0.0 0.0 V instead of 54.1" in board.hv.reason
+    assert board.hv.lost_at is not None
+    there_utc, gone_utc = board.hv.lost_at
+    assert gone_utc - there_utc == PERIOD_S, "between two packets"
     board.until(Stage.ON)
 
 
@@ -296,6 +300,7 @@ def test_a_supply_that_does_not_rise_is_given_up_for_a_while(board: Board) -> No
     board.until(Stage.RISING)
     board.until(Stage.FALLING, limit_s=12)
     assert board.hv.paused and "instead of" in board.hv.reason
+    assert board.hv.lost_at is None, "a voltage that never was has not vanished"
     board.wait(int(PAUSE_S) - 10)
     assert board.hv.stage is Stage.OFF and "instead of" in board.hv.reason
     board.volts = None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from panoseti.housekeeping.store import Store, StoreError, boot_key
+from panoseti.housekeeping.store import BootNote, Store, StoreError, boot_key
 from tests.helpers import free_port
 from tests.redis_server import PrivateRedis, private_redis
 
@@ -124,6 +124,16 @@ def test_the_boot_note(store: Store) -> None:
     store.put_record(boot_key(1016), {"BootUTC": "yesterday"})
     with pytest.raises(StoreError, match=r"BOOT_1016 holds .* DEL BOOT_1016"):
         store.boot_note(1016)
+
+
+def test_a_boot_that_was_found_out_is_noted_unless_it_is_known(store: Store) -> None:
+    store.put_record("QUABO_1016", {"FWVER": "0208", "FWTIME": "0x28b4667a"})
+    assert store.infer_boot(1016, 100.0, 103.0)
+    assert store.boot_note(1016) == BootNote(103.0, "0208", "0x28b4667a")
+    store.put_record(boot_key(1016), {"BootUTC": 200.5, "FWVER": "0210", "FWTIME": "0x29"})
+    assert not store.infer_boot(1016, 200.0, 203.0), "its boot packet has come"
+    assert store.boot_note(1016) == BootNote(200.5, "0210", "0x29")
+    assert store.infer_boot(1016, 201.0, 204.0), "another boot"
 
 
 def test_a_foreign_key_of_the_same_name_is_refused_by_name(

@@ -150,10 +150,16 @@ class BringUp:
         known = [q for q in self._present if work.ledger.done(q.ip, Step.REBOOT)]
         if not known:
             return
+        astray: set[str] = set()
+        asked_unix = time.time()
         try:
             with open_watch(work.site, known) as watch:
                 if not self._dry_run:
-                    self._suspect(known, self._ask_for_housekeeping(watch, known))
+                    astray = self._astray(watch, known)
+                    asked_unix = time.time()
+                    silent = self._ask_for_housekeeping(watch, known)
+                    self._suspect(known, silent)
+                    astray -= silent
                 elif isinstance(watch, PortWatch):
                     self._suspect(known, wait_heard(watch, _ips(known), time.time(), LISTEN_S))
                 elif self._capture_is_settled():
@@ -164,13 +170,32 @@ class BringUp:
             return
         for quabo in known:
             found = watch.boots.get(quabo.ip) or self._other_firmware(quabo, watch)
-            if found is None:
+            if found is not None and self._saw_reboot(quabo, found):
                 continue
-            facts = {"fwver": found.firmware.version, "fwtime": found.firmware.built}
-            if work.ledger.saw_reboot(quabo.ip, found.utc_s, facts):
-                work.console.warn(f"{quabo.ip} rebooted by itself")
-                self._suspicions.pop(quabo.ip, None)
+            if quabo.ip in astray:
+                self._saw_reboot(quabo, Boot(asked_unix, watch.firmware[quabo.ip]))
         work.book.save()
+
+    def _saw_reboot(self, quabo: Quabo, found: Boot) -> bool:
+        """Note a boot that nobody asked for; whether it is news."""
+        facts = {"fwver": found.firmware.version, "fwtime": found.firmware.built}
+        news = self.work.ledger.saw_reboot(quabo.ip, found.utc_s, facts)
+        if news:
+            self.work.console.warn(f"{quabo.ip} rebooted by itself")
+            self._suspicions.pop(quabo.ip, None)
+        return news
+
+    def _astray(self, watch: HkWatch, boards: Sequence[Quabo]) -> set[str]:
+        """Boards whose housekeeping has gone astray: it went here, and does not come any more.
+
+        A board forgets where to send it only by a boot, whose packet then went elsewhere, too.  So
+        this is looked at before anybody tells the boards again.
+        """
+        if isinstance(watch, PortWatch):
+            return set()  # nobody listened: their settings are forgotten already
+        told = [q.ip for q in boards if self.work.ledger.done(q.ip, Step.HK_DEST)]
+        since_unix = time.time() - self.work.site.obs.hk_max_age_s
+        return wait_heard(watch, told, since_unix, LISTEN_S)
 
     def _forget_unwatched(self) -> None:
         """While nobody listened a board may have rebooted: what that undoes is done again."""

@@ -7,7 +7,7 @@ Everything else that is missing or stale `readiness` tells, with the command tha
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from panoseti.boards.board_work import Problem, Work, addresses
@@ -24,6 +24,7 @@ from panoseti.configs.site import Quabo
 from panoseti.console import Console
 from panoseti.errors import ConfigError, ObsError
 from panoseti.flight import FlightRecorder
+from panoseti.housekeeping.hk_watch import StoreWatch
 from panoseti.housekeeping.store import Store
 
 LOADED_BY_START = (Step.MASKS, Step.MAROC)
@@ -78,6 +79,8 @@ def readiness(site: Site, need_hv: bool = True, need_redis: bool = True) -> list
     judge = _Judge(site, ledger, uids)
     for quabo in boards:
         lacks += judge.lacks(quabo)
+    if need_redis:
+        lacks += _silent(site, boards, {lack.ip for lack in lacks})
     lacks += _baseline_lacks(site, boards, uids, [lack.ip for lack in lacks])
     no_daemon = _daemon_lacks(site, need_hv, need_redis)
     lacks += no_daemon
@@ -171,6 +174,31 @@ def _boots_seen(site: Site, boards: Sequence[Quabo], ledger: Ledger) -> list[Lac
         if note is not None:
             ledger.saw_reboot(quabo.ip, note.utc_s, {})
     return []
+
+
+def _silent(site: Site, boards: Sequence[Quabo], known: Collection[str]) -> list[Lack]:
+    """Boards whose housekeeping has stopped coming here, which a boot that went unseen does.
+
+    Nothing while capture_hk has not listened for long enough, or does not work.
+    """
+    limit_s, now_unix = site.obs.hk_max_age_s, time.time()
+    capture = session.state(CAPTURE_HK, site.head_data_dir)
+    if not capture.works or capture.beat is None:
+        return []
+    if now_unix - capture.beat.started_unix <= limit_s:
+        return []
+    try:
+        with StoreWatch(Store(site.obs.redis_host, site.obs.redis_port), boards) as watch:
+            heard = watch.heard
+    except ObsError:
+        return []  # told already
+    lacks = []
+    for quabo in boards:
+        since_unix = heard.get(quabo.ip, capture.beat.started_unix)
+        if now_unix - since_unix > limit_s and quabo.ip not in known:
+            what = f"no housekeeping for over {limit_s:g} s: it may have rebooted"
+            lacks.append(Lack(quabo.ip, what, MEND_ALL))
+    return lacks
 
 
 def _daemon_lacks(site: Site, need_hv: bool, need_redis: bool) -> list[Lack]:

@@ -101,7 +101,8 @@ class HvActions:
     records: the HK records of these keys (raises ObsError); trips: all that stand (raises
     ObsError); latch: adds trips (raises ObsError); closed: why no board may have HV, from trips,
     Unix time and monotonic time; send: codes by address, returns the problem of each board, None
-    where the board confirmed.
+    where the board confirmed; booted: notes that the voltages of a board (BOARDLOC), there at a
+    Unix time, were gone at another: it has rebooted, as far as anybody can tell (raises ObsError).
     """
 
     records: Callable[[Iterable[str]], dict[str, Record]]
@@ -110,6 +111,7 @@ class HvActions:
     closed: Callable[[tuple[Trip, ...], float, float], str]
     send: Callable[[Mapping[str, Codes]], Mapping[str, str | None]]
     alarms: Tells
+    booted: Callable[[int, float, float], object]
 
 
 @dataclass
@@ -230,6 +232,7 @@ class HvUpdater:
             self._log_change(ip, kept.hv, before[ip][0])
         self._trip_stuck(now_unix, now_s)
         self._latch(now_unix, {ip for ip, (_, latched) in before.items() if not latched})
+        self._note_boots()
         self._forget()
         self._actions.alarms.hold_only(
             SUPPLY_ALARM, {ip: k.hv.reason for ip, k in self._kept.items() if k.hv.paused}
@@ -288,6 +291,18 @@ class HvUpdater:
             self._unsaved = {}
         except ObsError as error:
             logger.error("cannot save what is off for good: %s", error)
+
+    def _note_boots(self) -> None:
+        """Boards whose voltages vanished: whoever set them up must know that they rebooted."""
+        for ip, kept in self._kept.items():
+            if kept.hv.lost_at is None:
+                continue
+            try:
+                self._actions.booted(kept.board.boardloc, *kept.hv.lost_at)
+            except ObsError as error:
+                logger.warning("%s: that it rebooted is not noted yet: %s", ip, error)
+                return
+            kept.hv.lost_at = None
 
     def _forget(self) -> None:
         """Boards that are no longer present, once they are off as far as can be known."""

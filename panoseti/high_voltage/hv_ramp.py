@@ -113,7 +113,8 @@ class BoardHv:
     stage, codes (told last), reason (why it is not on), problem (what went wrong last),
     latched (why it is off for good), hk_unix: arrival of the packet that showed it on last;
     coming: it may have HV, and is on its way to it; paused: it did not rise, and is tried again
-    after PAUSE_S.
+    after PAUSE_S; lost_at: its voltages vanished though nobody took them (arrival of the last
+    packet that showed any, of the first that showed none), until whoever asks sets it to None.
     """
 
     def __init__(self, follow_s: float = 5.0) -> None:
@@ -132,6 +133,8 @@ class BoardHv:
         self._unconfirmed = ""
         self._judged_utc = 0.0
         self._low = self._weak = self._gone = self._high = 0
+        self._there_utc = self._gone_utc = 0.0
+        self.lost_at: tuple[float, float] | None = None
         self.paused = False
         self._paused_until_s = 0.0
         self._cause = ""  # why it fell by itself
@@ -216,6 +219,7 @@ class BoardHv:
     def _begin(self, target: Codes, seen: HvSeen | None) -> Codes:
         self.stage, self._step, self.reason = Stage.RISING, 0, "on its way up"
         self._low = self._weak = self._gone = self._high = 0
+        self._there_utc = 0.0
         self._judged_utc = seen.utc_s if seen else 0.0
         return step_codes(target, 0)
 
@@ -226,6 +230,8 @@ class BoardHv:
             if (fault := self._fault(shown, seen)) is not None:
                 if shown is Shown.HIGH:
                     self.latched = fault
+                if shown is Shown.GONE and not seen.booted and self._there_utc:
+                    self.lost_at = (self._there_utc, self._gone_utc)
                 behind = shown in (Shown.GONE, Shown.WEAK)
                 if behind and self.stage is Stage.RISING and not seen.booted:
                     self.paused, self._paused_until_s = True, now_s + PAUSE_S
@@ -258,6 +264,10 @@ class BoardHv:
         self._low = self._low + 1 if shown is Shown.LOW else 0
         self._weak = self._weak + 1 if shown in (Shown.WEAK, Shown.GONE) else 0
         self._gone = self._gone + 1 if shown is Shown.GONE else 0
+        if shown is not Shown.GONE:
+            self._there_utc = seen.utc_s
+        elif self._gone == 1:
+            self._gone_utc = seen.utc_s
         self._high = self._high + 1 if shown is Shown.HIGH else 0
         if not self._unconfirmed:
             self.problem = ""

@@ -188,6 +188,7 @@ def updater_actions(
             tries=SHORT_TRIES,
         ),
         alarms=alarms,
+        booted=store.infer_boot,
     )
 
 

@@ -10,6 +10,7 @@ like it; every value is kept as text.  Two kinds of hash exist:
   `BOOT_<BOARDLOC>` with the fields `BootUTC` (Unix time, seconds, at which the last HK packet
   with the boot byte arrived), `FWVER` and `FWTIME` (what that packet said).  It is there
   because `StartUp` of `QUABO_<BOARDLOC>` is 1 only until the next HK packet, seconds later.
+  Who finds out in another way that a board has booted, its boot packet lost, notes it as well.
   `FOCUS_<BOARDLOC>` with the last report of a focus stage: `FocusUTC`, `start`, `moved`,
   `final`, `status`.
 
@@ -28,6 +29,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from panoseti.boards.addresses import redis_key
 from panoseti.boards.packets import TIME_FIELD, FocusReport
 from panoseti.errors import ObsError
 
@@ -193,6 +195,20 @@ class Store:
         by_key = {boot_key(boardloc): boardloc for boardloc in boardlocs}
         found = self.get_records(by_key)
         return {by_key[key]: self._boot_note(key, fields) for key, fields in found.items()}
+
+    def infer_boot(self, boardloc: int, after_utc_s: float, utc_s: float) -> bool:
+        """Note a boot that something else than a boot packet has shown; whether it is news.
+
+        It happened after `after_utc_s` and was seen at `utc_s` (Unix times): a boot that is noted
+        since then is that one.
+        """
+        known = self.boot_note(boardloc)
+        if known is not None and known.utc_s >= after_utc_s:
+            return False
+        record = self.get_record(redis_key(boardloc))
+        said = {name: record.get(name, "") for name in ("FWVER", "FWTIME")}
+        self.put_record(boot_key(boardloc), {BOOT_TIME_FIELD: utc_s, **said})
+        return True
 
     def _boot_note(self, key: str, note: Record) -> BootNote:
         try:
