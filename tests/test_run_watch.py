@@ -10,7 +10,9 @@ import pytest
 
 from panoseti.boards.addresses import boardloc
 from panoseti.configs.site import Quabo
+from panoseti.errors import ObsError
 from panoseti.nodes.node_types import NodeStatus, node_status
+from panoseti.runs.reset_notes import ResetNotes
 from panoseti.runs.run_watch import RunWatch
 from panoseti.runs.watch_facts import Judgement, Kind, Look, NodeLook, Watched
 from panoseti.runs.watch_log import Entry, Span, What, read_entries, spans, write_entry
@@ -36,13 +38,14 @@ def status(
     pipeline: bool = True,
     errors: Sequence[str] = (),
     state: str = "running",
+    resets: Mapping[str, int] | None = None,
     **fields: Any,
 ) -> NodeStatus:
     """An answer at some second; last: of the last packet of each board, usually just now."""
     sums = dict.fromkeys(("received", "lost", "kernel_drops", "unwritten"), 0)
     times = dict.fromkeys(IPS, at_s) if last is None else last
     counts = dict.fromkeys(
-        ("received", "recorded", "lost", "duplicate", "late", "unwritten", "reordered", "resets"), 1
+        ("received", "recorded", "lost", "duplicate", "late", "unwritten", "reordered"), 1
     )
     told = {
         "pid": 7, "state": state, "run": "r", "start_time_unix": BEGIN, "socket_open": True,
@@ -50,6 +53,7 @@ def status(
         "totals": {**sums, **(totals or {})}, "rejected": [], "products": [], "errors": [*errors],
         "quabos": [
             {"module": board.module_id, "quabo": board.index, "mode": 2, **counts,
+             "resets": (resets or {}).get(board.ip, 0),
              "last_packet_unix": BEGIN + times[board.ip]}
             for board in BOARDS if board.ip in times
         ],
@@ -237,3 +241,27 @@ def test_spans_that_meet_are_one_and_open_ones_last() -> None:
     found = spans(log, ("s",), True, 50)
     assert found == {"a": [Span(4, 50, True)], "b": [Span(15, 50, True)]}
     assert spans(log, ("other",), True, 50) == {}
+
+
+def test_resets_are_noted_once_and_again_when_they_could_not_be() -> None:
+    noted: list[tuple[int, float, float]] = []
+    away = False
+
+    def note(boardloc: int, before_unix: float, after_unix: float) -> None:
+        if away:
+            raise ObsError("Redis is away")
+        noted.append((boardloc, before_unix, after_unix))
+
+    def see(at_s: float, **resets: int) -> None:
+        notes.look(look(at_s, status(at_s, resets=resets)).nodes)
+
+    notes = ResetNotes(note)
+    see(2)
+    see(4, **{IPS[1]: 1})
+    see(6, **{IPS[1]: 1})
+    assert noted == [(BOARDS[1].boardloc, BEGIN + 2, BEGIN + 4)]
+    away = True
+    see(8, **{IPS[1]: 2})
+    away = False
+    notes.look({NODE: NodeLook(None, 9, "no answer")})
+    assert noted[1:] == [(BOARDS[1].boardloc, BEGIN + 6, BEGIN + 8)]

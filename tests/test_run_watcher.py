@@ -16,10 +16,15 @@ from typing import Any
 
 import pytest
 
+from panoseti.boards import commands
+from panoseti.boards.addresses import boardloc
+from panoseti.boards.board_link import Send, open_link
+from panoseti.bringup.readiness import in_words, readiness
 from panoseti.configs.load_configs import frozen_copies, load_site
 from panoseti.configs.site import DataConfig
 from panoseti.errors import ConfigError
 from panoseti.high_voltage.alarms import Alarm, AlarmState, read_alarms
+from panoseti.housekeeping.store import BootNote, Store, boot_key
 from panoseti.runs import activities, pff, run_state
 from panoseti.runs.names import parse_data_file
 from panoseti.runs.run_snapshot import read_snapshot
@@ -194,6 +199,29 @@ def test_a_board_that_falls_silent(obs: PrivateObservatory) -> None:
     finished = stopped(obs)
     assert any(silent in reason and "silent" in reason for reason in finished["reasons"])
     assert silent in json.loads((run_dir / "run.json").read_text())["summary"]["silent"]
+
+
+@pytest.mark.long
+def test_packet_numbers_that_begin_anew_are_a_boot(obs: PrivateObservatory) -> None:
+    """As far as the next bring-up is concerned: what the board held may be lost."""
+    start(obs)
+    site, board = load_site(obs.command_dir), obs.site.quabos[5]
+    begin = time.time()
+    with Store(site.obs.redis_host, site.obs.redis_port) as store:
+        with open_link(site) as link:
+            assert link.run({board: [Send(commands.Reset())]})[board].ok
+
+        def noted() -> BootNote | None:
+            found = store.boot_note(boardloc(board))
+            return None if found is None or found.utc_s < begin else found
+
+        try:
+            note = wait_for(noted, "the note", PATIENCE_S)
+            assert note is not None and note.firmware_version == "0208"
+            assert f"{board}: HK destination: rebooted at" in " ".join(in_words(readiness(site)))
+        finally:
+            store.delete(boot_key(boardloc(board)))
+    stopped(obs)
 
 
 def test_a_dead_watcher_is_shown_and_started_again(obs: PrivateObservatory) -> None:

@@ -38,6 +38,7 @@ from panoseti.nodes.node_types import NodeStatus
 from panoseti.nodes.remote import Shell
 from panoseti.poller import Poller
 from panoseti.runs import activities
+from panoseti.runs.reset_notes import ResetNotes
 from panoseti.runs.run_order import order_of
 from panoseti.runs.run_record import read_record
 from panoseti.runs.run_restarts import Restarts
@@ -95,6 +96,7 @@ class RunWatcher:
         self._daemons: list[Partner] = []
         self._watch: RunWatch | None = None
         self._restarts: Restarts | None = None
+        self._resets = ResetNotes.in_redis(site.obs)
         self._stop_run = StopInBackground(
             site.command_dir.resolve(), data_dir, holder.run, NAME, flight
         )
@@ -145,7 +147,10 @@ class RunWatcher:
             self._begin_when_recording()
             self._snapshot("waiting", Judgement())
             return []
-        judgement = self._watch.judge(self._look())
+        look = self._look()
+        judgement = self._watch.judge(look)
+        if self._hk is not None:
+            self._resets.look(look.nodes)
         self._report(judgement.findings)
         self._restarts.look()
         self._act(judgement, self._restarts)
