@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +18,7 @@ from panoseti.bringup.ledger import UID_NAME, Ledger, Step
 from panoseti.bringup.ledger_file import LedgerFile
 from panoseti.bringup.session import HV_UPDATER, DaemonState
 from panoseti.configs.load_configs import load_site
+from panoseti.configs.site import FirmwareFiles, Quabo
 from panoseti.console import Console
 from panoseti.flight import FlightRecorder
 from panoseti.housekeeping.hk_watch import Firmware, Shown
@@ -64,7 +66,7 @@ class Scene:
         obs = changed(OBS, {("domes", 0, "modules", 1, "quabo_version"): ["qfp"] * 3 + ["bga"]})
         site = load_site(write_site(folder / "site", obs, daq))
         site.head_data_dir.mkdir()
-        self.boards = site.obs.modules[1].quabos
+        self.boards: Sequence[Quabo] = site.obs.modules[1].quabos
         self.ips = [quabo.ip for quabo in self.boards]
         book = LedgerFile(site.head_data_dir, Ledger(), keep=False)
         uids = {quabo.ip: uid_of(quabo.boardloc) for quabo in self.boards}
@@ -163,7 +165,45 @@ def test_kind_and_firmware_against_both_records(scene: Scene) -> None:
     scene.firmware[scene.ips[1]] = Firmware("0209", "0x28b4667a")
     found = scene.look(ON_V)
     assert found["QFP or BGA"].wrong[scene.ips[1]].endswith("and firmware of BGA boards")
-    assert found["firmware"].wrong[scene.ips[1]] == "firmware of BGA boards on a QFP board"
+    assert found["firmware"].odd[scene.ips[1]] == "firmware of BGA boards on a QFP board"
+
+
+def test_what_is_wrong_is_a_fault_and_what_is_odd_a_warning(
+    scene: Scene, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run with such a board would not be what the configs ask for."""
+    scene.work.console = Console()  # one that is captured
+    first, second, third, bga = scene.ips
+    scene.pcbrev[bga] = scene.pcbrev[second] = 1
+    scene.firmware[third] = Firmware("0206", "0x20000000")
+    found = scene.look(RISING_V)
+    checks = list(found.values())
+    verified.tell(scene.work, checks)
+    assert [(one.where, one.step) for one in scene.work.problems] == [
+        (second, "PCB revision"), (first, "HV"),
+    ]  # fmt: skip
+    assert scene.work.failed == {first, second}
+    assert found["firmware"].odd == {third: "most QFP boards run 0208 of 2023-05-01 03:22"}
+    assert f"warning: {third}: firmware: most QFP boards run" in capsys.readouterr().err
+    verified.tell(scene.work, checks)
+    assert len(scene.work.problems) == 2, "told once"
+
+
+def test_firmware_that_obs_config_names_must_run(scene: Scene) -> None:
+    image = "/site/quabo_0208_28b4667a.bin"
+    obs = dataclasses.replace(scene.work.site.obs, firmware=FirmwareFiles(qfp=image, bga=None))
+    scene.work.site = dataclasses.replace(scene.work.site, obs=obs)
+    scene.firmware[scene.ips[1]] = Firmware("0206", "0x20000000")
+    check = scene.look(ON_V)["firmware"]
+    assert (list(check.wrong), check.odd) == ([scene.ips[1]], {})
+    assert "as obs_config.json wants" in check.wrong[scene.ips[1]]
+
+
+def test_a_half_of_the_boards_does_not_outvote_the_other(scene: Scene) -> None:
+    scene.boards, scene.ips = scene.boards[:2], scene.ips[:2]
+    scene.pcbrev[scene.ips[1]] = 1
+    check = scene.look(ON_V)["PCB revision"]
+    assert not check.wrong and "show both values" in check.unknown[scene.ips[1]]
 
 
 def test_a_uid_that_two_boards_say_is_wrong(scene: Scene) -> None:

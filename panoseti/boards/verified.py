@@ -38,14 +38,16 @@ NO_HK = "no housekeeping has come"
 
 @dataclass
 class Check:
-    """One thing that boards were to show: those that do, in words what; those that do not, and
-    those of which it is not known, with the reason.
+    """One thing that boards were to show: those that do, in words what; those that do not, those
+    that are odd though nothing says what is right, and those of which it is not known, each with
+    the reason.
     """
 
     what: str
     good: list[str] = field(default_factory=list)
     shown: str = ""
     wrong: dict[str, str] = field(default_factory=dict)
+    odd: dict[str, str] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -57,7 +59,8 @@ class Check:
     def as_json(self) -> dict[str, Any]:
         """For --json."""
         return {
-            "good": self.good, "shown": self.shown, "wrong": self.wrong, "unknown": self.unknown,
+            "good": self.good, "shown": self.shown, "wrong": self.wrong, "odd": self.odd,
+            "unknown": self.unknown,
         }  # fmt: skip
 
 
@@ -300,14 +303,16 @@ def _firmware(
     versions = sorted({release.version for release in running.values()})
     version.shown = ", ".join(versions)
     wanted = firmware.wanted_releases(work.site.obs.firmware)
-    builds = _listed_builds(work)
+    builds, unfinished = _listed_builds(work), firmware.unfinished(work)
     for judged in firmware.judged(work, {q.ip: running.get(q.ip) for q in boards}):
         ip, release = judged.ip, judged.release
         if release is None:
             version.unknown[ip] = kind.unknown[ip] = why
             continue
-        if judged.odd:
+        if judged.odd and (judged.build in wanted or ip in unfinished):
             version.wrong[ip] = judged.odd
+        elif judged.odd:
+            version.odd[ip] = judged.odd
         elif judged.build not in wanted:
             version.unknown[ip] = f"runs {release}; obs_config.json names no firmware for its kind"
         else:
@@ -338,8 +343,8 @@ def _pcb_revisions(
     shown: dict[str, list[int]] = {}
     for ip, one in seen.items():
         shown.setdefault(kinds[ip], []).append(one.pcbrev_n)
-    usual = {kind: max(set(values), key=values.count) for kind, values in shown.items() if kind}
-    tells = len(set(usual.values())) == len(BUILDS)
+    usual = {kind: _most(values) for kind, values in shown.items() if kind}
+    tells = {usual.get(kind) for kind in BUILDS} == {0, 1}
     if tells:
         check.shown = ", ".join(f"PCBREV_N {usual[kind]} on {kind.upper()}" for kind in BUILDS)
     for quabo in boards:
@@ -348,6 +353,8 @@ def _pcb_revisions(
             check.unknown[ip] = why
         elif not kind:
             check.unknown[ip] = "not in quabo_info.json"
+        elif usual[kind] is None:
+            check.unknown[ip] = f"{kind.upper()} boards show both values of PCBREV_N"
         elif (value := seen[ip].pcbrev_n) != usual[kind]:
             check.wrong[ip] = (
                 f"PCBREV_N is {value}, not {usual[kind]} as on most {kind.upper()} boards; compare"
@@ -358,6 +365,12 @@ def _pcb_revisions(
         else:
             check.good.append(ip)
     return check
+
+
+def _most(values: Sequence[int]) -> int | None:
+    """What more boards show than not; None where it is half of them."""
+    ones = sum(values)
+    return None if 2 * ones == len(values) else int(2 * ones > len(values))
 
 
 def _listed_builds(work: Work) -> dict[str, str]:
@@ -413,12 +426,17 @@ def _shutters(work: Work, boards: Sequence[Quabo], seen: Mapping[str, Shown], wh
 
 
 def tell(work: Work, checks: Sequence[Check]) -> None:
-    """Say what was seen, and what could not be; what is wrong is a warning."""
+    """Say what was seen, and what could not be; what is wrong is a fault of the board, what is odd
+    a warning.
+    """
     seen = [check.text for check in checks if check.good]
     if seen:
         work.console.note(f"verified: {'; '.join(seen)}")
     for check in checks:
         for ip, text in check.wrong.items():
+            if not any((known.where, known.text) == (ip, text) for known in work.problems):
+                work.board_fault(ip, check.what, text)
+        for ip, text in check.odd.items():
             work.console.warn(f"{ip}: {check.what}: {text}")
         by_reason: dict[str, list[str]] = {}
         for ip, reason in check.unknown.items():

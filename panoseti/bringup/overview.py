@@ -31,7 +31,7 @@ class BoardRow:
     """One board; None = not known.  hv_v: magnitudes of the four detectors' bias.
 
     state: "ready", "power is off", "shut down", "absent", "absent, as obs_config.json says", "never
-    scanned", or the first step that is missing or stale.
+    scanned", the first step that is missing or stale, or what else is wrong with the board.
     """
 
     dome: str
@@ -141,7 +141,8 @@ def _state(work: Work, quabo: Quabo, hv_off: str | None) -> str:
             why = why or hv_off
         if why is not None:
             return f"{step.label}: {why}"
-    return "ready"
+    wrong = [f"{one.step}: {one.text}" for one in work.problems if one.where == quabo.ip]
+    return wrong[0] if wrong else "ready"
 
 
 def _number(record: Record, name: str) -> float | None:
