@@ -20,8 +20,8 @@ from panoseti.boards import commands, maroc
 from panoseti.boards.board_link import Send
 from panoseti.boards.board_work import Work
 from panoseti.boards.pixel_maps import maroc_to_pixel
-from panoseti.bringup.board_settings import OPEN, BoardSettings
-from panoseti.bringup.board_setup import load_maroc, move_shutters, shutter_state
+from panoseti.bringup.board_settings import CLOSED, OPEN, BoardSettings
+from panoseti.bringup.board_setup import calibrate_ph, load_maroc, move_shutters, shutter_state
 from panoseti.bringup.ledger import Step
 from panoseti.bringup.ledger_file import LedgerFile, read_ledger
 from panoseti.calibration import pixel_masks, threshold_fit
@@ -466,6 +466,30 @@ def test_it_is_refused_where_it_would_disturb(
             measure_thresholds(work, work.boards, PLAN)
     states = bench.sim.state()["boards"].values()
     assert all(board["streams"]["image"] is None for board in states)
+
+
+def test_a_module_whose_shutter_does_not_close_is_left_out(bench: Bench) -> None:
+    """Nobody measures its boards in the light: neither thresholds nor PH baselines."""
+    work = bench.work()
+    driver = work.boards[1]
+    load_maroc(work, work.boards)
+    assert move_shutters(work, [driver], OPEN) and not work.problems
+    before = bench.sim.state()["boards"]
+    bench.sim.fault(driver.ip, "mute")
+    for measure in (calibrate_ph, measure_thresholds):
+        work = bench.work()
+        assert not measure(work, work.boards)
+        assert {problem.where for problem in work.problems} == {q.ip for q in work.boards}
+        texts = {problem.where: problem.text for problem in work.problems}
+        assert "the shutter of its module, which" in texts[work.boards[0].ip]
+    bench.sim.fault(driver.ip, "none")
+    after = bench.sim.state()["boards"]
+    for ip, board in after.items():
+        assert (board["maroc"], board["baseline"]) == (before[ip]["maroc"], None)
+    work = bench.work()
+    assert len(calibrate_ph(work, work.boards)) == 4 and not work.problems
+    # It was to be closed and nobody knows whether it obeyed: it stays closed.
+    assert shutter_state(work, driver) == CLOSED
 
 
 def test_masks_quieten_a_hot_pixel(bench: Bench) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -99,16 +100,40 @@ def _priming(head_ip: str, priming: Registers) -> list[LinkStep]:
 
 
 def calibrate_ph(work: Work, boards: Sequence[Quabo]) -> dict[str, ph_baselines.Summary]:
-    """Measure the PH baselines, with shutters closed; the summary of each board.
+    """Measure the PH baselines, with shutters closed; the summary of each board."""
+    with dark(work, boards, Step.PH_BASELINE) as able:
+        new = _measure_baselines(work, able)
+        _keep_baselines(work, new)
+    return {ip: ph_baselines.summary(values) for ip, values in new.items()}
 
-    Shutters that the ledger knows as open are opened again.
+
+@contextmanager
+def dark(work: Work, boards: Sequence[Quabo], step: Step | str) -> Iterator[list[Quabo]]:
+    """With the shutters of these boards closed: the boards in the dark that have not failed.
+
+    Where a shutter does not close, all boards of its module become faults of `step`.  Shutters
+    that the ledger knows as open are opened again.
     """
-    drivers = [q for q in _drivers(work, boards) if q.ip not in work.failed]
+    drivers = _drivers(work, boards)
     reopen = [q for q in drivers if shutter_state(work, q) == OPEN]
     close = [q for q in drivers if shutter_state(work, q) != CLOSED]
     if close:
         move_shutters(work, close, CLOSED)
         time.sleep(SHUTTER_S)
+    lit = {q.module_id: q.ip for q in drivers if shutter_state(work, q) != CLOSED}
+    for quabo in boards:
+        driver = lit.get(quabo.module_id)
+        if driver is not None and quabo.ip not in work.failed:
+            text = f"left out: the shutter of its module, which {driver} drives, is not closed"
+            work.board_fault(quabo.ip, step, text)
+    try:
+        yield [quabo for quabo in boards if quabo.ip not in work.failed]
+    finally:
+        move_shutters(work, [q for q in reopen if shutter_state(work, q) == CLOSED], OPEN)
+
+
+def _measure_baselines(work: Work, boards: Sequence[Quabo]) -> dict[str, tuple[int, ...]]:
+    """The values of each board that has measured them."""
     new: dict[str, tuple[int, ...]] = {}
     plan = [Send(commands.CalibratePhBaseline())]
 
@@ -119,11 +144,8 @@ def calibrate_ph(work: Work, boards: Sequence[Quabo]) -> dict[str, ph_baselines.
                 new[ip] = packets.parse_ph_baseline(outcome.replies[-1])
         return {ip: of_outcome(outcome) for ip, outcome in outcomes.items()}
 
-    able = [quabo for quabo in boards if quabo.ip not in work.failed]
-    good = work.carry_out(Step.PH_BASELINE, able, action)
-    _keep_baselines(work, {q.ip: new[q.ip] for q in good})
-    move_shutters(work, [q for q in reopen if q.ip not in work.failed], OPEN)
-    return {quabo.ip: ph_baselines.summary(new[quabo.ip]) for quabo in good}
+    good = work.carry_out(Step.PH_BASELINE, boards, action)
+    return {quabo.ip: new[quabo.ip] for quabo in good}
 
 
 def _keep_baselines(work: Work, new: Mapping[str, tuple[int, ...]]) -> None:

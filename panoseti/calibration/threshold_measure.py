@@ -9,22 +9,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from panoseti.boards.board_work import Work
 from panoseti.boards.commands import CHIPS
-from panoseti.bringup.board_settings import CLOSED, OPEN
-from panoseti.bringup.board_setup import (
-    SHUTTER_QUABO,
-    SHUTTER_S,
-    load_maroc,
-    move_shutters,
-    shutter_state,
-)
+from panoseti.bringup.board_setup import dark, load_maroc
 from panoseti.bringup.ledger import Step
 from panoseti.calibration.pixel_masks import PIXELS, masked_pixels, place, proposal
 from panoseti.calibration.threshold_proposal import (
@@ -90,14 +82,15 @@ def measure_thresholds(
 ) -> list[BoardProposal]:
     """Scan boards in the dark and propose calibrations and masks.
 
-    Shutters are closed meanwhile, and the MAROC settings of data taking loaded again at the end.
+    Shutters are closed meanwhile, and the MAROC settings of data taking loaded again at the end; a
+    module whose shutter does not close is left out, since its detectors have high voltage.
     High voltage must be on.  RefusedError during a run or beside a pipeline on this computer.
     """
     _refuse(work)
     boards = [quabo for quabo in boards if _is_known(work, quabo)]
     gain = round(work.site.data.gain)
-    had_settings = [q for q in boards if work.ledger.done(q.ip, Step.MAROC)]
-    with _dark(work, boards):
+    with dark(work, boards, STEP) as boards:  # those that see no light
+        had_settings = [q for q in boards if work.ledger.done(q.ip, Step.MAROC)]
         for quabo in boards:
             work.ledger.forget(quabo.ip, [Step.MAROC])
         work.book.save()
@@ -126,23 +119,6 @@ def _is_known(work: Work, quabo: Quabo) -> bool:
     if not known:
         work.board_fault(quabo.ip, STEP, "not in quabo_info.json: its kind is unknown; add it")
     return known
-
-
-@contextmanager
-def _dark(work: Work, boards: Sequence[Quabo]) -> Iterator[None]:
-    """With the shutters of these boards closed; those known as open are opened again."""
-    modules = [work.site.obs.module(i) for i in dict.fromkeys(q.module_id for q in boards)]
-    drivers = [module.quabos[SHUTTER_QUABO] for module in modules]
-    drivers = [q for q in drivers if work.uids.get(q.ip) and q.ip not in work.failed]
-    reopen = [q for q in drivers if shutter_state(work, q) == OPEN]
-    close = [q for q in drivers if shutter_state(work, q) != CLOSED]
-    if close:
-        move_shutters(work, close, CLOSED)
-        time.sleep(SHUTTER_S)
-    try:
-        yield
-    finally:
-        move_shutters(work, [q for q in reopen if q.ip not in work.failed], OPEN)
 
 
 # --- files ------------------------------------------------------------------------------------
