@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import re
 import shutil
@@ -371,6 +372,11 @@ def test_new_firmware_is_loaded_compared_and_booted(ready: PrivateObservatory, l
         answer = look("--loads", "--quabo", target)
         assert (answer.code, "$.firmware.qfp: missing" in answer.err) == (2, True), answer
         path.write_text(json.dumps({**json.loads(text), "firmware": {"qfp": str(image)}}))
+        named = "which obs_config.json names; load it: config.py --loads"
+        plan = look("--dry-run", "--module", "254").out
+        for ip in ready.site.quabos[4:7]:  # the last one is BGA
+            assert f"firmware of {ip}: runs 0208 of 2023-05-01 03:22, not 0210 of" in plan
+        assert plan.count(named) == len(plan.splitlines()) == 3, plan
         answer = look("--loads", "--dry-run", "--quabo", target, "--json")
         assert answer.code == 0, answer
         (due,) = answer.json["plan"]
@@ -380,6 +386,16 @@ def test_new_firmware_is_loaded_compared_and_booted(ready: PrivateObservatory, l
         assert answer.code == 0, answer
         assert answer.json["firmware"][target]["written"] is True
         assert answer.json["silver"][target]["version"] == "0210"
+        entry = read_ledger(ready.data_dir).done(target, Step.FIRMWARE)
+        assert entry is not None and entry.inputs[image.name]["content"] == (
+            f"sha256:{hashlib.sha256(image.read_bytes()).hexdigest()}"
+        )
+        assert f"firmware of {target}" not in look("--dry-run", "--quabo", target).out
+        other = ready.site.quabos[6]
+        answer = look("--json", "--quabo", other)
+        assert answer.code == 1, answer
+        assert [(p["where"], p["step"]) for p in answer.json["problems"]] == [(other, "firmware")]
+        assert [due["step"] for due in answer.json["plan"]] == ["firmware"], "and nothing is loaded"
         answer = look("--loads", "--dry-run", "--quabo", target)
         assert answer.code == 0 and "would not load the silver firmware" in answer.out, answer
     finally:

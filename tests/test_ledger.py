@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from panoseti.bringup.board_settings import CLOSED, OPEN, BoardSettings
 from panoseti.bringup.ledger import (
     BOOT_SLACK_S,
+    SEEN,
     UID_NAME,
     UNDONE_BY_REBOOT,
     Ledger,
@@ -177,6 +178,47 @@ def test_site_configs_make_stale_what_they_change(
         assert any(text.startswith(reason) for text in found.values()), found
 
 
+def test_another_firmware_image_makes_the_firmware_stale_and_nothing_else(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Another name, another content under the same name, none any more, none to be found."""
+    first, second = tmp_path / "quabo_0208_28b4667a.bin", tmp_path / "quabo_0210_29000000.bin"
+    first.write_bytes(b"one" * 100)
+    second.write_bytes(b"two" * 100)
+
+    def site_with(image: Path) -> None:
+        write_site(folder, obs=changed(OBS, {("firmware",): {"qfp": str(image)}}))
+
+    before = filled(folder)
+    site_with(first)
+    assert reasons(folder, before) == {
+        Step.FIRMWARE: f"obs_config.json now used, {first.name} now used"
+    }
+    ledger = filled(folder)
+    site_with(second)
+    (reason,) = reasons(folder, ledger).items()
+    assert reason[0] is Step.FIRMWARE
+    assert reason[1].startswith(f"firmware {first.name} -> {second.name} in obs_config.json")
+    site_with(first)
+    assert reasons(folder, ledger) == {}
+    first.write_bytes(b"new" * 100)
+    assert reasons(folder, ledger) == {Step.FIRMWARE: f"content changed in {first.name}"}
+    first.unlink()
+    with pytest.raises(ConfigError, match=r"\$\.firmware\.qfp.*cannot be read"):
+        reasons(folder, ledger)
+
+
+def test_what_is_looked_at_each_time_is_kept_since_when() -> None:
+    ledger = Ledger()
+    ledger.saw(IP, Step.POWER, NOW, {"outlet": "outlet 3 of wps"})
+    ledger.saw(IP, Step.POWER, LATER, {"outlet": "outlet 3 of wps"})
+    assert ledger.done_unix(IP, Step.POWER) == NOW
+    ledger.saw(IP, Step.POWER, LATER, {"outlet": "outlet 4 of wps"})
+    assert ledger.done_unix(IP, Step.POWER) == LATER
+    ledger.begin(IP, Step.REBOOT, LATER)
+    assert ledger.done(IP, Step.POWER), "a reboot takes no power away"
+
+
 def edit_calibration(folder: Path) -> None:
     path = folder / "quabos" / "detovervol_3v" / "ph" / "quabo_calib_1016.json"
     content = json.loads(path.read_text())
@@ -266,7 +308,7 @@ def test_another_board_at_the_place_needs_everything(folder: Path) -> None:
     other = "6a50000000003f9"
     ledger.finish(IP, Step.UID, LATER, {}, {UID_NAME: other})
     found = reasons(folder, ledger)
-    assert set(found) == set(Step) - {Step.UID}
+    assert set(found) == set(Step) - {*SEEN, Step.UID}
     assert set(found.values()) == {f"another board: UID {UID} -> {other}"}
 
 

@@ -19,7 +19,8 @@ from panoseti.boards.board_work import Work, addresses
 from panoseti.boards.firmware import STEP, TASKS, Image, configured, images_for, unfinished
 from panoseti.boards.firmware_images import SECTOR_BYTES, Area, Release, may_overwrite
 from panoseti.boards.firmware_marks import Mark, Marks, read_marks
-from panoseti.bringup.ledger import Step
+from panoseti.bringup.board_settings import firmware_inputs
+from panoseti.bringup.ledger import Step, Value
 from panoseti.configs.site import FirmwareFiles, Quabo
 from panoseti.console import Progress
 from panoseti.errors import BoardError, ObsError, RefusedError
@@ -77,6 +78,7 @@ def load_firmware(
     done: dict[str, Loaded] = {}
     for batch in ([ip for ip in images if ip in first], [ip for ip in images if ip not in first]):
         done |= loads.run(batch)
+    loads.enter(done)
     return done
 
 
@@ -222,11 +224,21 @@ class _Loads:
         image = self._images[ip]
         return Loaded(str(image.path), image.release, written, took_s)
 
+    def enter(self, loaded: Mapping[str, Loaded]) -> None:
+        """Into the ledger: which image the flash of these boards was compared with."""
+        if self._area is not Area.SILVER:
+            return
+        for ip, found in loaded.items():
+            inputs = firmware_inputs(found.file, self._images[ip].sha256)
+            facts: dict[str, Value] = {"release": str(found.release), "compared": True}
+            self._work.ledger.finish(ip, Step.FIRMWARE, time.time(), inputs, facts)
+        self._work.book.save()
+
     def _forget_boots(self, ips: Sequence[str]) -> None:
         """What these boards run will not be what is in their flash: they must be rebooted."""
         if self._area is Area.SILVER:
             for ip in ips:
-                self._work.ledger.forget(ip, [Step.REBOOT])
+                self._work.ledger.forget(ip, [Step.FIRMWARE, Step.REBOOT])
             self._work.book.save()
 
     def _good(

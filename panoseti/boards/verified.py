@@ -434,7 +434,7 @@ def tell(work: Work, checks: Sequence[Check]) -> None:
         work.console.note(f"verified: {'; '.join(seen)}")
     for check in checks:
         for ip, text in check.wrong.items():
-            if not any((known.where, known.text) == (ip, text) for known in work.problems):
+            if not any((known.where, known.step) == (ip, check.what) for known in work.problems):
                 work.board_fault(ip, check.what, text)
         for ip, text in check.odd.items():
             work.console.warn(f"{ip}: {check.what}: {text}")

@@ -7,10 +7,12 @@ integration time makes no MAROC setting stale.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from functools import cached_property
+from pathlib import Path
 
 from panoseti.boards.commands import ChannelMask, GoeMask
-from panoseti.bringup.ledger import HOUR_S, Inputs, Step, Value, content_digest
+from panoseti.bringup.ledger import DIGEST, HOUR_S, Inputs, Step, Value, content_digest
 from panoseti.calibration import pixel_masks
 from panoseti.configs import settings
 from panoseti.configs.board_files import (
@@ -26,9 +28,15 @@ from panoseti.configs.load_configs import DAQ_CONFIG, DATA_CONFIG, OBS_CONFIG, S
 from panoseti.configs.quabo_config import QuaboConfig
 from panoseti.configs.settings import Registers
 from panoseti.configs.site import Calibration
-from panoseti.errors import ConfigError
+from panoseti.errors import ConfigError, Fault
 
 OPEN, CLOSED = "open", "closed"
+
+
+def firmware_inputs(file: str, sha256: str) -> Inputs:
+    """The inputs of loading an image."""
+    name = Path(file).name
+    return {OBS_CONFIG: {"firmware": name}, name: {"content": DIGEST + sha256}}
 
 
 class BoardSettings:
@@ -41,6 +49,7 @@ class BoardSettings:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._inputs: dict[tuple[Step, str], Inputs] = {}
+        self._image_digests: dict[str, str] = {}
 
     @cached_property
     def db(self) -> BoardDb:
@@ -69,6 +78,8 @@ class BoardSettings:
 
     def _work_out(self, step: Step, uid: str) -> Inputs:
         match step:
+            case Step.FIRMWARE:
+                return self._firmware_inputs(uid)
             case Step.HK_DEST:
                 return {DAQ_CONFIG: {"head_node_ip_addr": self.head_ip()}}
             case Step.MASKS:
@@ -96,6 +107,21 @@ class BoardSettings:
         """The inputs of moving the shutter to OPEN or CLOSED."""
         value = self._site.obs.shutter_open_value
         return {"": {"shutter": state}, OBS_CONFIG: {"shutter_open_value": value}}
+
+    def _firmware_inputs(self, uid: str) -> Inputs:
+        """The image for a board's kind; nothing where none is named."""
+        board = self.db.boards.get(uid)
+        file = self._site.obs.firmware.of(board.board_version) if board else None
+        if board is None or file is None:
+            return {}
+        if file not in self._image_digests:
+            try:
+                self._image_digests[file] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+            except OSError as error:
+                place = f"$.firmware.{board.board_version}"
+                remedy = f"cannot be read: {error.strerror}; copy the image there, or correct it"
+                raise ConfigError([Fault(OBS_CONFIG, place, file, remedy)]) from error
+        return firmware_inputs(file, self._image_digests[file])
 
     def _hv_inputs(self, uid: str) -> Inputs:
         """What the set points follow from, beside the temperature."""

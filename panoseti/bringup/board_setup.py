@@ -32,6 +32,8 @@ QUABO_CONFIG_FOLDER = "quabo_config"
 SHUTTER_QUABO = 1
 # The shutter takes part of a second; nothing reports its end in time.
 SHUTTER_S = 1.0
+# Commands that the link does not repeat, such as a PH baseline, are tried so often again.
+ONCE_MORE = 2
 
 Plans = Mapping[str, Sequence[LinkStep]]
 
@@ -265,12 +267,14 @@ def run_plans(work: Work, plans: Plans, through: Callable[[str], None]) -> dict[
 def send_plans(work: Work, plans: Plans, through: Callable[[str], None]) -> dict[str, Outcome]:
     """What became of the plans, all of which may be carried out again from their beginning.
 
-    That is done once where the answer to a command was lost that the link sends only once.
+    That is done where the answer to a command was lost that the link sends only once.
     """
     with work.link() as link:
         outcomes = link.run(plans, work.echo, through)
-        again = {ip: plans[ip] for ip, outcome in outcomes.items() if outcome.once_lost}
-        if again:
+        for _ in range(ONCE_MORE):
+            again = {ip: plans[ip] for ip, outcome in outcomes.items() if outcome.once_lost}
+            if not again:
+                break
             work.console.note(f"lost answers: {addresses(list(again))}: once more")
             outcomes |= link.run(again, work.echo)
     return outcomes

@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from panoseti.boards import verified
+from panoseti.boards import firmware, outlets, verified
 from panoseti.boards.board_link import Send
 from panoseti.boards.board_work import Work, addresses
 from panoseti.boards.commands import HkDestination, HkInterval
+from panoseti.boards.firmware_images import Area, Release
+from panoseti.boards.firmware_load import load_firmware
 from panoseti.bringup import boot, power, session, session_setup
 from panoseti.bringup.board_settings import CLOSED, OPEN
 from panoseti.bringup.board_setup import (
@@ -26,8 +28,9 @@ from panoseti.bringup.board_setup import (
     set_hk_destination,
     shutter_drivers,
 )
-from panoseti.bringup.ledger import UNDONE_BY_REBOOT, Step
+from panoseti.bringup.ledger import UNDONE_BY_REBOOT, Step, Value
 from panoseti.bringup.session import CAPTURE_HK, HV_UPDATER, SESSION_DAEMONS, TEMPERATURE_GUARD
+from panoseti.configs.load_configs import OBS_CONFIG
 from panoseti.configs.site import Module, Quabo
 from panoseti.errors import ConfigError, ObsError
 from panoseti.high_voltage.hv_off_asked import note_off_asked
@@ -82,7 +85,10 @@ class BringUp:
         self._look_back()
         self._compare_uids()
         self._boards(Step.UID, boot.read_uids)
+        if self.asked_again(Step.FIRMWARE):
+            self._boards(Step.FIRMWARE, load_firmware)
         self._boards(Step.REBOOT, boot.reboot)
+        self._firmware()
         self._boards(Step.HK_DEST, set_hk_destination)
         self._daemons()
         self._boards(Step.MASKS, load_masks)
@@ -107,10 +113,15 @@ class BringUp:
     # --- what is there ---
 
     def _power(self) -> None:
-        off = power.unpowered(self.work, self.work.modules)
+        work = self.work
+        off = power.unpowered(work, work.modules)
         items = [Due(POWER, feed.label, "the outlet is off") for feed in off]
         if self.plan(items):
-            power.power_on(self.work, off)
+            power.power_on(work, off)
+        if self.asked_again(POWER):
+            on = [f for f in outlets.feeds(work.site.obs, work.modules) if f not in off]
+            if self.plan([Due(POWER, feed.label, "asked for by --redo") for feed in on]):
+                power.switch_on_again(work, on)
 
     def _look_for_boards(self) -> list[Quabo]:
         """The boards that answer; one that does not is a fault, and left alone."""
@@ -132,7 +143,11 @@ class BringUp:
             work.board_fault(quabo.ip, PING, f"no answer; {remedy}")
         if changed:
             work.save_uids()
-        return [quabo for quabo in work.boards if quabo.ip in answering]
+        present = [quabo for quabo in work.boards if quabo.ip in answering]
+        now_unix = time.time()
+        for quabo in present:
+            work.ledger.saw(quabo.ip, Step.PING, now_unix, {})
+        return present
 
     def _compare_uids(self) -> None:
         """A board that was exchanged says another UID."""
@@ -270,6 +285,51 @@ class BringUp:
             action(work, [quabo for quabo in boards if quabo.ip in reasons])
         elif self._dry_run:
             self._assume(step, [quabo for quabo in boards if quabo.ip in reasons])
+
+    def _firmware(self) -> None:
+        """Boards that do not run the image that obs_config.json names: said, and not loaded.
+
+        One that runs what is named, and was not loaded from here, is taken as it is.
+        """
+        work, now_unix = self.work, time.time()
+        for quabo in self._present:
+            if quabo.ip in work.failed or not (why := self._why(quabo, Step.FIRMWARE, now_unix)):
+                continue
+            if reason := self._other_image(quabo, why):
+                text = f"{reason}; load it: {firmware.TASKS[Area.SILVER]}"
+                self.plan([Due(Step.FIRMWARE.label, quabo.ip, text)])
+                if not self._dry_run:
+                    work.fault(quabo.ip, firmware.STEP, text)
+        if not self._dry_run:
+            work.book.save()
+
+    def _other_image(self, quabo: Quabo, why: str) -> str:
+        """Why a board does not run what it should, "" = it does, as far as that shows; noted then.
+
+        why: what the ledger says.
+        """
+        ledger, ip = self.work.ledger, quabo.ip
+        try:
+            inputs = self.work.inputs(quabo, Step.FIRMWARE)
+        except ConfigError as error:
+            return "; ".join(map(str, error.faults))
+        booted, known = ledger.done(ip, Step.REBOOT), ledger.done(ip, Step.FIRMWARE)
+        said = booted.facts if booted else {}
+        if "fwver" not in said:
+            return ""  # a reboot that is only tried out
+        running = Release(str(said["fwver"]), str(said["fwtime"]))
+        build = firmware.board_build(self.work, ip)
+        wanted = firmware.wanted_releases(self.work.site.obs.firmware).get(build)
+        if wanted is not None and running != wanted:
+            return f"runs {running}, not {wanted}, which obs_config.json names"
+        # Another content under the same name does not show in what runs.
+        if known and any(
+            known.inputs.get(name, new) != new for name, new in inputs.items() if name != OBS_CONFIG
+        ):
+            return why
+        facts: dict[str, Value] = {"release": str(running), "compared": False}
+        ledger.finish(ip, Step.FIRMWARE, time.time(), inputs, facts)
+        return ""
 
     def _reasons(self, step: Step, boards: Sequence[Quabo]) -> dict[str, str]:
         now_unix = time.time()

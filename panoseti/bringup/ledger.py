@@ -30,7 +30,10 @@ BOOT_SLACK_S = 1.0
 class Step(StrEnum):
     """The steps that are done to a board, in their order."""
 
+    POWER = "power"
+    PING = "ping"
     UID = "uid"
+    FIRMWARE = "firmware"
     REBOOT = "reboot"
     HK_DEST = "hk_dest"
     MASKS = "masks"
@@ -46,7 +49,10 @@ class Step(StrEnum):
 
 
 _LABELS = {
+    Step.POWER: "power",
+    Step.PING: "ping",
     Step.UID: "UID",
+    Step.FIRMWARE: "firmware",
     Step.REBOOT: "reboot",
     Step.HK_DEST: "HK destination",
     Step.MASKS: "masks",
@@ -64,12 +70,15 @@ UNDONE_BY_REBOOT = (
     Step.HV,
 )
 
+SEEN = (Step.POWER, Step.PING)
+"""What is looked at each time; the ledger keeps since when it is so."""
+
 Value = str | int | float | bool | None
 Inputs = Mapping[str, Mapping[str, Value]]
 
 BOARD = "board"
 UID_NAME, BOOT_NAME = "UID", "boot"
-_DIGEST = "sha256:"
+DIGEST = "sha256:"
 REASONS_SHOWN = 4
 
 
@@ -80,7 +89,7 @@ class LedgerFormatError(ValueError):
 def content_digest(content: Any) -> str:
     """A short text that stands for a value too long to be kept (any JSON value)."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return _DIGEST + hashlib.sha256(text.encode()).hexdigest()[:32]
+    return DIGEST + hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def utc_text(unix_s: float) -> str:
@@ -190,6 +199,12 @@ class Ledger:
         for step in steps:
             self.boards.get(ip, {}).pop(step, None)
 
+    def saw(self, ip: str, step: Step, now_unix: float, facts: Mapping[str, Value]) -> None:
+        """One of SEEN is so; the entry keeps since when."""
+        known = self.done(ip, step)
+        if known is None or known.facts != facts:
+            self.boards.setdefault(ip, {})[step] = Entry(now_unix, now_unix, {}, dict(facts))
+
     def begin_other(self, name: str, now_unix: float) -> None:
         """Something that is no board is about to be set up."""
         self.others[name] = Entry(begun_unix=now_unix)
@@ -226,7 +241,7 @@ class Ledger:
     def complete(self, ip: str, step: Step, inputs: Inputs) -> dict[str, dict[str, Value]]:
         """The inputs with what every step depends on."""
         whole = {source: dict(values) for source, values in inputs.items()}
-        if step is not Step.UID:
+        if step not in (*SEEN, Step.UID):
             whole[BOARD] = {UID_NAME: self.uid_of(ip)}
             if step in UNDONE_BY_REBOOT:
                 whole[BOARD][BOOT_NAME] = self.boot_of(ip)
@@ -299,7 +314,7 @@ def _board_differences(old: Mapping[str, Value], new: Mapping[str, Value]) -> li
 
 def _changed(source: str, name: str, old: Value, new: Value) -> str:
     where = f" in {source}" if source else ""
-    if any(isinstance(value, str) and value.startswith(_DIGEST) for value in (old, new)):
+    if any(isinstance(value, str) and value.startswith(DIGEST) for value in (old, new)):
         return f"{name} changed{where}"
     return f"{name} {_shown(old)} -> {_shown(new)}{where}"
 

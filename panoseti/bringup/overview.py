@@ -11,7 +11,7 @@ from panoseti.boards.addresses import redis_key
 from panoseti.boards.board_work import Work
 from panoseti.boards.packets import signed_detector_c
 from panoseti.bringup import session_setup
-from panoseti.bringup.ledger import Step
+from panoseti.bringup.ledger import SEEN, Step
 from panoseti.configs.site import Quabo
 from panoseti.errors import ConfigError, ObsError
 from panoseti.housekeeping.hk_watch import HVMON
@@ -131,7 +131,7 @@ def _state(work: Work, quabo: Quabo, hv_off: str | None) -> str:
         return "absent"
     now_unix = time.time()
     for step in Step:
-        if step is Step.SHUTTER and quabo.index != 1:
+        if step in SEEN or (step is Step.SHUTTER and quabo.index != 1):
             continue
         try:
             why = work.why(quabo, step, now_unix)

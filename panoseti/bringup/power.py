@@ -14,6 +14,7 @@ from panoseti.boards.outlets import Feed, OutletState
 from panoseti.bringup import session
 from panoseti.bringup.board_setup import hv_off
 from panoseti.bringup.boot import PING_EVERY_S, PING_TIMEOUT_S, reached
+from panoseti.bringup.ledger import Step
 from panoseti.configs.load_configs import OBS_CONFIG
 from panoseti.configs.site import Module, Quabo
 from panoseti.errors import ConfigError, Fault, ObsError
@@ -75,7 +76,16 @@ def unpowered(work: Work, modules: Iterable[Module]) -> list[Feed]:
             work.fault(feed.label, STEP, state.problem)
         elif not state.on:
             off.append(feed)
+        else:
+            _note_on(work, feed)
     return off
+
+
+def _note_on(work: Work, feed: Feed) -> None:
+    """Into the ledger: the boards of an outlet that is on."""
+    for module in feed.modules:
+        for quabo in module.quabos:
+            work.ledger.saw(quabo.ip, Step.POWER, time.time(), {"outlet": feed.label})
 
 
 # --- on ---------------------------------------------------------------------------------------
@@ -93,6 +103,11 @@ def power_on(work: Work, off: Sequence[Feed]) -> None:
     awaited = [quabo.ip for feed in switched for quabo in _expected(work, feed)]
     for ip in _await_ping(work, awaited, work.site.obs.power_on_timeout_s):
         work.console.warn(f"{ip}: {STEP}: no answer yet")
+
+
+def switch_on_again(work: Work, on: Sequence[Feed]) -> None:
+    """Switch on outlets that are on: what their boards hold stays."""
+    _switch(work, _allowed(work, on), on=True)
 
 
 def _expected(work: Work, feed: Feed) -> list[Quabo]:
@@ -224,4 +239,6 @@ def _switch(work: Work, wanted: Sequence[Feed], on: bool) -> list[Feed]:
             word = "on" if on else "off"
             work.console.note(f"power: {label} is {word} ({by_label[label].names})")
             good.append(by_label[label])
+            if on:
+                _note_on(work, by_label[label])
     return good
