@@ -358,9 +358,12 @@ class Board:
 
     def true_baseline(self) -> list[int]:
         """What the PH chain gives without light, ADC counts."""
-        return response.baseline_of(
+        level = response.baseline_of(
             self.identity.boardloc, self.registers, wiring(self.identity.version)
         )
+        for pixel, counts in self.faults.baseline_shift.items():
+            level[pixel] += counts
+        return level
 
     def _as_read_out(self, values: Sequence[int]) -> tuple[int, ...]:
         """Values of pixels in the order in which the chips give them."""

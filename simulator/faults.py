@@ -19,6 +19,7 @@
 | bad_flash | address (0x01010100) | the lowest bit of that byte of flash memory cannot be kept |
 | hot_pixels | pixels ([0]), factor (30.0) | so many times the dark counts of others |
 | dead_pixels | pixels ([0]) | these (numbers in packet order) never count |
+| odd_baseline | pixels ([0]), counts (100) | their PH level is so much higher; adds up |
 | hv_stuck | | high voltage stays as it is, whatever is commanded (and echoed) |
 | needs_priming | | no PH events until PH mode was started and stopped once since the boot |
 """
@@ -36,7 +37,7 @@ from simulator.sky import PIXELS, mix
 NAMES = (
     "none", "unreachable", "mute", "no_hk", "slow", "lossy", "duplicating", "reordering",
     "rebooting", "hot", "odd_hk", "wrong_firmware", "wrong_uid", "tftp_stall", "bad_flash",
-    "hot_pixels", "dead_pixels", "hv_stuck", "needs_priming",
+    "hot_pixels", "dead_pixels", "odd_baseline", "hv_stuck", "needs_priming",
 )  # fmt: skip
 _PARAMETERS: dict[str, dict[str, Any]] = {
     "slow": {"delay_s": 1.0},
@@ -49,6 +50,7 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     "bad_flash": {"address": 0x01010100},
     "hot_pixels": {"pixels": [0], "factor": 30.0},
     "dead_pixels": {"pixels": [0]},
+    "odd_baseline": {"pixels": [0], "counts": 100},
 }
 REORDER_DELAY_S = 0.05
 MALFORMED_KINDS = ("length", "acq_mode", "unknown_module", "source_mismatch")
@@ -95,6 +97,7 @@ class Faults:
     hot_pixels: frozenset[int] = frozenset()
     hot_factor: float = 1.0
     dead_pixels: frozenset[int] = frozenset()
+    baseline_shift: dict[int, int] = field(default_factory=dict)
     hv_stuck: bool = False
     needs_priming: bool = False
     active: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -155,6 +158,8 @@ class Faults:
             self.hot_pixels, self.hot_factor = _pixels(values), float(values["factor"])
         elif name == "dead_pixels":
             self.dead_pixels = _pixels(values)
+        elif name == "odd_baseline":
+            self.baseline_shift.update(dict.fromkeys(_pixels(values), int(values["counts"])))
 
     def hears(self) -> bool:
         """Whether a datagram to the board arrives."""

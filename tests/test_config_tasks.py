@@ -103,6 +103,38 @@ def test_one_task_alone_for_one_board(ready: PrivateObservatory, look: Look) -> 
     assert shown[other]["mean"] == pytest.approx(sum(values) / 256)
 
 
+@pytest.mark.parametrize("words", [("--calibrate_ph",), ("--redo", "ph_baseline")])
+def test_what_changed_in_the_ph_baselines_is_told_and_the_set_before_kept(
+    ready: PrivateObservatory, look: Look, words: tuple[str, ...]
+) -> None:
+    """Asked for alone, and in the bring-up: a board with a drifted, a dead and a hot channel."""
+    target, file = ready.site.quabos[5], ready.data_dir / "quabo_ph_baseline.json"
+    kept = ready.data_dir / "calibration" / "ph_baselines"
+    assert look("--calibrate_ph", "--quabo", target).code == 0
+    before, known = file.read_bytes(), set(kept.iterdir())
+    with ready.client() as client:
+        for pixel, counts in ((17, 60), (33, -600), (16 * 9 + 4, 900)):
+            client.fault(target, "odd_baseline", pixels=[pixel], counts=counts)
+    try:
+        answer = look(*words, "--quabo", target)
+        again = look(*words, "--quabo", target, "--json")
+    finally:
+        with ready.client() as client:
+            client.fault(target, "none")
+        assert look("--calibrate_ph", "--quabo", target).code == 0
+    assert answer.code == 0, answer
+    assert "stddev" in answer.out
+    said = [line for line in answer.out.splitlines() if line.startswith("SN01017: 1 channel ")]
+    kinds = ("dead (1 of them new)", "hot (1 of them new)", "drifted")
+    places = ((1, 2), (4, 9), (1, 1))
+    assert len(said) == 3, answer.out
+    for line, kind, place in zip(said, kinds, places, strict=True):
+        assert line.startswith(f"SN01017: 1 channel {kind}: pixel {place} "), line
+    assert len(again.json["ph_baseline_news"]) == 2, "drifted no more"
+    assert list(again.json["ph_baselines"]) == [target]
+    assert before in [path.read_bytes() for path in set(kept.iterdir()) - known]
+
+
 def test_shutters_move_and_are_remembered(ready: PrivateObservatory, look: Look) -> None:
     drivers = [ready.site.quabos[1], ready.site.quabos[5]]
     assert look("--shutter_close", "--module", "1").code == 0

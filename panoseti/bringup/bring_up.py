@@ -20,7 +20,6 @@ from panoseti.boards.firmware_load import load_firmware
 from panoseti.bringup import boot, power, session, session_setup
 from panoseti.bringup.board_settings import CLOSED, OPEN
 from panoseti.bringup.board_setup import (
-    calibrate_ph,
     hv_off,
     load_maroc,
     load_masks,
@@ -30,6 +29,7 @@ from panoseti.bringup.board_setup import (
 )
 from panoseti.bringup.ledger import UNDONE_BY_REBOOT, Step, Value
 from panoseti.bringup.session import CAPTURE_HK, HV_UPDATER, SESSION_DAEMONS, TEMPERATURE_GUARD
+from panoseti.calibration.calibration_report import BaselineReport, measure_baselines
 from panoseti.configs.load_configs import OBS_CONFIG
 from panoseti.configs.site import Module, Quabo
 from panoseti.errors import ConfigError, ObsError
@@ -66,12 +66,14 @@ class BringUp:
     """One bring-up of the boards of `work`.
 
     redo: names of steps (of Step, or daq_nodes) that are done whatever the ledger says; dry_run:
-    nothing is done, `due` says what would be.
+    nothing is done, `due` says what would be.  baselines: the PH baselines that were measured,
+    None = none were.
     """
 
     def __init__(self, work: Work, redo: Collection[str] = (), dry_run: bool = False) -> None:
         self.work = work
         self.due: list[Due] = []
+        self.baselines: BaselineReport | None = None
         self._redo = frozenset(redo)
         self._dry_run = dry_run
         self._suspicions: dict[str, str] = {}
@@ -93,9 +95,12 @@ class BringUp:
         self._daemons()
         self._boards(Step.MASKS, load_masks)
         self._boards(Step.MAROC, load_maroc)
-        self._boards(Step.PH_BASELINE, calibrate_ph)
+        self._boards(Step.PH_BASELINE, self._measure_baselines)
         self._boards(Step.SHUTTER, lambda work, boards: move_shutters(work, boards, OPEN))
         self._boards(Step.HV, session_setup.confirm_hv)
+
+    def _measure_baselines(self, work: Work, boards: Sequence[Quabo]) -> None:
+        self.baselines = measure_baselines(work, boards)
 
     def plan(self, items: Sequence[Due]) -> bool:
         """Note that something is due; whether it shall be done now."""

@@ -16,7 +16,6 @@ from panoseti.boards.firmware_load import Loaded, load_firmware, would_load
 from panoseti.bringup import boot, overview, session_setup
 from panoseti.bringup.board_settings import CLOSED, OPEN
 from panoseti.bringup.board_setup import (
-    calibrate_ph,
     load_maroc,
     load_masks,
     move_shutters,
@@ -252,19 +251,15 @@ def _maroc(job: Job) -> None:
 
 
 def _calibrate(job: Job) -> None:
-    work = job.work
-    try:
-        earlier = ph_baselines.earlier_baselines(work.site.head_data_dir)
-    except ConfigError:
-        earlier = None  # calibrate_ph says so
-    summaries = calibrate_ph(work, job.boards())
-    _show_summaries(job, summaries)
-    now = ph_baselines.earlier_baselines(work.site.head_data_dir)
-    measured = {} if now is None else {work.uids[ip]: now.coefs[work.uids[ip]] for ip in summaries}
-    news = calibration_report.baseline_lines(work, earlier, measured)
-    job.document["ph_baseline_news"] = news
-    for line in news:
-        job.console.out(line)
+    _show_baseline_report(job, calibration_report.measure_baselines(job.work, job.boards()))
+
+
+def _show_baseline_report(job: Job, report: calibration_report.BaselineReport) -> None:
+    _show_summaries(job, report.summaries)
+    job.document["ph_baseline_news"] = report.news
+    if not job.console.json_output:
+        for line in report.news:
+            job.console.out(line)
 
 
 def _measure_thresholds(job: Job) -> None:
@@ -379,6 +374,8 @@ def _bring_up(job: Job) -> None:
         if not bring_up.due:
             job.console.out("nothing is missing or stale")
         return
+    if bring_up.baselines is not None:
+        _show_baseline_report(job, bring_up.baselines)
     _verify(job)
     _show(job)
     if work.problems:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from panoseti.boards.board_work import Work
-from panoseti.calibration import ph_compare
+from panoseti.bringup.board_setup import calibrate_ph
+from panoseti.calibration import ph_baselines, ph_compare
 from panoseti.calibration.threshold_measure import BoardProposal
-from panoseti.configs.site import PhBaseline
+from panoseti.configs.site import PhBaseline, Quabo
+from panoseti.errors import ConfigError
 
 THRESHOLD_COLUMNS = ("board", "serial", "chip", "a", "was", "b", "was", "unclear", "problem")
 
@@ -35,6 +38,27 @@ def threshold_lines(proposals: Sequence[BoardProposal]) -> list[str]:
         proposed = found.file or "none, a quadrant has no line"
         said.append(f"{found.serialno}: proposed calibration: {proposed}; curves: {found.scan}")
     return said
+
+
+@dataclass(frozen=True)
+class BaselineReport:
+    """PH baselines just measured: the summary of each board by address; what has changed."""
+
+    summaries: dict[str, ph_baselines.Summary]
+    news: list[str]
+
+
+def measure_baselines(work: Work, boards: Sequence[Quabo]) -> BaselineReport:
+    """Measure the PH baselines of boards, and compare them with the set before."""
+    data_dir = work.site.head_data_dir
+    try:
+        earlier = ph_baselines.earlier_baselines(data_dir)
+    except ConfigError:
+        earlier = None  # calibrate_ph says so
+    summaries = calibrate_ph(work, boards)
+    now = ph_baselines.earlier_baselines(data_dir) if summaries else None
+    measured = {} if now is None else {work.uids[ip]: now.coefs[work.uids[ip]] for ip in summaries}
+    return BaselineReport(summaries, baseline_lines(work, earlier, measured))
 
 
 def baseline_lines(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ from panoseti.configs.board_files import PH_BASELINE, ph_baseline_text, read_ph_
 from panoseti.configs.site import PhBaseline
 from panoseti.errors import ObsError
 from panoseti.state_files import write_state
+
+KEPT = Path("calibration") / "ph_baselines"
+"""Where earlier sets are kept, below the head node's data directory."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,16 @@ def earlier_baselines(data_dir: Path) -> PhBaseline | None:
 
 
 def write_baselines(data_dir: Path, baseline: PhBaseline) -> None:
-    """Replace the file."""
+    """Replace the file; the one before is kept under `KEPT`, named after when it was written."""
     path = data_dir / PH_BASELINE
     try:
+        if path.exists():
+            changed = path.stat().st_mtime
+            stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(changed))
+            written = f"{stamp}.{int(changed % 1 * 1000):03d}Z"
+            kept = data_dir / KEPT / f"{path.stem}_{written}.json"
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_state(kept, path.read_bytes())
         write_state(path, ph_baseline_text(baseline.date_unix, baseline.coefs).encode())
     except OSError as error:
         raise ObsError(f"{path}: cannot be written: {error.strerror}") from error
