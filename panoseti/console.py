@@ -88,9 +88,26 @@ class _Parser(argparse.ArgumentParser):
         meant = f" (did you mean {near[0]}?)" if near else ""
         self.exit(EXIT_BAD_CONFIG, f"{self.prog}: {message}{meant}; see {self.prog} --help\n")
 
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        words = [self._spelled(word) for word in (sys.argv[1:] if args is None else args)]
+        return super().parse_known_args(words, namespace)
+
+    def _spelled(self, word: str) -> str:
+        """A long option as it was declared; any other word as it is."""
+        name, equals, value = word.partition("=")
+        for spelling in (name, name[:2] + name[2:].replace("-", "_")):
+            if name.startswith("--") and spelling in self._option_string_actions:
+                return spelling + equals + value
+        return word
+
 
 def parser(doc: str | None, examples: str) -> argparse.ArgumentParser:
-    """An argument parser with the module docstring above and worked examples below."""
+    """An argument parser with the module docstring above and worked examples below.
+
+    Long options may be spelled with - or with _.
+    """
     return _Parser(
         prog=Path(sys.argv[0]).name,
         description=doc,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from panoseti import console
 from tests.helpers import REPO
 
 SCRIPT = """\
@@ -211,3 +212,17 @@ parser.parse_args({argv})"""
     done = run(tmp_path, body.format(argv=["--log", "x"]))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "argument --log: invalid int value: 'x'" in done.stderr
+
+
+def test_long_options_may_be_spelled_with_either_sign() -> None:
+    parser = console.parser("What it does.", "  none")
+    parser.add_argument("--measure_thresholds", action="store_true")
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--run_name")
+    parser.add_argument("words", nargs="*")
+    args = parser.parse_args(["--measure-thresholds", "--dry-run", "--run-name=a-b", "x-y"])
+    assert (args.measure_thresholds, args.dry_run, args.run_name) == (True, True, "a-b")
+    assert args.words == ["x-y"]
+    assert parser.parse_args(["--run_name", "a-b"]).run_name == "a-b"
+    with pytest.raises(SystemExit, match="2"):
+        parser.parse_args(["--measure-nothing"])

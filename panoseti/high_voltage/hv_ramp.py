@@ -230,7 +230,7 @@ class BoardHv:
             if (fault := self._fault(shown, seen)) is not None:
                 if shown is Shown.HIGH:
                     self.latched = fault
-                if shown is Shown.GONE and not seen.booted and self._there_utc:
+                if self._gone >= ENOUGH and not seen.booted and self._there_utc:
                     self.lost_at = (self._there_utc, self._gone_utc)
                 behind = shown in (Shown.GONE, Shown.WEAK)
                 if behind and self.stage is Stage.RISING and not seen.booted:
