@@ -100,10 +100,13 @@ def settings_plans(observatory: PrivateObservatory) -> dict[str, list[Step]]:
     site = load_site(observatory.command_dir)
     wanted = BoardSettings(site)
     uids = read_quabo_uids(site.head_data_dir / QUABO_UIDS, site.obs).by_ip
-    masks = [Send(command) for command in wanted.masks()]
+    masks = {
+        quabo.ip: [Send(command) for command in wanted.masks(uids[quabo.ip])]
+        for quabo in site.obs.quabos
+    }
     destination = Send(commands.HkDestination(wanted.head_ip()))
     return {
-        quabo.ip: [destination, *masks, *maroc_plan(wanted, quabo.ip, uids[quabo.ip])[1]]
+        quabo.ip: [destination, *masks[quabo.ip], *maroc_plan(wanted, quabo.ip, uids[quabo.ip])[1]]
         for quabo in site.obs.quabos
     }
 

@@ -67,7 +67,6 @@ def check_registers(observatory: PrivateObservatory, absent: tuple[str, ...] = (
     uids = read_quabo_uids(data_dir / "quabo_uids.json", site.obs)
     baselines = read_ph_baseline(data_dir / "quabo_ph_baseline.json")
     wanted = BoardSettings(site)
-    channel_mask, goe_mask = wanted.masks()
     for ip, board in boards(observatory).items():
         if ip in absent:
             assert uids.by_ip[ip] == ""
@@ -75,6 +74,7 @@ def check_registers(observatory: PrivateObservatory, absent: tuple[str, ...] = (
         assert uids.by_ip[ip] == board["uid"]
         assert board["phase"] == "silver"
         assert board["hk_destination"] == observatory.site.head
+        channel_mask, goe_mask = wanted.masks(board["uid"])
         assert board["channel_mask"] == list(channel_mask.words)
         assert board["goe_mask"] == goe_mask.value
         registers, _ = wanted.registers(ip, board["uid"])

@@ -178,6 +178,20 @@ def test_site_configs_make_stale_what_they_change(
         assert any(text.startswith(reason) for text in found.values()), found
 
 
+def test_masked_pixels_take_no_part_in_coincidences(folder: Path) -> None:
+    """Bit n is packet pixel n, as in all firmware that knows coincidences; each board its own."""
+    text = (folder / "quabos" / "quabo_config.txt").read_text()
+    assert text.count("=0xffffffff") == 8
+    (folder / "quabo_config.txt").write_text(text.replace("=0xffffffff", "=0"))
+    mask_pixel(folder)
+    found = settings(folder)
+    channels, goe = found.masks(UID)
+    assert channels.words[:8] == (0, 1 << 1, 0, 0, 0, 0, 0, 0), "pixel 16 * 2 + 1"
+    assert found.masks("6a50000000003f9")[0].words[:8] == (0, 0, 1 << 3, 0, 0, 0, 0, 0)
+    assert found.masks("a board nobody knows")[0].words[:8] == (0,) * 8
+    assert channels.words[8] == 0x155 and goe.value == found.base.goe_mask
+
+
 def test_another_firmware_image_makes_the_firmware_stale_and_nothing_else(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -253,6 +267,17 @@ def edit_detector(folder: Path) -> None:
     path.write_text(json.dumps(detectors))
 
 
+def mask_pixel(folder: Path) -> None:
+    path = folder / "quabos" / "masked_pixels.json"
+    path.write_text(json.dumps({"SN01016": [[1, 2]], "SN01017": [[3, 4]]}))
+
+
+def mask_pixel_in_coincidences(folder: Path) -> None:
+    """Word 1 lets the pixels of rows 2 and 3 through."""
+    edit_line(folder, "CHANMASK_1", "CHANMASK_1 = 0")
+    mask_pixel(folder)
+
+
 FILE_CHANGES: list[tuple[Callable[[Path], None], set[Step], str]] = [
     (
         edit_calibration,
@@ -267,6 +292,8 @@ FILE_CHANGES: list[tuple[Callable[[Path], None], set[Step], str]] = [
         "MAROC tags changed in quabo_config.txt",
     ),
     (lambda folder: edit_line(folder, "CHANMASK_8", "CHANMASK_8 = 0x154"), {Step.MASKS}, ""),
+    (mask_pixel, BASELINE_TOO, "masked_pixels.json now used"),
+    (mask_pixel_in_coincidences, {*BASELINE_TOO, Step.MASKS}, "masked_pixels.json now used"),
     (lambda folder: edit_line(folder, "HV_0", "HV_0 = 17"), set(), ""),
     (lambda folder: edit_line(folder, "ACQINT", "ACQINT = 17   * not used here"), set(), ""),
 ]

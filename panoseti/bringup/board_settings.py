@@ -83,7 +83,7 @@ class BoardSettings:
             case Step.HK_DEST:
                 return {DAQ_CONFIG: {"head_node_ip_addr": self.head_ip()}}
             case Step.MASKS:
-                return self._mask_inputs()
+                return self._mask_inputs(uid)
             case Step.MAROC:
                 return self._maroc_inputs(uid)
             case Step.PH_BASELINE:
@@ -132,7 +132,7 @@ class BoardSettings:
             DETECTOR_INFO: {"nominal V": nominal},
         }
 
-    def _mask_inputs(self) -> Inputs:
+    def _mask_inputs(self, uid: str) -> Inputs:
         ph = self._site.data.pulse_height
         names = ("any_trigger", "two_pixel_trigger", "three_pixel_trigger")
         triggers: dict[str, Value] = {
@@ -142,7 +142,15 @@ class BoardSettings:
         return {
             DATA_CONFIG: {"pulse_height": ph is not None, **triggers},
             QUABO_CONFIG: {"CHANMASK": words, "GOEMASK": self.base.goe_mask},
+            **self._own_mask_inputs(uid),
         }
+
+    def _own_mask_inputs(self, uid: str) -> Inputs:
+        """The masked pixels of a board, where its channel mask does not have them anyway."""
+        own, _ = self.masks(uid)
+        if own.words[:8] == tuple(self.base.channel_mask[:8]):
+            return {}
+        return {MASKED_PIXELS: {"pixels": self._masked_text(uid)}}
 
     def _maroc_inputs(self, uid: str) -> Inputs:
         obs, data = self._site.obs, self._site.data
@@ -152,7 +160,7 @@ class BoardSettings:
         path = self.db.calibration_path(
             board, obs.calibration_overvoltage_v, settings.calibration_mode(data)
         )
-        masked = " ".join(f"({x},{y})" for x, y in self._masked(uid))
+        masked = self._masked_text(uid)
         return {
             DATA_CONFIG: {
                 "gain": data.gain,
@@ -169,9 +177,13 @@ class BoardSettings:
 
     # --- what the boards are told ---
 
-    def masks(self) -> tuple[ChannelMask, GoeMask]:
-        """Trigger masks, the same for all boards."""
-        return settings.masks(self.base, self._site.data)
+    def masks(self, uid: str) -> tuple[ChannelMask, GoeMask]:
+        """Trigger masks of a board: its masked pixels take no part in coincidences either."""
+        channels, goe = settings.masks(self.base, self._site.data)
+        pixels = [pixel_masks.number(x, y) for x, y in self._masked(uid)]
+        own = pixel_masks.channel_words(pixels)
+        words = [word | more for word, more in zip(channels.words[:8], own, strict=True)]
+        return ChannelMask((*words, channels.words[8])), goe
 
     def registers(self, ip: str, uid: str) -> tuple[Registers, Registers | None]:
         """MAROC registers of a board, and those that prime it first (None = not needed)."""
@@ -187,7 +199,11 @@ class BoardSettings:
 
     def _masked(self, uid: str) -> tuple[tuple[int, int], ...]:
         """Pixels of a board that must not trigger."""
-        return self.db.masked.get(self.db.board(uid).serialno, ())
+        board = self.db.boards.get(uid)
+        return self.db.masked.get(board.serialno, ()) if board else ()
+
+    def _masked_text(self, uid: str) -> str:
+        return " ".join(f"({x},{y})" for x, y in self._masked(uid))
 
     def _calibration(self, uid: str) -> Calibration:
         obs, data = self._site.obs, self._site.data

@@ -51,10 +51,13 @@ def set_hk_destination(work: Work, boards: Sequence[Quabo]) -> list[Quabo]:
 
 def load_masks(work: Work, boards: Sequence[Quabo]) -> list[Quabo]:
     """Load the trigger masks."""
-    channel_mask, goe_mask = work.settings.masks()
-    plan = [Send(channel_mask), Send(goe_mask)]
-    good = work.carry_out(Step.MASKS, boards, partial(_tell, work, lambda quabo: plan))
-    _record(work, {quabo.ip: _Told(masks=(channel_mask, goe_mask)) for quabo in good})
+    masks = {quabo.ip: work.settings.masks(work.uids.get(quabo.ip, "")) for quabo in boards}
+
+    def plan(quabo: Quabo) -> list[LinkStep]:
+        return [Send(command) for command in masks[quabo.ip]]
+
+    good = work.carry_out(Step.MASKS, boards, partial(_tell, work, plan))
+    _record(work, {quabo.ip: _Told(masks=masks[quabo.ip]) for quabo in good})
     return good
 
 

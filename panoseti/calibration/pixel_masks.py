@@ -2,8 +2,9 @@
 
 A pixel is its number in packets, 16 * y + x.  Its two mask bits MASKOR1_k and MASKOR2_k keep the
 MAROC channel that reads it out of the chip's trigger ORs (single-pixel triggers of pulse height);
-a bit of channel mask words 0 to 7 keeps it out of the coincidence triggers.  Image counters know
-no masks.
+a bit of channel mask words 0 to 7 keeps it out of the coincidence triggers, which came with
+firmware v20.4: its source applies these words after the remapping, so bit n is pixel n.  Image
+counters know no masks.
 """
 
 from __future__ import annotations
