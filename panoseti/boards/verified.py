@@ -126,7 +126,7 @@ def _shutter_fault(state: str, shown: Shown) -> str:
 
 def heard_firmware(work: Work, boards: Sequence[Quabo]) -> dict[str, str]:
     """The version that boards report in housekeeping that is not too old, by address."""
-    _, running, _ = _latest_now(work, boards)
+    _, running, _ = _latest(work, boards, await_hv=False)
     return {ip: release.version for ip, release in running.items()}
 
 
@@ -194,27 +194,19 @@ def look_at(work: Work, boards: Sequence[Quabo]) -> list[Check]:
 
 
 def _latest(
-    work: Work, boards: Sequence[Quabo]
+    work: Work, boards: Sequence[Quabo], await_hv: bool = True
 ) -> tuple[dict[str, Shown], dict[str, Release], str]:
-    """As `_latest_now`, once high voltage is back that a PH baseline has switched off."""
-    if capturing(work):
-        try:
-            with _watch(work, boards) as watch:
-                _await_hv_after_baseline(work, boards, watch)
-        except ObsError as error:
-            return {}, {}, str(error)
-    return _latest_now(work, boards)
+    """What housekeeping that is not too old shows, by address, and why there is none otherwise.
 
-
-def _latest_now(
-    work: Work, boards: Sequence[Quabo]
-) -> tuple[dict[str, Shown], dict[str, Release], str]:
-    """What housekeeping that is not too old shows, by address, and why there is none otherwise."""
+    await_hv: once high voltage is back that a PH baseline has switched off.
+    """
     if not capturing(work):
         return {}, {}, NO_CAPTURE
     since_unix = time.time() - work.site.obs.hk_max_age_s
     try:
         with _watch(work, boards) as watch:
+            if await_hv:
+                _await_hv_after_baseline(work, boards, watch)
             seen = {ip: shown for ip, shown in watch.shown.items() if shown.utc_s >= since_unix}
             said = watch.firmware
     except ObsError as error:
