@@ -2,6 +2,7 @@
 
 Results go to stdout, everything else (progress, notes, warnings) to stderr.  Colour and moving
 bars only on a terminal; NO_COLOR is respected.  With `--json` stdout carries one JSON document.
+Words that cannot be written (the terminal is closed, the disk full) keep nothing from being done.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import argparse
 import difflib
 import json
 import logging
-import os
 import signal
 import sys
 import threading
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn, cast
 
 import rich.console
 import rich.markup
@@ -27,6 +27,7 @@ import rich.table
 import rich.text
 
 from panoseti.errors import EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_OK, ConfigError, ObsError
+from panoseti.word_streams import word_stream, word_streams
 
 # Wide enough that no line of a table is broken where nobody sees it as a table.
 PIPE_WIDTH = 2000
@@ -46,8 +47,15 @@ def call(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> in
     """Run a script's main and return its exit code.
 
     An ObsError becomes one line for each of its faults on stderr and its exit code; Ctrl-C,
-    SIGTERM and SIGHUP end it with 128 + their number.  Bugs keep their traceback.
+    SIGTERM and SIGHUP end it with 128 + their number.  Bugs keep their traceback.  When all was
+    done, but results could not be written to stdout, it is 1.
     """
+    with word_streams() as out:
+        code = _ended(main, argv)
+    return EXIT_FAILED if out.lost and code == EXIT_OK else code
+
+
+def _ended(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
     name = Path(sys.argv[0]).name
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
@@ -61,10 +69,6 @@ def call(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> in
         ended_by = signal.Signals(error.number if isinstance(error, Interrupted) else signal.SIGINT)
         print(f"{name}: interrupted ({ended_by.name})", file=sys.stderr)
         return 128 + ended_by
-    except BrokenPipeError:
-        # Whoever read the output has gone; the interpreter must not flush it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -189,11 +193,15 @@ class Console:
 
     def ask(self, question: str) -> bool:
         """Whether the operator says yes; where nobody can be asked the command line has said it."""
-        if not sys.stdin.isatty():
+        if sys.stdin is None or not sys.stdin.isatty():
             return True
         self._err.print(f"{question} [yes/no] ", end="", markup=False, highlight=False,
                         soft_wrap=True)  # fmt: skip
-        return sys.stdin.readline().strip().lower() in ("y", "yes")
+        try:
+            answer = sys.stdin.readline()
+        except OSError:  # the terminal is closed
+            answer = ""
+        return answer.strip().lower() in ("y", "yes")
 
     def result(self, document: Any) -> None:
         """The JSON document of --json."""
@@ -305,7 +313,10 @@ def _cell(value: object) -> str:
 
 
 def _rich(stream: Any) -> rich.console.Console:
-    terminal = stream.isatty()
+    words = word_stream(stream)
     return rich.console.Console(
-        file=stream, width=None if terminal else PIPE_WIDTH, emoji=False, highlight=False
+        file=cast(IO[str], words),
+        width=None if words.isatty() else PIPE_WIDTH,
+        emoji=False,
+        highlight=False,
     )

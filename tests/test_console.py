@@ -226,3 +226,83 @@ def test_long_options_may_be_spelled_with_either_sign() -> None:
     assert parser.parse_args(["--run_name", "a-b"]).run_name == "a-b"
     with pytest.raises(SystemExit, match="2"):
         parser.parse_args(["--measure-nothing"])
+
+
+# --- words that cannot be written ---
+
+# What a script says in every way there is, then what it was to do.
+TALKER = """\
+import logging, pathlib
+c = console.Console(verbose=True, json_output={json})
+def say():
+    c.note("note"); c.warn("warn"); c.error("error"); c.detail("detail"); c.out("out")
+    c.table(["name"], [["x" * 5000]])
+    logging.getLogger("some").warning("logged")
+    with c.progress("boards", 2) as p:
+        p.advance("one")
+    c.result({{"n": 1}})
+    print("plain", flush=True)
+for again in range(5):
+    say()
+try:
+    raise RefusedError("refused")
+finally:
+    say()
+    pathlib.Path("undone").touch()
+"""
+
+
+def lost_stream(kind: str) -> int:
+    """A file descriptor nobody can write to."""
+    if kind == "full":
+        return os.open("/dev/full", os.O_WRONLY)
+    reader, writer = os.openpty() if kind == "pty" else os.pipe()
+    os.close(reader)
+    return writer
+
+
+@pytest.mark.parametrize(
+    ("kind", "json_output"), [("pty", False), ("full", True), ("pipe", False), ("closed", True)]
+)
+def test_words_that_cannot_be_written_keep_nothing_from_being_done(
+    tmp_path: Path, kind: str, json_output: bool
+) -> None:
+    code, told = talk(tmp_path, TALKER.format(json=json_output), kind, "12")
+    assert (tmp_path / "undone").exists()
+    assert (code, told) == (3, "")
+
+
+@pytest.mark.parametrize("kind", ["full", "closed"])
+def test_results_that_cannot_be_written_are_a_failure_and_notes_are_none(
+    tmp_path: Path, kind: str
+) -> None:
+    body = "c = console.Console()\nc.note('note')\nc.out('result')"
+    assert talk(tmp_path, body, kind, "1") == (1, "note\n")
+    assert talk(tmp_path, body, kind, "2") == (0, "result\n")
+
+
+def talk(tmp_path: Path, body: str, kind: str, lost: str) -> tuple[int, str]:
+    """Run a script that cannot write to stdout (1), stderr (2); exit code, what else it said."""
+    path = tmp_path / "script.py"
+    indented = "\n".join(f"    {line}" for line in body.splitlines())
+    path.write_text(SCRIPT.format(repo=str(REPO), body=indented))
+    closed = kind == "closed"
+    redirections = "".join(f" {number}>&{'-' if closed else 9}" for number in lost)
+    said = tmp_path / "said"
+    fd = lost_stream("pipe" if closed else kind)
+    try:
+        with said.open("w") as file:
+            done = subprocess.run(
+                ["bash", "-c", f'exec 9>&{fd}; exec "$0" "$1"{redirections}',
+                 sys.executable, str(path)],
+                cwd=tmp_path, stdout=file, stderr=file, pass_fds=[fd], timeout=60,
+            )  # fmt: skip
+    finally:
+        os.close(fd)
+    return done.returncode, said.read_text()
+
+
+def test_what_the_terminal_does_not_know_is_escaped(tmp_path: Path) -> None:
+    done = run(tmp_path, "console.Console().out('\\u2192 here')",
+               env={**os.environ, "PYTHONIOENCODING": "ascii"})  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "\\u2192 here\n")
