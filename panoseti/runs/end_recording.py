@@ -97,9 +97,8 @@ class Ending:
 
         def end(shell: Shell) -> Stopped | None:
             try:
-                return daq_nodes.stop_recording(
-                    shell, run, self._token, self.force, drain_s=DRAIN_S, over=run
-                )
+                # Never by force, which would end the run in progress there.
+                return daq_nodes.stop_recording(shell, run, self._token, drain_s=DRAIN_S, over=run)
             except RefusedError:
                 return None  # it records another run
 
