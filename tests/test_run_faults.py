@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from panoseti.runs import activities, run_start
-from panoseti.runs.run_state import Marker
+from panoseti.runs.run_state import CONTROL_LOCK, Marker
 from simulator.private_services import make_key, public_key
 from tests import node_dir
 from tests.faulty_site import FaultySite, faulty_site
@@ -314,7 +314,7 @@ def test_an_old_run_is_collected_while_the_next_one_records(site: FaultySite) ->
     assert obs.type("stop.py", "--no_collect").code == 0
     before = site.begin()
     run, pid = site.run, site.pipeline()
-    done = obs.type("stop.py", "--run", old)
+    done = obs.type("stop.py", "--run", old, "--force")
     assert done.code == 0, said(done)
     assert (obs.head_dir / old / Marker.RUN_COMPLETE).exists()
     assert (site.run, site.pipeline()) == (run, pid)
@@ -373,13 +373,18 @@ def test_two_runs_in_the_same_second(site: FaultySite, monkeypatch: pytest.Monke
 def test_a_pid_that_another_program_has_now(site: FaultySite, tmp_path: Path) -> None:
     """Nothing is signalled that is not what the state files mean."""
     before = site.begin()
-    with subprocess.Popen(["sleep", "1000"]) as innocent:
+    script = tmp_path / "daemons" / "store_redis_data.py"
+    script.parent.mkdir()
+    script.touch()
+    # It looks at a script of ours, too.
+    with subprocess.Popen(["tail", "-f", str(script)], stdout=subprocess.DEVNULL) as innocent:
         try:
             pid_file = site.obs.node_dir / "daq_pid"
             named = json.loads(pid_file.read_text())
             pid_file.write_text(json.dumps({**named, "pid": innocent.pid}))
-            for path in (site.obs.head_dir / "log").glob("*.pid"):
-                path.write_text(f"{innocent.pid}\n")
+            lock = site.obs.head_dir / "log" / CONTROL_LOCK
+            assert lock.exists()
+            lock.write_text(f"{innocent.pid} start.py of obs@head[{innocent.pid}]\n1\n")
             run_name = site.obs.head_dir / "run_name"
             run_name.write_text(run_name.read_text().replace(f"[{os.getpid()}]", "[1]"))
             site.recover(before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from panoseti.flight import FlightRecorder
 HK_RECORDER = "store_redis_data"
 RUN_WATCHER = "run_watcher"
 PIPELINE = "hashpipe"
+_PYTHON = re.compile(r"python[0-9.]*")
+_OPTIONS_WITH_VALUE = ("-W", "-X", "--check-hash-based-pycs")
 TERM_WAIT_S = 5.0
 KILL_WAIT_S = 3.0
 
@@ -55,9 +58,24 @@ def daemon_processes(script: str) -> list[psutil.Process]:
         words = process.info["cmdline"] or []
         if process.info["status"] == psutil.STATUS_ZOMBIE:
             continue
-        if any(Path(word).name == f"{script}.py" for word in words[:3]):
+        if script_of(words) == f"{script}.py":
             found.append(process)
     return found
+
+
+def script_of(words: Sequence[str]) -> str:
+    """Name of the script that a command line runs; "" when it runs none (an editor shows one)."""
+    if not words or not _PYTHON.fullmatch(Path(words[0]).name):
+        return ""
+    left = iter(words[1:])
+    for word in left:
+        if word in ("-c", "-m"):
+            return ""
+        if not word.startswith("-"):
+            return Path(word).name
+        if word in _OPTIONS_WITH_VALUE:
+            next(left, None)
+    return ""
 
 
 def daemons(script: str, data_dir: Path, what: str = "") -> list[Activity]:

@@ -17,6 +17,7 @@ import fcntl
 import json
 import os
 import secrets
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -236,12 +237,13 @@ def unlink_run(data_dir: Path, run: str) -> None:
 
 @dataclass(frozen=True)
 class AtWork:
-    """A process that holds a lock: pid (None = cannot be told), and what it says: what it is, of
-    whom, since when.
+    """A process that holds a lock: pid (None = cannot be told), what it says (what it is, of whom,
+    since when), and when it was started (clock ticks since boot, None = cannot be told).
     """
 
     pid: int | None
     text: str
+    start_ticks: int | None = None
 
     def __str__(self) -> str:
         return f"{self.text} (pid {self.pid})" if self.pid else self.text
@@ -270,26 +272,64 @@ class ControlLock:
             os.close(fd)
             raise
         os.ftruncate(fd, 0)
-        since = utc_text(time.time())
-        os.pwrite(fd, f"{os.getpid()} {what} of {owner()} since {since}\n".encode(), 0)
+        pid = os.getpid()
+        said = f"{pid} {what} of {owner()} since {utc_text(time.time())}\n{start_ticks(pid)}\n"
+        os.pwrite(fd, said.encode(), 0)
         self._fd = fd
         return True
 
     def held_by(self) -> AtWork:
         """Who holds it (asked after `take` failed).
 
-        One who has taken it at this very moment is given the time to write its name.
+        One who has taken it at this very moment is given the time to write its name, over that of
+        one who was killed.
         """
         give_up_s = time.monotonic() + NAME_S
         while True:
-            try:
-                text = self._path.read_text(errors="replace")
-                words = text.split(maxsplit=1) if text.endswith("\n") else []
-                return AtWork(int(words[0]), words[1].strip())
-            except (OSError, ValueError, IndexError):
-                if time.monotonic() > give_up_s:
-                    return AtWork(None, "another start.py or stop.py")
+            said, holder = self._said(), self._holder_pid()
+            if said is not None and holder in (None, said.pid):
+                return said
+            if time.monotonic() > give_up_s:
+                return AtWork(holder, "another start.py or stop.py")
             time.sleep(0.01)
+
+    def _said(self) -> AtWork | None:
+        """What stands in the file; None when that is not all of it."""
+        try:
+            first, ticks, _ = self._path.read_text(errors="replace").split("\n")
+            pid, text = first.split(maxsplit=1)
+            return AtWork(int(pid), text.strip(), int(ticks))
+        except (OSError, ValueError):
+            return None
+
+    def _holder_pid(self) -> int | None:
+        try:
+            return _flock_pid(self._path)
+        except OSError:
+            return None
+
+    def signal(self, at_work: AtWork, number: int) -> bool:
+        """Send a signal to who holds the lock, if that is the very process; whether it was sent.
+
+        PermissionError when it may not be sent.
+        """
+        if at_work.pid is None:
+            return False
+        try:
+            process = os.pidfd_open(at_work.pid)
+        except ProcessLookupError:
+            return False
+        try:
+            # From here on the number cannot become another process's.
+            same = at_work.start_ticks == start_ticks(at_work.pid)
+            if not same or self._holder_pid() not in (None, at_work.pid):
+                return False
+            signal.pidfd_send_signal(process, number)
+            return True
+        except ProcessLookupError:
+            return False
+        finally:
+            os.close(process)
 
     def release(self) -> None:
         """Give it back."""
@@ -332,6 +372,15 @@ def control_pid(data_dir: Path) -> int | None:
         return _flock_pid(log_dir(data_dir) / CONTROL_LOCK)
     except FileNotFoundError:
         return None
+
+
+def start_ticks(pid: int) -> int:
+    """When a process was started; ProcessLookupError when it has ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except FileNotFoundError:
+        raise ProcessLookupError(pid) from None
+    return int(stat.rpartition(b")")[2].split()[19])
 
 
 def _flock_pid(path: Path) -> int | None:

@@ -8,8 +8,6 @@ collection that was broken off is taken up again.
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +19,7 @@ from panoseti.flight import FlightRecorder
 from panoseti.nodes import daq_nodes
 from panoseti.nodes.daq_nodes import NodeShells
 from panoseti.runs import run_state
+from panoseti.runs.control_turn import take_turn
 from panoseti.runs.end_recording import Ending, Line
 from panoseti.runs.lost_record import rebuilt_document
 from panoseti.runs.run_finish import Finished, finish
@@ -30,16 +29,11 @@ from panoseti.runs.run_record import (
     collection_broken_off,
     read_record,
 )
-from panoseti.runs.run_state import AtWork, ControlLock, Holder, Marker, StateError
+from panoseti.runs.run_state import ControlLock, Holder, Marker, StateError
 from panoseti.runs.stop_in_background import collect_in_background
 from panoseti.words import joined
 
 PROGRAM = "stop.py"
-START_PROGRAM = "start.py"
-# A start that is interrupted undoes itself; every step of that is bounded.
-START_UNDO_S = 60.0
-OTHER_STOP_S = 120.0
-POLL_S = 0.1
 # Older runs that were never finished are history.
 RUNS_LOOKED_AT = 200
 
@@ -115,7 +109,8 @@ class _Stop:
             if old is not None and (holder is None or holder.run != old):
                 ending = self._old_run(old)
             else:
-                self._take(lock)
+                turn = take_turn(lock, PROGRAM, self._console, self._flight)
+                self._report.notes += turn
                 ending = self._present_run()
                 if ending.record is None:
                     ending = self._broken_off() or ending
@@ -265,52 +260,6 @@ class _Stop:
         except OSError as error:
             self._note(f"{folder}: {error.strerror}")
         self._flight.note("recording_ended", run=folder.name)
-
-    # --- who else is at work ---
-
-    def _take(self, lock: ControlLock) -> None:
-        """Become the only one at work: a start is interrupted, another stop is waited for."""
-        begin_s = time.monotonic()
-        told: set[int | None] = set()
-        while True:
-            try:
-                if lock.take(PROGRAM):
-                    return
-            except OSError as error:
-                self._note(f"no lock: {error}; going on without")
-                return
-            at_work = lock.held_by()
-            starts = at_work.text.startswith(START_PROGRAM)
-            if at_work.pid not in told:
-                told.add(at_work.pid)
-                self._tell_at_work(at_work, starts)
-            waited_s = time.monotonic() - begin_s
-            if starts and waited_s > START_UNDO_S:
-                self._note(f"{at_work} did not end: killed")
-                self._signal(at_work, signal.SIGKILL)
-                starts, begin_s = False, time.monotonic()
-            elif not starts and waited_s > OTHER_STOP_S:
-                self._note(f"{at_work} does not end: going on beside it")
-                return
-            time.sleep(POLL_S)
-
-    def _tell_at_work(self, at_work: AtWork, starts: bool) -> None:
-        if not starts:
-            self._console.note(f"{at_work} is at work; waiting for it")
-            return
-        self._console.note(f"{at_work} is starting a run: it is told to end")
-        self._signal(at_work, signal.SIGTERM)
-
-    def _signal(self, at_work: AtWork, number: signal.Signals) -> None:
-        if at_work.pid is None:
-            return
-        self._flight.note("signal", pid=at_work.pid, to=at_work.text, signal=number.name)
-        try:
-            os.kill(at_work.pid, number)
-        except ProcessLookupError:
-            pass
-        except PermissionError:
-            self._note(f"{at_work} belongs to somebody else and cannot be told to end")
 
     # --- after the recording ---
 
