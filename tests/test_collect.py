@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -148,6 +149,32 @@ def test_without_clean_up_all_stays_until_it_is_asked_for(apart: Place) -> None:
     assert apart.collect().ok
     assert contents(apart.node) == {} and contents(apart.head) == before
     assert {path.name: path.stat().st_ino for path in apart.run_dir.iterdir()} == inodes
+
+
+def test_what_is_here_already_is_on_the_disk_before_it_is_deleted_there(
+    apart: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A collector may have died, and the computer after it, before its files were safe."""
+    paths = [apart.record(1, 2), apart.record(254, 2)]
+    assert apart.collect(delete=False).ok
+    synced: list[Path] = []
+    monkeypatch.setattr(collect, "fsync_file", synced.append)
+    monkeypatch.setattr(collect, "fsync_folder", synced.append)
+    delete = daq_nodes.delete_files
+    deleted: list[str] = []
+
+    def delete_what_is_safe(
+        shell: Shell, run: str, files: list[NodeFile], **options: Any
+    ) -> FilesDone:
+        names = [file.name for file in files]
+        assert {apart.run_dir / name for name in names} <= set(synced), names
+        assert not names or synced[-1] == apart.run_dir or apart.run_dir in synced
+        deleted.extend(names)
+        return delete(shell, run, files, **options)
+
+    monkeypatch.setattr(daq_nodes, "delete_files", delete_what_is_safe)
+    result = apart.collect()
+    assert result.ok and sorted(deleted) == sorted(path.name for path in paths), result
 
 
 def test_torn_files_are_cut_here_and_a_second_try_does_not_mind(apart: Place) -> None:
@@ -374,6 +401,64 @@ def test_a_missing_rsync_is_named(
     monkeypatch.setenv("PATH", str(tmp_path))
     result = apart.collect()
     assert "rsync cannot be run here" in str(result.failed) and path.exists()
+
+
+def test_an_rsync_missing_on_the_node_is_named(
+    apart: Place, sshd: PrivateSshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = apart.record(1, 1)
+    monkeypatch.setattr(collect, "RETRY_PAUSE_S", 0.01)
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "python3").symlink_to(Path(sys.executable).resolve())
+    (programs / "pgrep").symlink_to(shutil.which("pgrep") or "")
+    before = sshd.restrictions
+    sshd.restrictions = f'command="PATH={programs}; eval \\"$SSH_ORIGINAL_COMMAND\\""'
+    sshd.write_authorized_keys()
+    try:
+        result = apart.collect()
+    finally:
+        sshd.restrictions = before
+        sshd.write_authorized_keys()
+    assert path.exists() and not (apart.run_dir / path.name).exists()
+    (failed,) = [why for _, why in result.failed]
+    assert "rsync is missing there: install it" in failed and apart.shell.node.ip_addr in failed
+
+
+def test_files_come_in_streams_beside_each_other_for_each_disk(
+    apart: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each rsync waits until all four have begun: two for each of the two disks."""
+    monkeypatch.setattr(collect, "BATCH_FILES", 1)
+    monkeypatch.setattr(collect, "FETCH_TRIES", 1)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as disk:
+        (apart.node / "module_254").symlink_to(disk)
+        for module in (1, 254, 1, 254):
+            apart.record(module, 2)
+        script = """touch $MARK.$$
+for again in {1..600}; do
+    marks=($MARK.*)
+    [ ${#marks[@]} -ge 4 ] && exec $REAL "$@"
+    sleep 0.05
+done
+exit 30"""
+        monkeypatch.setenv("PATH", rsync_that(tmp_path / "bin", script))
+        result = apart.collect()
+        assert result.ok and result.files == 4, result
+
+
+def test_what_has_come_is_not_sent_again(
+    apart: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = apart.record(1, 3000)
+    size = path.stat().st_size
+    begun = apart.run_dir / ".incoming" / apart.shell.node.ip_addr / path.relative_to(apart.node)
+    begun.parent.mkdir(parents=True)
+    begun.write_bytes(path.read_bytes()[: size * 9 // 10])
+    monkeypatch.setenv("PATH", rsync_that(tmp_path / "bin", '$REAL --stats "$@" >$MARK'))
+    assert apart.collect().ok
+    words = (tmp_path / "bin" / "mark").read_text().partition("Literal data: ")[2]
+    assert 0 < int(words.split()[0].replace(",", "")) < size // 5, words
 
 
 def test_an_unreachable_node_does_not_hold_up_the_others(apart: Place) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,18 +14,25 @@ from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
 
 import pytest
 
+from panoseti.configs.site import DaqNode, ObsConfig
 from panoseti.console import Console
 from panoseti.flight import FlightRecorder
-from panoseti.runs import activities, control_turn, run_state
+from panoseti.nodes import daq_nodes
+from panoseti.nodes.daq_nodes import NodeShells
+from panoseti.nodes.remote import Shell
+from panoseti.runs import activities, control_turn, end_recording, run_finish, run_state
+from panoseti.runs.collect_progress import Progress, write_progress
 from panoseti.runs.control_turn import take_turn
-from panoseti.runs.run_state import ControlLock
+from panoseti.runs.run_finish import only_collector
+from panoseti.runs.run_state import ControlLock, collect_lock
 from tests.helpers import REPO, wait_for
 
 QUIET = FlightRecorder(None, "test")
 HOLDER = """\
 import signal, sys
 from pathlib import Path
-from panoseti.runs.run_state import ControlLock
+from panoseti.runs.run_finish import only_collector
+from panoseti.runs.run_state import ControlLock, collect_lock
 lock = ControlLock(Path(sys.argv[1]))
 assert lock.take(sys.argv[2])
 if sys.argv[3] == "deaf":
@@ -125,6 +135,48 @@ def test_what_the_lock_says_is_checked_before_a_signal(tmp_path: Path) -> None:
             assert lock.signal(said, SIGTERM) and start.wait(20) == -SIGTERM
         finally:
             innocent.kill()
+
+
+# --- the only one that collects ---
+
+
+def test_another_collector_is_waited_for_as_long_as_it_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run_finish, "COLLECTOR_S", 0.0)
+    monkeypatch.setattr(run_finish, "POLL_S", 0.01)
+    before = run_finish.signs_of_life(tmp_path)
+    write_progress(tmp_path, Progress(3_000_000, 12_000_000, 3.0))
+    assert run_finish.signs_of_life(tmp_path) != before
+    looks = itertools.count()
+    monkeypatch.setattr(run_finish, "signs_of_life", lambda folder: (min(next(looks), 20),))
+    with collect_lock(tmp_path) as free, only_collector(tmp_path, Console()) as problem:
+        assert free and "no sign of life" in problem and str(os.getpid()) in problem
+    assert next(looks) > 20 and "3 MB of 12 MB" in capsys.readouterr().err
+    with only_collector(tmp_path, Console()) as problem, collect_lock(tmp_path) as free:
+        assert problem == "" and not free
+
+
+# --- nodes that hang ---
+
+
+def test_boards_do_not_send_on_because_a_node_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose run it records is not waited for until all its time-outs are over."""
+    quick, hung = (DaqNode(f"127.0.0.{n}", "obs", "/data", (n,)) for n in (1, 2))
+    released = threading.Event()
+
+    def status(shell: Shell) -> str:
+        if shell.node == hung:
+            assert released.wait(60)
+        return "its status"
+
+    monkeypatch.setattr(end_recording, "ANSWER_S", 2.0)
+    monkeypatch.setattr(daq_nodes, "status", status)
+    with NodeShells((quick, hung), ObsConfig("Test", "", (), ())) as shells:
+        try:
+            assert end_recording.quick_statuses(shells) == {quick: "its status"}
+        finally:
+            released.set()
 
 
 # --- programs on the head node ---

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from panoseti.runs import activities, run_start
+from panoseti.runs.run_record import read_record
 from panoseti.runs.run_state import CONTROL_LOCK, Marker
 from simulator.private_services import make_key, public_key
 from tests import node_dir
@@ -300,6 +301,9 @@ def test_clean_up_asked_twice_at_once(site: FaultySite) -> None:
         assert done.code == 0, said(done)
     site.check_over(done)
     frames = frames_of(site.obs.head_dir / run)
+    record = read_record(site.obs.head_dir / run).document
+    assert [attempt["problems"] for attempt in record["collection"]] == [[], []]
+    assert all(step["result_unix"] for step in record["steps"])
     again = site.obs.type("stop.py", "--run", run)
     assert again.code == 0 and frames_of(site.obs.head_dir / run) == frames
     site.check_over(again)

@@ -313,6 +313,43 @@ def test_an_unusable_record_is_refused_with_its_path(tmp_path: Path, content: st
         run_record.read_record(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("expected", None), ("expected", {"quabos": []}), ("expected", {"quabos": [], "nodes": []}),
+        ("recording_unix", None), ("recording_unix", "soon"), ("steps", [{"phase": "start"}]),
+        ("collection", [3]), ("collection", [{"nodes": [{}]}]),
+    ],
+)  # fmt: skip
+def test_a_record_that_lacks_what_others_need_is_refused(
+    tmp_path: Path, name: str, value: Any
+) -> None:
+    folder = tmp_path / RUN
+    folder.mkdir()
+    document = new_record(folder).document
+    run_record.read_record(folder)
+    document[name] = value
+    if value is None:
+        del document[name]
+    write_json(folder / "run.json", document)
+    with pytest.raises(StateError, match="run.json"):
+        run_record.read_record(folder)
+
+
+def test_what_others_recorded_meanwhile_is_taken_over(tmp_path: Path) -> None:
+    folder = tmp_path / RUN
+    folder.mkdir()
+    one = new_record(folder, tolerant=True)
+    other = run_record.read_record(folder)
+    other.set(collection=[{"nodes": []}])
+    one.refresh()
+    one.set(ended_unix=1.0)
+    assert stored(folder)["collection"] == [{"nodes": []}] and stored(folder)["ended_unix"] == 1
+    (folder / "run.json").write_text("")
+    one.refresh()
+    assert one.document["ended_unix"] == 1, "what is here is better than nothing"
+
+
 def test_state_files_are_whole_or_not_there(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     write_json(path, {"version": 1, "a": [1, 2]})

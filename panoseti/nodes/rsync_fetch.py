@@ -19,6 +19,7 @@ END_S = 5.0
 # In place: what has come when a transfer breaks off is used by the next one.  Not by size and
 # time: a copy with wrong bytes may have both.
 OPTIONS = ("--relative", "--inplace", "--no-implied-dirs", "--ignore-times")
+NOT_FOUND = 127  # what the shell on the node says
 # rsync takes less than 1000 words on a command line.
 FETCH_MAX_FILES = 500
 
@@ -58,6 +59,8 @@ class Fetcher:
         self._flight.note("rsync_end", node=self._node.ip_addr, step=step, code=code)
         if code:
             said = next((line for line in lines if line.strip()), "it said nothing")
+            if code == NOT_FOUND:
+                said += "; rsync is missing there: install it"
             how = f"exit code {code}" if code > 0 else f"ended by signal {-code}"
             raise RemoteError(f"{self._node.ip_addr}: could not {step}: rsync: {how}: {said}")
 

@@ -330,14 +330,23 @@ class _Batch:
     def _compare(self, known: list[NodeFile]) -> list[NodeFile]:
         """Take what is here already and equal; those that must be fetched after all."""
         hashed = self._hashed(known)
-        differing = []
+        differing, same = [], []
         for file in known:
             here, there = self._run_dir / file.name, hashed.get(file.path)
-            same = there is not None and here.stat().st_size == there.bytes
-            if there is not None and same and sha256(here) == there.sha256:
-                self._take(there)
+            if (
+                there is not None
+                and here.stat().st_size == there.bytes
+                and sha256(here) == there.sha256
+            ):
+                # Whoever brought it may have died before it, or its name, was on the disk.
+                fsync_file(here)
+                same.append(there)
             else:
                 differing.append(file)
+        if same:
+            fsync_folder(self._run_dir)
+        for file in same:
+            self._take(file)
         return differing
 
     def _attempt(self, files: list[NodeFile]) -> list[NodeFile]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,7 @@ from panoseti.flight import FlightRecorder, owner
 from panoseti.local_host import is_local
 from panoseti.nodes import daq_nodes
 from panoseti.nodes.daq_nodes import NodeShells
-from panoseti.nodes.node_types import Pipeline, Stopped
+from panoseti.nodes.node_types import NodeStatus, Pipeline, Stopped
 from panoseti.nodes.remote import Shell
 from panoseti.runs import activities
 from panoseti.runs.run_owner import head_token, others_run
@@ -35,6 +36,8 @@ WITHOUT = "the run went without it"
 STOP_FLOW, STOP_RECORDING, END = "stop the data flow", "stop recording", "end"
 # A pipeline writes out what it has received; beyond this it hangs.
 DRAIN_S = 60.0
+# Whether a node records for another head node is known much sooner, unless it hangs.
+ANSWER_S = 6.0
 
 
 @dataclass(frozen=True)
@@ -170,14 +173,13 @@ class Ending:
 
         While there is such a run, a node that cannot be asked may belong to it, too.
         """
-        outcomes = shells.each(daq_nodes.status)
-        for node, outcome in outcomes.items():
-            if outcome.result is not None:
-                why = others_run(node.ip_addr, outcome.result, self._token)
-                if why is not None:
-                    self._others_runs[node] = why
-        for node, outcome in outcomes.items():
-            if outcome.result is None and self._others_runs:
+        statuses = quick_statuses(shells)
+        for node, status in statuses.items():
+            why = others_run(node.ip_addr, status, self._token)
+            if why is not None:
+                self._others_runs[node] = why
+        for node in shells.nodes:
+            if node not in statuses and self._others_runs:
                 first = next(iter(self._others_runs.values()))
                 self._unasked[node] = f"{node.ip_addr}: cannot be asked, and {first}"
 
@@ -316,6 +318,15 @@ class Ending:
         if not recorders:
             self.lines.append(Line("HK recorder", END, "none runs"))
         return all(how != "still runs" for _, how in results)
+
+
+def quick_statuses(shells: NodeShells) -> dict[DaqNode, NodeStatus]:
+    """What the nodes say that answer soon: boards are not to send on because a node hangs."""
+    pool = ThreadPoolExecutor(max(1, len(shells.nodes)), "quick status")
+    asked = {pool.submit(daq_nodes.status, shells[node]): node for node in shells.nodes}
+    done, _ = wait(asked, ANSWER_S)
+    pool.shutdown(wait=False, cancel_futures=True)
+    return {asked[one]: one.result() for one in done if one.exception() is None}
 
 
 def _stopped_text(stopped: Stopped | None) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for_futures
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,23 @@ from panoseti.nodes.node_types import Pipeline
 from panoseti.runs import collect as collection_of_runs
 from panoseti.runs import pff, run_state
 from panoseti.runs.collect import Collection, Cut, NodeResult, cut_torn_files
-from panoseti.runs.collect_progress import Progress, remove_progress, write_progress
+from panoseti.runs.collect_progress import (
+    PROGRESS_FILE,
+    Progress,
+    read_progress,
+    remove_progress,
+    write_progress,
+)
 from panoseti.runs.names import parse_data_file
 from panoseti.runs.run_part import RECORD
-from panoseti.runs.run_record import LOST, RunRecord, Verdict
+from panoseti.runs.run_record import LOST, RUN_JSON, RunRecord, Verdict
 from panoseti.runs.run_state import Marker
 from panoseti.runs.run_summary import RunSummary, first_file, summarize
 from panoseti.runs.run_verdict import judge
 
 SHOW_S, LINES_S, POLL_S = 0.5, 5.0, 0.1
+# Of another collector: it writes how far it is twice a second, and then checks the files.
+COLLECTOR_S, TELL_S = 300.0, 60.0
 PERCENT = 100
 
 
@@ -71,39 +80,71 @@ def finish(
     """Collect a run that has ended, as far as asked for; what fails is in the result.
 
     trouble: what failed as the run was stopped (for the verdict); accounts: the last words of the
-    pipeline of each node.  May be repeated.
+    pipeline of each node.  The caller is the `only_collector`.  May be repeated.
     """
     run_dir = record.path.parent
     done = Finished(run_dir)
-    with _only_collector(run_dir, console):
-        if collect:
-            _collect(site, record, nodes, cleanup, done, console, flight)
-        _judge(record, done, trouble, accounts or {})
-        if collect:
-            _links(site, done)
-            ended = run_state.read_marker(run_dir, Marker.RECORDING_ENDED) is not None
-            if not done.problems and cleanup and ended:
-                _mark(done, Marker.RUN_COMPLETE, flight)
-                done.complete = not done.problems
-            record.set(collect_asked=None)  # it has come to its end, good or bad
+    if collect:
+        _collect(site, record, nodes, cleanup, done, console, flight)
+    _judge(record, done, trouble, accounts or {})
+    if collect:
+        _links(site, done)
+        ended = run_state.read_marker(run_dir, Marker.RECORDING_ENDED) is not None
+        if not done.problems and cleanup and ended:
+            _mark(done, Marker.RUN_COMPLETE, flight)
+            done.complete = not done.problems
+        record.set(collect_asked=None)  # it has come to its end, good or bad
     flight.note("finished", run=run_dir.name, verdict=done.verdict, problems=done.problems)
     return done
 
 
 @contextmanager
-def _only_collector(run_dir: Path, console: Console) -> Iterator[None]:
-    """Wait until nobody else collects this run."""
-    told = False
+def only_collector(run_dir: Path, console: Console) -> Iterator[str]:
+    """Wait until nobody else collects this run, and keep others out; why that is in vain, or "".
+
+    Another one is waited for as long as it shows signs of life.
+    """
+    life, since_s, told_s = signs_of_life(run_dir), time.monotonic(), -math.inf
     while True:
-        with run_state.collect_lock(run_dir) as free:
-            if free:
-                yield
+        with ExitStack() as held:
+            try:
+                free = held.enter_context(run_state.collect_lock(run_dir))
+            except OSError as error:  # another one has found that it holds nothing, and removed it
+                yield f"{run_dir}: {error.strerror}"
                 return
-        if not told:
-            pid = run_state.collector_pid(run_dir)
-            console.note(f"{run_dir.name} is being collected by pid {pid}; waiting for it")
-            told = True
+            if free:
+                yield ""
+                return
+        now_s, now, pid = (
+            time.monotonic(),
+            signs_of_life(run_dir),
+            run_state.collector_pid(run_dir),
+        )
+        if now != life:
+            life, since_s = now, now_s
+        if now_s - since_s > COLLECTOR_S:
+            yield (
+                f"{run_dir.name} is being collected by pid {pid}, which has shown no sign of life"
+                f" for {COLLECTOR_S:g} s: look what it does, end it"
+            )
+            return
+        if now_s - told_s > TELL_S:
+            progress = read_progress(run_dir)
+            how_far = "" if progress is None else f" ({progress})"
+            console.note(f"{run_dir.name} is being collected by pid {pid}{how_far}; waiting for it")
+            told_s = now_s
         time.sleep(POLL_S)
+
+
+def signs_of_life(run_dir: Path) -> tuple[object, ...]:
+    """What changes while a run is being collected."""
+    signs: list[object] = [run_state.collector_pid(run_dir)]
+    for name in (PROGRESS_FILE, RUN_JSON):
+        try:
+            signs.append((run_dir / name).stat().st_mtime_ns)
+        except OSError:
+            signs.append(None)
+    return tuple(signs)
 
 
 def _collect(

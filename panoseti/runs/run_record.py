@@ -87,6 +87,19 @@ class RunRecord:
         """From now on acts are carried out even where they cannot be recorded."""
         self._tolerant = True
 
+    def refresh(self) -> None:
+        """Take over what another process has recorded meanwhile; the caller keeps others out.
+
+        What stands here remains where the file cannot be used or is behind it.
+        """
+        with self._lock:
+            if self.problem:
+                return
+            try:
+                self._document = read_record(self.path.parent).document
+            except (FileNotFoundError, StateError):
+                return
+
     def set(self, **fields: Any) -> None:
         """Record fields at the top level."""
         with self._lock:
@@ -171,13 +184,45 @@ def read_record(
     """The record of a run directory; FileNotFoundError, StateError when it is unusable."""
     path = directory / RUN_JSON
     document = read_json(path, VERSION)
-    if not isinstance(document.get("steps"), list) or not all(
-        isinstance(step, dict) for step in document["steps"]
-    ):
-        raise StateError(f"{path}: has no list of steps; it is not used")
+    fault = _fault(document)
+    if fault:
+        raise StateError(f"{path}: {fault}; it is not used")
     if document.get("run") != directory.name:
         raise StateError(f"{path}: is of another run, {document.get('run')!r}; it is not used")
     return RunRecord(directory, document, tolerant, flight)
+
+
+def _fault(document: dict[str, Any]) -> str:
+    """What a document lacks to be a record; empty when nothing."""
+    if not _are(document.get("steps"), _STEP):
+        return "has no list of steps"
+    expected = document.get("expected")
+    if not isinstance(expected, dict) or not (
+        isinstance(expected.get("quabos"), list)
+        and isinstance(expected.get("nodes"), dict)
+        and all(isinstance(modules, list) for modules in expected["nodes"].values())
+        and isinstance(expected.get("missing", {}), dict)
+    ):
+        return "does not say what was expected"
+    for name in ("recording_unix", "planned_end_unix", "ended_unix"):
+        if name not in document or not isinstance(document[name], int | float | None):
+            return f"has no {name}"
+    if document.get("collection", ()) is not None and not (
+        _are(document.get("collection"), {"nodes"})
+        and all(_are(attempt["nodes"], {"node", "failed"}) for attempt in document["collection"])
+    ):
+        return "has no list of collections"
+    return ""
+
+
+_STEP = {"phase", "what", "subject", "intent_unix", "result_unix", "ok"}
+
+
+def _are(value: Any, names: set[str]) -> bool:
+    """Whether it is a list of objects that have all these names."""
+    return isinstance(value, list) and all(
+        isinstance(one, dict) and names <= one.keys() for one in value
+    )
 
 
 def unfinished(document: dict[str, Any]) -> list[dict[str, Any]]:

@@ -16,13 +16,12 @@ from panoseti.configs.load_configs import Site
 from panoseti.console import Console
 from panoseti.errors import RefusedError
 from panoseti.flight import FlightRecorder
-from panoseti.nodes import daq_nodes
 from panoseti.nodes.daq_nodes import NodeShells
 from panoseti.runs import run_state
 from panoseti.runs.control_turn import take_turn
-from panoseti.runs.end_recording import Ending, Line
+from panoseti.runs.end_recording import Ending, Line, quick_statuses
 from panoseti.runs.lost_record import rebuilt_document
-from panoseti.runs.run_finish import Finished, finish
+from panoseti.runs.run_finish import Finished, finish, only_collector
 from panoseti.runs.run_record import (
     RUN_JSON,
     RunRecord,
@@ -103,56 +102,73 @@ class _Stop:
 
     def run(self) -> StopReport:
         """All of it."""
+        ending = None
         with ControlLock(self._data_dir) as lock:
-            holder = self._holder()
-            old = self._options.run
-            if old is not None and (holder is None or holder.run != old):
-                ending = self._old_run(old)
-            else:
+            if self._is_about_the_present():
                 turn = take_turn(lock, PROGRAM, self._console, self._flight)
                 self._report.notes += turn
+            # Another stop that was waited for may have ended it.
+            if self._is_about_the_present():
                 ending = self._present_run()
-                if ending.record is None:
-                    ending = self._broken_off() or ending
-            if ending.record is not None and self._options.collect:
-                asked = {"unix": time.time(), "cleanup": self._options.cleanup}
-                ending.record.set(collect_asked=asked)
-            self._give_back()
-        if ending.record is not None:
-            self._finish(ending, ending.record)
+        if ending is None:
+            self._old_run(self._options.run or "")
+        elif ending.record is not None:
+            self._finish(ending.record.path.parent, ending)
+        elif self._report.run is None:
+            run = self._broken_off()
+            if run is not None:
+                self._old_run(run)
         return self._report
 
+    def _is_about_the_present(self) -> bool:
+        """Whether the run in progress is to be ended, or whatever records without one."""
+        holder, run = self._holder(), self._options.run
+        return run is None or (holder is not None and holder.run == run)
+
     def _present_run(self) -> Ending:
-        """End the run in progress, or what records without one."""
+        """End the run in progress, or what records without one; another run may begin then."""
         holder = self._report.holder = self._holder()
         self._check_only(holder)
         run = self._report.run = holder.run if holder else self._run_of_nodes()
         self._tell_whose(holder)
         ending = self._ending(run)
         over = ending.run(holder)
-        if ending.record is not None and over:
-            self._mark_ended(ending.record)
+        if ending.record is not None:
+            self._ended(ending.record, over)
         if run is None:
             for name in sorted(ending.ended_runs):
                 if (self._data_dir / name).is_dir():
                     self._note(f"data of {name} are still on the nodes: stop.py --run {name}")
+        if run is None or ending.record is not None:
+            self._give_back()  # else the next stop.py would not know what to collect
         return ending
 
-    def _old_run(self, run: str) -> Ending:
-        """End a run that is not the one in progress: where a node could not be told before."""
-        if not run_state.run_dir(self._data_dir, run).is_dir():
+    def _old_run(self, run: str) -> None:
+        """Finish a run that is not the one in progress."""
+        folder = run_state.run_dir(self._data_dir, run)
+        if not folder.is_dir():
             last = list(reversed(run_state.runs(self._data_dir)))
             raise RefusedError(
                 f"no run {run} in {self._data_dir}; the last ones: {joined(last, ', ') or 'none'}"
             )
         self._report.run = run
+        self._finish(folder, None)
+
+    def _end_old(self, run: str) -> Ending:
+        """End it where a node could not be told before."""
         ending = self._ending(run)
-        if ending.run_is_over() and ending.record is not None:
-            self._mark_ended(ending.record)
+        if ending.record is not None:
+            self._ended(ending.record, ending.run_is_over())
         return ending
 
-    def _broken_off(self) -> Ending | None:
-        """With no run in progress: the end of one whose collection was broken off."""
+    def _ended(self, record: RunRecord, over: bool) -> None:
+        if over:
+            self._mark_ended(record)
+        if self._options.collect:
+            record.set(collect_asked={"unix": time.time(), "cleanup": self._options.cleanup})
+
+    def _broken_off(self) -> str | None:
+        """With no run in progress: the last one whose collection was broken off."""
         if not self._options.collect:
             return None
         found = []
@@ -166,7 +182,7 @@ class _Stop:
         if not found:
             return None
         self._note(f"the collection of {found[-1]} was broken off: going on with it")
-        return self._old_run(found[-1])
+        return found[-1]
 
     def _is_broken_off(self, folder: Path) -> bool:
         try:
@@ -213,8 +229,7 @@ class _Stop:
         self._note(self._bad_run_name)
         nodes = Ending(self._site, self._flight).nodes()
         with NodeShells(nodes, self._site.obs, self._flight) as shells:
-            outcomes = shells.each(daq_nodes.status)
-        said = [o.result.run for o in outcomes.values() if o.result is not None and o.result.run]
+            said = [status.run for status in quick_statuses(shells).values() if status.run]
         for run in [*said, *reversed(run_state.runs(self._data_dir))]:
             folder = run_state.run_dir(self._data_dir, run)
             if not folder.is_dir():
@@ -234,12 +249,19 @@ class _Stop:
     def _note(self, text: str) -> None:
         self._report.notes.append(text)
 
-    def _record(self, run: str) -> RunRecord:
-        """run.json of the run; a new one where it cannot be used, the old one set aside."""
+    def _record(self, run: str) -> RunRecord | None:
+        """run.json of the run; a new one where it cannot be used, the old one set aside; None
+        where not even the run directory can be made.
+        """
         folder = run_state.run_dir(self._data_dir, run)
-        if not folder.is_dir():
-            self._made_anew = True
-            folder.mkdir()
+        try:
+            if not folder.is_dir():
+                folder.mkdir()
+                self._made_anew = True
+        except OSError as error:
+            now = f"{folder} is missing and cannot be made: {error.strerror}; then stop.py again"
+            self._report.lines.append(Line("run directory", "collect", now, False))
+            return None
         why = "run.json was missing"
         try:
             return read_record(folder, tolerant=True, flight=self._flight)
@@ -247,11 +269,17 @@ class _Stop:
             pass
         except StateError as error:
             why = str(error)
-            kept = run_state.set_aside(folder / RUN_JSON, self._data_dir)
-            self._note(f"{error}; moved to {kept}")
+            self._note(f"{error}; {self._set_aside(folder / RUN_JSON)}")
         record = RunRecord(folder, rebuilt_document(folder, why), True, self._flight)
         record.set()
         return record
+
+    def _set_aside(self, path: Path) -> str:
+        """Move an unusable state file out of the way; what became of it."""
+        try:
+            return f"moved to {run_state.set_aside(path, self._data_dir)}"
+        except OSError as error:
+            return f"cannot be moved away: {error.strerror}"
 
     def _mark_ended(self, record: RunRecord) -> None:
         folder = record.path.parent
@@ -263,9 +291,24 @@ class _Stop:
 
     # --- after the recording ---
 
-    def _finish(self, ending: Ending, record: RunRecord) -> None:
-        if self._options.background and self._collects_in_background(record.path.parent):
+    def _finish(self, folder: Path, ending: Ending | None) -> None:
+        """Collect a run, alone; ending: of the one that was in progress."""
+        if self._options.background and self._collects_in_background(folder):
             return
+        with only_collector(folder, self._console) as problem:
+            if problem:
+                done = Finished(folder, self._options.collect, problems=[problem])
+                self._report.finished = done
+                return
+            # Only now: another one may have collected it meanwhile, and recorded that.
+            if ending is None:
+                ending = self._end_old(folder.name)
+            elif ending.record is not None:
+                ending.record.refresh()
+            if ending.record is not None:
+                self._collect(ending, ending.record)
+
+    def _collect(self, ending: Ending, record: RunRecord) -> None:
         failed = [f"{line.what}: {line.now}" for line in self._report.lines if not line.ok]
         self._report.finished = finish(
             self._site,
@@ -302,9 +345,13 @@ class _Stop:
         if done is None or not done.ok or {path.name for path in folder.iterdir()} - ours:
             self._note(f"{folder} was missing: made anew")
             return
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
+        try:
+            for path in folder.iterdir():
+                path.unlink()
+            folder.rmdir()
+        except OSError as error:
+            self._note(f"{folder} was missing, and made anew: {error.strerror}")
+            return
         self._report.finished = None
         self._note(f"{folder.name}: its start had not got further than the name; it is forgotten")
 
