@@ -16,6 +16,7 @@ enum {
 };
 
 #define SECOND_NS 1000000000ll
+#define LATE_NS (10 * SECOND_NS)	 /* more than a packet is ever behind others */
 #define LONGEST_NS (1000000 * SECOND_NS) /* more than a run */
 
 /* Board times stay below 2^40 ns (1024 s = 1.02e12 ns; 2^40 = 1.1e12). */
@@ -55,21 +56,30 @@ static enum sequence_verdict reset(struct sequence *sequence, uint16_t number, u
 	return begin(sequence, number, time_ns, clock_ns);
 }
 
-/* Time from the newest packet to this one, negative if it is older.  The board's clock tells it
- * within a second, ours the whole seconds: some boards send none, all begin again after 1024. */
-static int64_t since_newest_ns(const struct sequence *sequence, uint64_t time_ns, uint64_t clock_ns)
+/* Whether both packets carry TAI seconds.  Without White Rabbit they are 0; a nanosecond field may
+ * exceed a second a little. */
+static bool carry_seconds(uint64_t a_ns, uint64_t b_ns)
+{
+	return a_ns >= 2 * SECOND_NS && b_ns >= 2 * SECOND_NS;
+}
+
+/* Time from the newest packet to this one, negative if it is older.  The board's clock tells it but
+ * for multiples of `period_ns`, ours how many of these: we receive it sooner or later than it was
+ * sent, so the longer the period, the less that matters. */
+static int64_t since_newest_ns(const struct sequence *sequence, uint64_t time_ns, uint64_t clock_ns,
+			       int64_t period_ns)
 {
 	int64_t by_clock_ns = (int64_t)(clock_ns - sequence->newest_clock_ns);
-	int64_t beyond_ns =
-		(tai_difference_ns(time_ns, sequence->newest_time_ns) - by_clock_ns % SECOND_NS) %
-		SECOND_NS;
+	int64_t beyond_ns;
 
-	if (beyond_ns > SECOND_NS / 2)
-		beyond_ns -= SECOND_NS;
-	else if (beyond_ns < -SECOND_NS / 2)
-		beyond_ns += SECOND_NS;
 	if (by_clock_ns > LONGEST_NS || by_clock_ns < -LONGEST_NS)
 		return by_clock_ns;
+	beyond_ns =
+		(tai_difference_ns(time_ns, sequence->newest_time_ns) - by_clock_ns) % period_ns;
+	if (beyond_ns > period_ns / 2)
+		beyond_ns -= period_ns;
+	else if (beyond_ns < -period_ns / 2)
+		beyond_ns += period_ns;
 	return by_clock_ns + beyond_ns;
 }
 
@@ -107,17 +117,19 @@ static enum sequence_verdict advance(struct sequence *sequence, uint16_t number,
 }
 
 /* So long after the newest packet that its number alone does not tell how many were sent. */
-static bool is_long_after(const struct sequence *sequence, uint64_t clock_ns)
+static bool is_long_after(const struct sequence *sequence, uint64_t time_ns, uint64_t clock_ns)
 {
-	int64_t elapsed_ns = (int64_t)(clock_ns - sequence->newest_clock_ns);
+	int64_t by_clock_ns = (int64_t)(clock_ns - sequence->newest_clock_ns);
+	int64_t by_board_ns = tai_difference_ns(time_ns, sequence->newest_time_ns);
+	int64_t elapsed_ns = by_clock_ns > by_board_ns ? by_clock_ns : by_board_ns;
 
 	return sequence->pace && elapsed_ns > 0 &&
 	       (uint64_t)elapsed_ns > sequence->pace / PACE_UNIT * (HALF_ROUND / 2);
 }
 
-/* How many numbers were sent since the newest, the last of them `ahead` of it modulo a round; 0 if
- * time and number do not agree. */
-static uint64_t steps_by_time(const struct sequence *sequence, uint16_t ahead, int64_t elapsed_ns)
+/* How many numbers were sent in this time, the last of them `ahead` of the newest modulo a round; 0
+ * if time and number do not agree. */
+static uint64_t steps_in(const struct sequence *sequence, uint16_t ahead, int64_t elapsed_ns)
 {
 	uint64_t expected, steps = ahead, error;
 
@@ -130,13 +142,43 @@ static uint64_t steps_by_time(const struct sequence *sequence, uint16_t ahead, i
 	return error <= FIT_STEPS + expected / FIT_PART ? steps : 0;
 }
 
+/* The same for a packet.  Where seconds are carried, the board's time says it, however fast the
+ * stream is received: a replay, a backlog.  Where they are not, or begin anew, our clock counts
+ * them; if that does not agree, they may be carried all the same. */
+static uint64_t steps_by_time(const struct sequence *sequence, uint16_t ahead, uint64_t time_ns,
+			      uint64_t clock_ns)
+{
+	uint64_t steps = 0;
+
+	if (!carry_seconds(time_ns, sequence->newest_time_ns))
+		steps = steps_in(sequence, ahead,
+				 since_newest_ns(sequence, time_ns, clock_ns, SECOND_NS));
+	if (!steps)
+		steps = steps_in(
+			sequence, ahead,
+			since_newest_ns(sequence, time_ns, clock_ns, (int64_t)TAI_PERIOD_NS));
+	return steps;
+}
+
+/* Whether a packet whose number is older was sent later.  Our clock counts the seconds, since the
+ * board's may have been set by a reset, unless they show that the packet is a little older. */
+static bool is_newer(const struct sequence *sequence, uint64_t time_ns, uint64_t clock_ns)
+{
+	int64_t by_board_ns = tai_difference_ns(time_ns, sequence->newest_time_ns);
+
+	if (carry_seconds(time_ns, sequence->newest_time_ns) && by_board_ns <= 0 &&
+	    by_board_ns > -LATE_NS)
+		return false;
+	return since_newest_ns(sequence, time_ns, clock_ns, SECOND_NS) > 0;
+}
+
 /* An older number than the newest, `back` numbers ago. */
 static enum sequence_verdict note_older(struct sequence *sequence, uint16_t number, uint16_t back,
 					uint64_t time_ns, uint64_t clock_ns)
 {
 	if (back < SEQUENCE_WINDOW && sequence_has(sequence, number)) /* again, at another time */
 		return reset(sequence, number, time_ns, clock_ns);
-	if (since_newest_ns(sequence, time_ns, clock_ns) > 0)
+	if (is_newer(sequence, time_ns, clock_ns))
 		return reset(sequence, number, time_ns, clock_ns);
 	if (back < SEQUENCE_WINDOW)
 		*slot(sequence, number) = mark(number, time_ns);
@@ -159,9 +201,8 @@ enum sequence_verdict sequence_note(struct sequence *sequence, uint16_t number, 
 	}
 	if (is_older && *slot(sequence, number) == mark(number, time_ns))
 		return SEQUENCE_DUPLICATE;
-	if (sequence->pace && (is_jump || is_long_after(sequence, clock_ns))) {
-		uint64_t steps = steps_by_time(sequence, ahead,
-					       since_newest_ns(sequence, time_ns, clock_ns));
+	if (sequence->pace && (is_jump || is_long_after(sequence, time_ns, clock_ns))) {
+		uint64_t steps = steps_by_time(sequence, ahead, time_ns, clock_ns);
 
 		if (steps)
 			return advance(sequence, number, steps, time_ns, clock_ns);

@@ -47,8 +47,8 @@ struct sequence {
 };
 
 /* Notes a packet; all-zero is the state before the first.  time_ns as of tai_time_ns(); clock_ns
- * is when it was received, on a clock that is never set: it counts the seconds that the board does
- * not send. */
+ * is when it was received, on a clock that is never set: it counts what the board's time does not
+ * tell, multiples of 1024 s or, where no seconds are sent, of one. */
 enum sequence_verdict sequence_note(struct sequence *sequence, uint16_t number, uint64_t time_ns,
 				    uint64_t clock_ns);
 

@@ -179,6 +179,60 @@ static void test_long_loss(void)
 	check_case("%s", "");
 }
 
+/* Images as they come `speed` percent as fast as they are sent, late ones among them. */
+static void replay(unsigned from, unsigned n, uint64_t start_ns, uint64_t pace_ns, unsigned speed,
+		   unsigned shift)
+{
+	for (unsigned k = from; k < from + n; k++) {
+		unsigned sent = k > from + 10 && k % 100 < 2 ? k ^ 1 : k;
+		uint64_t time_ns = start_ns + sent * pace_ns;
+
+		sequence_note(&sequence, (uint16_t)(sent - shift), time_ns % TAI_PERIOD_NS,
+			      5000000000u + k * pace_ns / speed * 100);
+	}
+}
+
+/* The board's seconds tell how much is lost, however fast or slow the stream is received, and
+ * whether or not they begin anew meanwhile. */
+static void test_long_loss_at_any_speed(void)
+{
+	static const unsigned missing[] = { 1100,  8541,  30000, 32767, 32768,
+					    40000, 65535, 65540, 70000, 200000 };
+	static const unsigned speeds[] = { 1, 20, 90, 103, 370, 2000, 100000 };
+	static const uint64_t start_ns[] = { 5000000000u, 1023900000000u };
+	enum { PACE_NS = 10000, N = 4000 };
+
+	for (unsigned k = 0; k < sizeof(missing) / sizeof(*missing) * 14; k++) {
+		unsigned n = missing[k / 14], speed = speeds[k % 7];
+		uint64_t start = start_ns[k / 7 % 2];
+
+		check_case("%u missing, begun at %llu ns, at %u %%", n, (unsigned long long)start,
+			   speed);
+		clear();
+		replay(0, N, start, PACE_NS, speed, 0);
+		CHECK_EQUAL(sequence.reordered, N / 100 - 1);
+		replay(N + n, N, start, PACE_NS, speed, 0);
+		CHECK_EQUAL(sequence.lost, n);
+		CHECK_EQUAL(sequence.resets, 0);
+		replay(2 * N + n + 777, N, start, PACE_NS, speed, 2 * N + n + 777 - 3);
+		CHECK_EQUAL(sequence.lost, n);
+		CHECK_EQUAL(sequence.resets, 1);
+	}
+	check_case("%s", "");
+}
+
+/* A board that was reset has no seconds until White Rabbit has set its clock: that is not earlier.
+ */
+static void test_reset_to_no_seconds(void)
+{
+	clear();
+	stream(0, 2000, 1000000, true, 0);
+	sequence_note(&sequence, 0, 300000000, sequence.newest_clock_ns + 6000000000u);
+	CHECK_EQUAL(sequence.resets, 1);
+	CHECK_EQUAL(sequence.reordered, 0);
+	CHECK_EQUAL(sequence.lost, 0);
+}
+
 /* Pulses come at random: what their numbers tell is all there is. */
 static void test_long_loss_of_pulses(void)
 {
@@ -251,6 +305,8 @@ int main(void)
 	test_reset();
 	test_long_silence();
 	test_long_loss();
+	test_long_loss_at_any_speed();
+	test_reset_to_no_seconds();
 	test_long_loss_of_pulses();
 	test_random_streams();
 	return check_result();
