@@ -97,6 +97,16 @@ def run_dir(tmp_path: Path) -> Path:
     return folder
 
 
+def write_record(run_dir: Path, **fields: Any) -> None:
+    """A run.json with all that a record must have."""
+    document: dict[str, Any] = {
+        "version": 1, "run": run_dir.name, "steps": [], "recording_unix": None,
+        "planned_end_unix": None, "ended_unix": None, "collection": None,
+        "expected": {"quabos": [], "nodes": {}, "absent": []},
+    }  # fmt: skip
+    (run_dir / "run.json").write_text(json.dumps({**document, **fields}))
+
+
 @pytest.mark.parametrize("check_all", [True, False])
 def test_frames_are_counted_and_the_missing_one_is_seen(run_dir: Path, check_all: bool) -> None:
     summary = summarize(run_dir, HOUR_S if check_all else 0.0)
@@ -172,11 +182,7 @@ def test_frames_outside_the_run_and_out_of_order(run_dir: Path) -> None:
     first_content = first.read_bytes()
     first.write_bytes(second.read_bytes())
     second.write_bytes(first_content)
-    run = {
-        "version": 1, "run": run_dir.name, "steps": [],
-        "started_unix": START_S + 60, "ended_unix": START_S + 90,
-    }  # fmt: skip
-    (run_dir / "run.json").write_text(json.dumps(run))
+    write_record(run_dir, started_unix=START_S + 60, ended_unix=START_S + 90)
     problems = "\n".join(summarize(run_dir).problems)
     assert "begins earlier than the file before it ends" in problems
     assert "module 1: img16 frames of 60 s before the run began" in problems
@@ -187,16 +193,14 @@ def test_a_node_that_died_and_a_board_that_fell_silent_are_told_without_a_watche
 ) -> None:
     """From the accounts alone; what comes after the stop was begun does not count."""
     ips = [f"192.168.0.{last}" for last in (4, 5, 6, 7)]
-    run = {
-        "version": 1,
-        "run": run_dir.name,
-        "steps": [{"phase": "stop", "intent_unix": START_S + 60.0}],
-        "started_unix": START_S,
-        "recording_unix": START_S,
-        "ended_unix": START_S + 90.0,
-        "expected": {"quabos": ips, "nodes": {}, "absent": []},
-    }
-    (run_dir / "run.json").write_text(json.dumps(run))
+    stop = {
+        "phase": "stop", "what": "stop", "subject": "", "intent_unix": START_S + 60.0,
+        "result_unix": START_S + 90.0, "ok": True,
+    }  # fmt: skip
+    write_record(
+        run_dir, steps=[stop], started_unix=START_S, recording_unix=START_S,
+        ended_unix=START_S + 90.0, expected={"quabos": ips, "nodes": {}, "absent": []},
+    )  # fmt: skip
     node = run_dir / "hp_status_192.168.1.101.json"
     (run_dir / "hp_status_10.0.0.1.json").unlink()
     products = {(1, "img16"): 9}
