@@ -73,6 +73,7 @@ def test_interface_goes_down_and_comes_back(tmp_path: Path) -> None:
         assert cpu_s(recorder) - used <= 0.1
         within(recorder, "ip", "link", "set", "lo", "up")
         send(recorder, *(packet(1, 1016, number, 5, number * 1000) for number in (1, 2)))
+        wait_for(lambda: "packets come again" in recorder.log, "the line in the log")
         status = recorder.stop()
         frames = recorder.frames(254, "ph256")
     assert [frame.numbers for frame in frames] == [{0: 0}, {0: 1}, {0: 2}]
