@@ -295,8 +295,25 @@ def test_a_reboot_nobody_saw_is_seen_by_hvmon(board: Board) -> None:
     board.until(Stage.ON)
 
 
+@pytest.mark.parametrize("step", [0, 1])
+def test_a_reboot_on_the_way_up_that_nobody_saw_costs_no_pause(board: Board, step: int) -> None:
+    """Once: a supply that collapses again and again is none that rebooted."""
+    for paused in (False, True):
+        board.until(Stage.RISING)
+        if step:
+            assert board.wait(3) == [step_codes(CODES, step)]
+        board.codes = HV_OFF
+        board.until(Stage.FALLING, limit_s=12)
+        assert "it rebooted, or lost its supply" in board.hv.reason
+        assert board.hv.paused is paused and board.hv.coming is not paused
+    board.until(Stage.ON, limit_s=int(PAUSE_S) + 60)
+
+
 def test_a_supply_that_does_not_rise_is_given_up_for_a_while(board: Board) -> None:
     board.volts = [0.0] * 4
+    board.until(Stage.RISING)
+    board.until(Stage.FALLING, limit_s=12)
+    assert not board.hv.paused, "it may have rebooted"
     board.until(Stage.RISING)
     board.until(Stage.FALLING, limit_s=12)
     assert board.hv.paused and "instead of" in board.hv.reason

@@ -3,8 +3,8 @@
 The way up begins with "off", proven by HVMON, whatever the board was doing.  Each step is a part
 of the set point; the next one follows when a packet that came after it shows the voltage that was
 asked for, by at least one detector: a dead one does not keep the others dark.  A board whose four
-voltages vanish (it rebooted) begins anew; where none of them follows, after a pause.  A voltage
-above what was asked for is a broken board: off for good.
+voltages vanish (it rebooted) begins anew; the second time on its way up, and where none of them
+follows, after a pause.  A voltage above what was asked for is a broken board: off for good.
 
 `BoardHv.plan` says what to send now, `told` how that went.  Times `now_s` are of a monotonic clock.
 """
@@ -137,6 +137,7 @@ class BoardHv:
         self.lost_at: tuple[float, float] | None = None
         self.paused = False
         self._paused_until_s = 0.0
+        self._gone_before = False  # on the way up, since it was on last
         self._cause = ""  # why it fell by itself
 
     @property
@@ -232,8 +233,7 @@ class BoardHv:
                     self.latched = fault
                 if self._gone >= ENOUGH and not seen.booted and self._there_utc:
                     self.lost_at = (self._there_utc, self._gone_utc)
-                behind = shown in (Shown.GONE, Shown.WEAK)
-                if behind and self.stage is Stage.RISING and not seen.booted:
+                if self._gives_up(shown, seen):
                     self.paused, self._paused_until_s = True, now_s + PAUSE_S
                 return self._fall(fault, seen, now_s)
             if self.stage is Stage.ON and self._reached(shown):
@@ -246,6 +246,7 @@ class BoardHv:
             if self._step < len(RAMP):
                 return step_codes(want.codes, self._step)
             self.stage, self.reason, self._cause = Stage.ON, "", ""
+            self._gone_before = False
             self.hk_unix = seen.utc_s if seen else 0.0
         wanted = want.codes if self.stage is Stage.ON else step_codes(want.codes, self._step)
         pause_s = RETRY_S if self._unconfirmed else self._follow_s
@@ -285,6 +286,17 @@ class BoardHv:
         if self.stage is Stage.RISING and self._weak >= PATIENT_PACKETS:
             return f"{difference(seen.volts, self.codes)}: no detector follows"
         return None
+
+    def _gives_up(self, shown: Shown, seen: HvSeen) -> bool:
+        """Whether a board that fell on its way up is left alone for a while.
+
+        Not when it rebooted, which costs nobody a minute.  Its boot packet may have gone astray:
+        a board without any voltage is taken for rebooted once, then for one with a broken supply.
+        """
+        if self.stage is not Stage.RISING or shown not in (Shown.GONE, Shown.WEAK) or seen.booted:
+            return False
+        before, self._gone_before = self._gone_before, self._gone_before or shown is Shown.GONE
+        return before or shown is Shown.WEAK
 
     def _reached(self, shown: Shown) -> bool:
         """Whether what was asked for is there.  One dead detector does not keep the others dark."""
