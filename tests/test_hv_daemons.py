@@ -62,15 +62,20 @@ def sent_codes(night: HvNight, ip: str) -> list[tuple[int, ...]]:
     return found
 
 
+def standing_kinds(night: HvNight) -> list[str]:
+    return [alarm.kind for alarm in standing_alarms(night.data_dir)]
+
+
 def test_on_in_steps_after_a_rehearsal_and_off_at_the_end(night: HvNight) -> None:
     updater = night.start("hv_updater")
     reason = updater.wait_for(lambda beat: bool(beat.details["interlock"]), "a reason")
     assert "temperature_guard has never run" in reason.details["interlock"]
-    assert [a.kind for a in standing_alarms(night.data_dir)] == ["interlock"]
+    # Alarms are written by a thread of their own, beside the heartbeats.
+    wait_for(lambda: standing_kinds(night) == ["interlock"], "the alarm")
     night.start("capture_hk")
     night.start("temperature_guard")
     night.wait_on()
-    assert standing_alarms(night.data_dir) == []
+    wait_for(lambda: standing_kinds(night) == [], "its end")
     assert "rehearsal of the interlock passed" in updater.log()
     assert night.store.get_record(REHEARSAL_KEY) == {} and read_trips(night.data_dir) == ()
     assert night.switch.outlets_on == ALL_OUTLETS and not night.switch.requests[8:]
