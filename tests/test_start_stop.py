@@ -507,6 +507,9 @@ def test_a_board_that_does_not_answer_undoes_the_start(obs: Obs) -> None:
         "start recording", "point the links here", "start the HK recorder", "start the watcher",
         "remove the run directory",
     ]  # fmt: skip
+    words = {path.name.removeprefix(f"{record.stem}.") for path in record.parent.glob("failed_*")}
+    node = obs.node_sshd.address
+    assert {f"hp_stdout_{node}", f"hp_log_{node}"} <= words, "the pipeline's words are kept"
 
 
 def test_a_pipeline_that_does_not_come_up_undoes_the_start(obs: Obs) -> None:

@@ -33,6 +33,7 @@ from panoseti.nodes import daq_nodes
 from panoseti.nodes.daq_nodes import NodeOutcome, NodeShells
 from panoseti.nodes.remote import Shell
 from panoseti.runs import activities, run_state, run_stop
+from panoseti.runs.collect import Collection, collect
 from panoseti.runs.data_arrival import wait_for_data
 from panoseti.runs.names import run_dir_name
 from panoseti.runs.run_order import order_of
@@ -467,17 +468,19 @@ class _Start:
             found = daq_nodes.list_files(shell, self._run)
             if any(file.bytes for file in found.files if file.name.endswith(".pff")):
                 return True
-            done = daq_nodes.delete_files(
-                shell, self._run, found.files, run_dir=not found.head_run_dir
-            )
-            if done.problems:
-                problem = done.problems[0]
-                raise ObsError(f"{shell.node.ip_addr}: {problem.path}: {problem.error}")
+            empty.append(shell)
             return False
 
+        empty: list[Shell] = []
         outcomes = self._shells.each(stop, self._begun_on)
+        # Why a pipeline recorded nothing is in its log, which is not deleted before it is here.
+        kept = [
+            result.node
+            for result in collect(Collection(self._run_dir, self._site.obs, self._flight), empty)
+            if result.failed or result.undeleted
+        ]
         # Of a node that cannot be asked it is not known that it recorded nothing.
-        self.data_kept = any(
+        self.data_kept = bool(kept) or any(
             outcome.result or outcome.problem is not None for outcome in outcomes.values()
         )
         _raise_problems(outcomes.values())
