@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import json
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -18,11 +21,13 @@ from panoseti import console
 from panoseti.boards.board_link import open_link
 from panoseti.boards.board_tftp import read_flash
 from panoseti.boards.data_flow import start_data_flow, stop_data_flow
-from panoseti.bringup import session
+from panoseti.bringup import config_tasks, session
 from panoseti.bringup.ledger import Step
 from panoseti.bringup.ledger_file import LEDGER_FILE, LOCK_FILE, held_ledger, read_ledger
 from panoseti.bringup.readiness import in_words, load_settings, readiness
 from panoseti.bringup.session import state
+from panoseti.calibration.threshold_measure import measure_thresholds
+from panoseti.calibration.threshold_scan import ScanPlan
 from panoseti.configs import settings
 from panoseti.configs.board_files import read_ph_baseline
 from panoseti.configs.load_configs import load_site
@@ -39,7 +44,7 @@ from tests.config_calls import (
     config,
     write_data,
 )
-from tests.helpers import wait_for
+from tests.helpers import REPO, wait_for
 from tests.ready_observatory import Look, fresh_observatory, looking, restore
 
 
@@ -133,6 +138,77 @@ def test_what_changed_in_the_ph_baselines_is_told_and_the_set_before_kept(
     assert len(again.json["ph_baseline_news"]) == 2, "drifted no more"
     assert list(again.json["ph_baselines"]) == [target]
     assert before in [path.read_bytes() for path in set(kept.iterdir()) - known]
+
+
+@pytest.mark.long
+def test_thresholds_measured_by_the_script(
+    ready: PrivateObservatory, look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Table, lines and JSON, for one board with a hot pixel; few points."""
+    target = ready.site.quabos[6]
+    plan = ScanPlan(frames=3, dac_step=3)
+    few = functools.partial(measure_thresholds, plan=plan)
+    monkeypatch.setattr(config_tasks, "measure_thresholds", few)
+    with ready.client() as client:
+        client.fault(target, "hot_pixels", pixels=[37], factor=30)
+    try:
+        shown = look("--measure-thresholds", "--quabo", target)
+        told = look("--measure-thresholds", "--quabo", target, "--json")
+    finally:
+        restore(ready, look)
+    assert (shown.code, told.code) == (0, 0), shown
+    assert "SN01018: 1 hot: (5, 2)" in shown.out and "proposed calibration: " in shown.out
+    rows = [line for line in shown.out.splitlines() if line.startswith(target)]
+    assert len(rows) == 4, "one for each quadrant"
+    (found,) = told.json["thresholds"]
+    assert (found["ip"], found["serialno"], found["hot"]) == (target, "SN01018", [[5, 2]])
+    for quadrant in found["quadrants"]:
+        assert quadrant["problem"] == ""
+        assert quadrant["a"] == pytest.approx(quadrant["a_before"], rel=0.05)
+    assert Path(found["file"]).is_file() and Path(found["scan"]).is_file()
+    check_registers(ready)
+
+
+@pytest.mark.long
+def test_hot_and_dead_pixels_of_simulated_boards_are_found_in_a_dark_run(
+    ready: PrivateObservatory, look: Look, tmp_path: Path
+) -> None:
+    """What is proposed is what the boards were told to be."""
+    quabos = ready.site.quabos
+    write_data(ready, image={**DATA["image"], "pe_threshold": 0.5})
+    assert look("--maroc_config", "--calibrate_ph").code == 0
+    assert look("--shutter_close").code == 0
+    with ready.client() as client:
+        client.fault(quabos[1], "hot_pixels", pixels=[37, 200], factor=40)
+        client.fault(quabos[6], "dead_pixels", pixels=[90])
+        client.fault(quabos[7], "hot_pixels", pixels=[5], factor=40)
+    try:
+        done = subprocess.run(
+            ready.command("start.py", "--nsecs", "4"), cwd=ready.command_dir,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    finally:
+        subprocess.run(ready.command("stop.py"), cwd=ready.command_dir, timeout=120, check=False)
+        restore(ready, look)
+    (run,) = ready.data_dir.glob("*.pffd")
+    found = subprocess.run(
+        [sys.executable, "-m", "tools.hot_pixels", str(run), "-o", str(tmp_path / "found")],
+        cwd=REPO, capture_output=True, text=True, timeout=110,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    serials = boards_by_serial(found.stdout)
+    assert serials.pop("SN00005") == "hot (5, 2), (8, 12); no dead pixel"
+    assert serials.pop("SN01018") == "no hot pixel; dead (10, 5)"
+    assert serials.pop("SN01019") == "hot (5, 0); no dead pixel"
+    assert set(serials.values()) == {"no hot pixel; no dead pixel"} and len(serials) == 5
+    proposed = json.loads((tmp_path / "found" / "masked_pixels.json").read_text())
+    assert proposed == {"SN00005": [[5, 2], [8, 12]], "SN01019": [[5, 0]]}
+
+
+def boards_by_serial(said: str) -> dict[str, str]:
+    """What tools.hot_pixels says of each board."""
+    return dict(re.findall(r"^\S+ \((\S+)\): (.*) \(usual: ", said, re.MULTILINE))
 
 
 def test_shutters_move_and_are_remembered(ready: PrivateObservatory, look: Look) -> None:
