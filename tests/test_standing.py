@@ -21,6 +21,7 @@ from panoseti.housekeeping.store import Store
 from simulator import leftovers
 from simulator.client import SimulatorClient
 from simulator.private_services import free_port
+from simulator.site_writer import VERSIONS
 from simulator.standing import check_ports, check_simulable
 from tests.helpers import REPO
 from tests.simulated import module_base, private_prefix
@@ -42,6 +43,8 @@ def config_dir(home: Path) -> Path:
     obs = changed(OBS, {
         ("domes", 0, "modules", 0, "ip_addr"): module_base(prefix, 1),
         ("domes", 0, "modules", 1, "ip_addr"): module_base(prefix, 254),
+        ("domes", 0, "modules", 0, "quabo_version"): list(VERSIONS),
+        ("domes", 0, "modules", 1, "quabo_version"): list(VERSIONS),
         ("wps",): REMOVE,
         ("domes", 0, "modules", 0, "wps"): REMOVE,
         ("tftp_port",): 6969,
