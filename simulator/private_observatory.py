@@ -146,7 +146,10 @@ def private_observatory(
 
 def _end_clients(folder: Path) -> None:
     """End scripts, daemons and pipelines; the boards are still there to be switched off."""
-    leftovers.end([one for one in leftovers.workers(folder) if one.what not in SERVERS])
+    found = [one for one in leftovers.workers(folder) if one.what not in SERVERS]
+    # hv_updater goes when housekeeping shows that high voltage is off: capture_hk is the last.
+    leftovers.end([one for one in found if one.what != "capture_hk.py"])
+    leftovers.end([one for one in found if one.what == "capture_hk.py"])
 
 
 def _check_nobody_is_left(folder: Path) -> None:
