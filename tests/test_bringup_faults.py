@@ -80,6 +80,7 @@ def lose(observatory: PrivateObservatory, seed: int) -> None:
             client.fault(ip, "lossy", fraction=LOSS, seed=dice.randrange(1 << 30))
 
 
+@pytest.mark.long
 def test_bad_links_and_a_board_with_other_firmware(observatory: PrivateObservatory) -> None:
     """Packets lost everywhere; answers doubled, late and out of order from some boards."""
     other, doubled, mixed, late = observatory.site.quabos

@@ -129,6 +129,7 @@ def test_integration_time_makes_nothing_stale(ready: PrivateObservatory, look: L
     write_data(ready)
 
 
+@pytest.mark.long
 def test_boards_that_booted_behind_our_back_get_back_what_they_lost(
     ready: PrivateObservatory, look: Look
 ) -> None:
@@ -219,6 +220,7 @@ def test_an_exchanged_board_is_set_up_anew(ready: PrivateObservatory, look: Look
     assert "c0ffee" in answer.err and "quabo_info.json" in answer.err
 
 
+@pytest.mark.long
 def test_a_board_known_to_be_absent_is_no_problem(ready: PrivateObservatory, look: Look) -> None:
     gone = ready.site.quabos[7]
     path = ready.command_dir / "obs_config.json"
@@ -248,6 +250,7 @@ def test_a_board_known_to_be_absent_is_no_problem(ready: PrivateObservatory, loo
     check_registers(ready)
 
 
+@pytest.mark.long
 def test_dead_board_named_left_out_and_taken_in_again(
     ready: PrivateObservatory, look: Look
 ) -> None:
@@ -273,6 +276,7 @@ def test_dead_board_named_left_out_and_taken_in_again(
     check_registers(ready)
 
 
+@pytest.mark.long
 def test_killed_anywhere_it_goes_on(ready: PrivateObservatory) -> None:
     """SIGKILL within steps; the last call brings everything to what the configs ask for."""
     path = ready.data_dir / LEDGER_FILE
@@ -324,6 +328,7 @@ def test_every_word_of_the_script_is_a_task_and_every_task_a_word() -> None:
         assert [t.name for t in config_tasks.chosen_tasks(config_tasks.Request([name]))] == [name]
 
 
+@pytest.mark.long
 def test_shutdown_and_back(ready: PrivateObservatory, look: Look) -> None:
     """With a power switch for module 1, and a Redis that is not there at first."""
     boards_1, boards_254 = ready.site.quabos[:4], ready.site.quabos[4:]

@@ -66,6 +66,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateObservato
         yield observatory
 
 
+@pytest.mark.long
 def test_reboot_of_one_module_shows_the_silver_versions(
     ready: PrivateObservatory, look: Look
 ) -> None:
@@ -253,7 +254,10 @@ def test_a_board_that_does_not_obey_hides_no_other(ready: PrivateObservatory, lo
 
 
 def test_hv_off_ends_the_updater_and_needs_nothing(ready: PrivateObservatory, look: Look) -> None:
-    """Not even the lock, whole state files or a data config."""
+    """Not even the lock, whole state files or configs."""
+    path = ready.command_dir / "obs_config.json"
+    text = path.read_text()
+    run = ready.data_dir / "obs_Simulated.start_2026-11-25T00:36:33Z.runtype_night.pffd"
     ledger = (ready.data_dir / LEDGER_FILE).read_bytes()
     (ready.data_dir / LEDGER_FILE).write_text("broken")
     write_data(ready, gain="much")
@@ -269,8 +273,19 @@ def test_hv_off_ends_the_updater_and_needs_nothing(ready: PrivateObservatory, lo
             "HV to be off",
         )
         assert not state("hv_updater", ready.data_dir).works
+        path.write_text(text[:-20])
+        answer = config(ready, "--hv_off")
+        assert answer.code == 2 and "no hv_updater is found: if in doubt cut" in answer.err, answer
+        run.mkdir()
+        (run / path.name).write_text(text)
+        shutil.copy(ready.command_dir / "daq_config.json", run)
+        answer = config(ready, "--hv_off")
+        assert answer.code == 0 and "verified: HV off of 8 boards" in answer.err, answer
+        assert f"using the frozen configs in {run} instead" in answer.err
     finally:
         (ready.data_dir / LEDGER_FILE).write_bytes(ledger)
+        path.write_text(text)
+        shutil.rmtree(run, ignore_errors=True)
         write_data(ready)
     plan = look("--dry-run")
     lines = [f"HV of {ip}: hv_updater does not run" for ip in ready.site.quabos]
@@ -286,6 +301,7 @@ def test_hv_off_ends_the_updater_and_needs_nothing(ready: PrivateObservatory, lo
     check_registers(ready)
 
 
+@pytest.mark.long
 def test_hv_off_works_with_broken_configs(ready: PrivateObservatory, look: Look) -> None:
     """By the copies in a run; without any, as far as the running updater knows the boards."""
     path = ready.command_dir / "obs_config.json"
@@ -315,6 +331,7 @@ def test_hv_off_works_with_broken_configs(ready: PrivateObservatory, look: Look)
     restore(ready, look)
 
 
+@pytest.mark.long
 def test_hv_off_is_not_undone_by_a_bring_up_that_was_begun_before(
     ready: PrivateObservatory, look: Look
 ) -> None:
@@ -340,9 +357,8 @@ def test_hv_off_is_not_undone_by_a_bring_up_that_was_begun_before(
     check_registers(ready)
 
 
-@pytest.mark.parametrize(
-    "word", [pytest.param("--stop_redis_daemons", marks=pytest.mark.long), "--shutdown"]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("word", ["--stop_redis_daemons", "--shutdown"])
 def test_who_watches_a_board_that_may_have_hv_is_not_ended(
     ready: PrivateObservatory, look: Look, word: str
 ) -> None:
@@ -366,6 +382,7 @@ def test_who_watches_a_board_that_may_have_hv_is_not_ended(
     restore(ready, look)
 
 
+@pytest.mark.long
 def test_a_dead_guard_is_seen_within_seconds(ready: PrivateObservatory, look: Look) -> None:
     process = session.process("temperature_guard", ready.data_dir)
     assert process is not None
@@ -574,6 +591,7 @@ def test_readiness_says_what_mends_it(
     (ready.data_dir / "aside").rename(ready.data_dir / "quabo_uids.json")
 
 
+@pytest.mark.long
 def test_a_short_walk(ready: PrivateObservatory, look: Look) -> None:
     """A sample of test_bringup_walk.py."""
     walk(ready, 1, 4)

@@ -91,6 +91,7 @@ def test_on_in_steps_after_a_rehearsal_and_off_at_the_end(night: HvNight) -> Non
     assert night.codes() == night.all_off() and max(night.volts().values()) < 1
 
 
+@pytest.mark.long
 def test_a_trip_lasts_until_it_is_acknowledged(night: HvNight) -> None:
     got = night.data_dir / "got"
     hook = night.data_dir / "hook"
@@ -130,6 +131,7 @@ def alarmed(beat: Heartbeat) -> bool:
     return bool(beat.details.get("trips"))
 
 
+@pytest.mark.long
 def test_boards_that_are_absent_come_go_or_are_mute(night: HvNight) -> None:
     gone, mute, other = night.ips[5], night.ips[3], night.ips[4]
     night.write_uids(absent=(gone,))
@@ -178,6 +180,7 @@ def test_a_board_that_does_not_obey_loses_its_power(night: HvNight) -> None:
     assert set(night.formula()) - set(fed) == {ip for ip, v in night.volts().items() if v > 50}
 
 
+@pytest.mark.long
 def test_the_guard_alone_keeps_everything_off(night: HvNight) -> None:
     """And finds out before it needs the power switch that it could not use it."""
     credentials = night.data_dir / "power.json"
@@ -228,6 +231,7 @@ def small_disk(folder: Path) -> Iterator[None]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.geteuid() != 0, reason="a disk of its own needs root")
 @pytest.mark.parametrize(
     "pace", [Pace(), pytest.param(REAL, marks=pytest.mark.long)], ids=["fast", "real"]

@@ -39,6 +39,7 @@ def wait_cut(night: HvNight, ip: str, outlet: int) -> None:
     assert any(reason.startswith(f"{ip}: HVMON shows 5") for reason in reasons)
 
 
+@pytest.mark.long
 def test_the_reason_passes_or_is_the_updaters_alone(tmp_path: Path) -> None:
     with hv_night(tmp_path, PACE) as night:
         two_outlets(night)

@@ -292,6 +292,7 @@ def test_sensor_faults(tmp_path: Path) -> None:
         night.wait_on()
 
 
+@pytest.mark.long
 def test_programs_that_die(tmp_path: Path) -> None:
     one_after_the_other(tmp_path, PROGRAMS)
 

@@ -114,6 +114,7 @@ def test_the_flasher_and_what_no_value_may_be(ready: PrivateObservatory, look: L
             look(*words)
 
 
+@pytest.mark.long
 def test_old_firmware_gets_the_old_forms(ready: PrivateObservatory, look: Look) -> None:
     """Up to 11.1 the shutter is driven by 0x05, a focus target is a number of steps to go."""
     zero, one = ready.site.quabos[4:6]
@@ -215,6 +216,7 @@ def test_a_power_switch_that_cannot_be_reached_is_named_and_all_else_goes_on(
         assert "outlet  modules  state" in status.stderr
 
 
+@pytest.mark.long
 def test_power_of_one_module_while_the_other_keeps_its_high_voltage(
     ready: PrivateObservatory, look: Look
 ) -> None:

@@ -11,11 +11,15 @@ from typing import Any
 
 import pytest
 
-from panoseti.bringup import readiness
-from panoseti.bringup.ledger import differences
+from panoseti.boards.board_work import Work
+from panoseti.bringup import readiness, session_setup
+from panoseti.bringup.ledger import Ledger, differences
+from panoseti.bringup.ledger_file import LedgerFile
 from panoseti.bringup.session import SESSION_DAEMONS
-from panoseti.bringup.session_setup import HvLack, hv_lacks, wanted_inputs
+from panoseti.bringup.session_setup import HvLack, end_watched_hv, hv_lacks, wanted_inputs
 from panoseti.configs.load_configs import Site, load_site
+from panoseti.console import Console
+from panoseti.flight import FlightRecorder
 from panoseti.launch import HEARTBEAT_VERSION, heartbeat_path
 from tests.site_files import DAQ, OBS, changed, write_site
 
@@ -120,3 +124,17 @@ def test_a_start_is_refused_while_hv_is_coming_or_nowhere(
     updater_says(site, *states)
     ips = [board.ip for board in boards]
     assert readiness.hv_lacks_of_start(site, boards) == [line.format(*ips) for line in told]
+
+
+def test_who_watches_a_board_that_may_have_hv_is_not_ended(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The programs themselves: test_config_tasks.py."""
+    ended: list[Work] = []
+    monkeypatch.setattr(session_setup, "end_daemons", ended.append)
+    book = LedgerFile(site.head_data_dir, Ledger(), keep=False)
+    flight = FlightRecorder(site.head_data_dir, "test")
+    work = Work(site, site.obs.quabos, book, Console(), flight, {})
+    assert not end_watched_hv(work, [site.obs.quabos[2].ip]) and not ended
+    assert f"HV off of {site.obs.quabos[2].ip} is not proven" in capsys.readouterr().err
+    assert end_watched_hv(work, []) and ended == [work]
