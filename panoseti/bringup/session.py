@@ -18,7 +18,7 @@ from panoseti.configs.load_configs import Site
 from panoseti.errors import ObsError
 from panoseti.flight import FlightRecorder
 from panoseti.housekeeping.store import Store
-from panoseti.launch import Heartbeat, launch, read_heartbeat, why_unwritable
+from panoseti.launch import ENDED, Heartbeat, launch, read_heartbeat, why_unwritable
 from panoseti.runs import activities
 
 CAPTURE_HK, TEMPERATURE_GUARD, HV_UPDATER = "capture_hk", "temperature_guard", "hv_updater"
@@ -43,6 +43,11 @@ class DaemonState:
     def works(self) -> bool:
         """Whether it runs and beats."""
         return self.pid is not None and not self.problem
+
+    @property
+    def killed(self) -> bool:
+        """Whether it is gone without having come to its end: killed, or the power failed."""
+        return self.pid is None and self.beat is not None and self.beat.state not in ENDED
 
 
 def process(name: str, data_dir: Path) -> psutil.Process | None:

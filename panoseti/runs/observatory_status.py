@@ -37,6 +37,7 @@ from panoseti.runs.run_part import left_out
 from panoseti.runs.run_record import RUN_JSON, read_record, unfinished
 from panoseti.runs.run_snapshot import Snapshot, read_snapshot
 from panoseti.runs.run_state import Holder, Marker, StateError
+from panoseti.words import joined
 
 VERSION = 1
 HK_RECORDER = activities.HK_RECORDER
@@ -390,11 +391,33 @@ def _advice(found: ObservatoryStatus, holder: Holder | None) -> list[str]:
         else:
             done = "collected, not cleaned up" if one.collect_complete else "not all collected"
             advice.append(f"{one.run} is {done}: stop.py --run {one.run}")
+    advice += _advice_on_killed(found)
     if holder is None:
         if found.activities or any(n.status and n.status.running for n in found.nodes):
             advice.append("something records though no run is in progress: stop.py ends it")
         return advice
     return advice + _advice_on_run(found, holder)
+
+
+def _advice_on_killed(found: ObservatoryStatus) -> list[str]:
+    """What is missing since a daemon is gone that nobody ended."""
+    advice = []
+    killed = [one.name for one in found.daemons if one.killed]
+    session_ones = [name for name in killed if name in SESSION_DAEMONS]
+    if session_ones:
+        others = any(name != session.HV_UPDATER for name in session_ones)
+        flags = ["--redis_daemons"] if others else []
+        flags += ["--hv_on"] if session.HV_UPDATER in session_ones else []
+        advice.append(
+            f"{joined(session_ones, ', ')} died: high voltage and"
+            f" temperatures are not looked after: config.py {' '.join(flags)}"
+        )
+    if HK_RECORDER in killed:
+        advice.append(
+            f"{HK_RECORDER} died: the rest of this run has no housekeeping;"
+            " stop.py and start.py begin another one"
+        )
+    return advice
 
 
 def _advice_on_run(found: ObservatoryStatus, holder: Holder) -> list[str]:

@@ -38,7 +38,8 @@ def show(found: ObservatoryStatus, site: Site, console: Console) -> None:
     for one in found.daemons:
         beat = one.beat
         age_s = None if beat is None else round(beat.age_s(found.time_unix), 1)
-        rows.append([one.name, one.pid, beat.state if beat else None, age_s, one.problem])
+        state = None if beat is None else "killed" if one.killed else beat.state
+        rows.append([one.name, one.pid, state, age_s, one.problem])
     console.table(DAEMON_COLUMNS, rows)
     console.out()
     console.table(BOARD_COLUMNS, [_board_row(board) for board in found.boards])
