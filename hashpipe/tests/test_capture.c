@@ -77,8 +77,10 @@ static bool open_capture(enum capture_choice choice, const char *host)
 	journal_init(&journal);
 	target = (struct capture_target){ .info = infos, .payload = payloads, .size = SLOTS };
 	*fault = '\0';
-	return !capture_open(&capture, &options, &modules, &account, &journal, fault,
-			     sizeof(fault));
+	if (!capture_open(&capture, &options, &modules, &account, &journal, fault, sizeof(fault)))
+		return true;
+	fprintf(stderr, "%s\n", fault);
+	return false;
 }
 
 static void close_capture(void)
@@ -620,15 +622,22 @@ static void test_refusals(void)
 	first.kind->close(&first);
 }
 
+/* A port that is free, below those that the kernel gives to the boards' sockets here. */
 static unsigned free_port(void)
 {
 	struct sockaddr_in address = { .sin_family = AF_INET };
-	socklen_t size = sizeof(address);
-	int fd = sender_on("127.0.0.1");
+	unsigned free = 0;
 
-	getsockname(fd, (struct sockaddr *)&address, &size);
-	close(fd);
-	return ntohs(address.sin_port);
+	for (unsigned k = 0; !free && k < 10000; k++) {
+		unsigned candidate = 20000 + ((unsigned)getpid() + k) % 10000;
+		int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+		address.sin_port = htons((uint16_t)candidate);
+		if (!bind(fd, (struct sockaddr *)&address, sizeof(address)))
+			free = candidate;
+		close(fd);
+	}
+	return free;
 }
 
 /* A network of our own, so that ports and interface are ours. */
