@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tempfile
 import threading
@@ -20,6 +21,7 @@ END_S = 5.0
 # time: a copy with wrong bytes may have both.
 OPTIONS = ("--relative", "--inplace", "--no-implied-dirs", "--ignore-times")
 NOT_FOUND = 127  # what the shell on the node says
+SHELL_WITHOUT_IT = re.compile(r"rsync: (command )?not found")
 # rsync takes less than 1000 words on a command line.
 FETCH_MAX_FILES = 500
 
@@ -59,7 +61,8 @@ class Fetcher:
         self._flight.note("rsync_end", node=self._node.ip_addr, step=step, code=code)
         if code:
             said = next((line for line in lines if line.strip()), "it said nothing")
-            if code == NOT_FOUND:
+            # The code is rsync's own when it notices the end of the stream first.
+            if code == NOT_FOUND or any(SHELL_WITHOUT_IT.search(line) for line in lines):
                 said += "; rsync is missing there: install it"
             how = f"exit code {code}" if code > 0 else f"ended by signal {-code}"
             raise RemoteError(f"{self._node.ip_addr}: could not {step}: rsync: {how}: {said}")
