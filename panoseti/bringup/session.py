@@ -65,7 +65,8 @@ def state(name: str, data_dir: Path) -> DaemonState:
         return DaemonState(name, running.pid if running else None, None, str(error))
     if running is None:
         return DaemonState(name, None, beat, "does not run")
-    if beat is None or beat.pid != running.pid:
+    # After a power cut the pid may be that of the one before: its last beat is not of this one.
+    if beat is None or beat.pid != running.pid or beat.started_unix < running.create_time() - 1:
         return DaemonState(name, running.pid, None, "has not begun to work")
     if not beat.is_fresh(time.time()):
         silence = f"no heartbeat for {beat.age_s(time.time()):.0f} s"
