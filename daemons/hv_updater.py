@@ -15,8 +15,7 @@ from panoseti.configs.load_configs import load_site
 from panoseti.flight import FlightRecorder
 from panoseti.high_voltage.alarms import Alarms
 from panoseti.high_voltage.hv import FOLLOW_S, NAME, HvUpdater, update_loop
-from panoseti.high_voltage.hv_off import STUCK_S
-from panoseti.high_voltage.hv_service import PresentBoards, updater_actions
+from panoseti.high_voltage.hv_service import PresentBoards, add_stuck_option, updater_actions
 from panoseti.housekeeping.store import Store
 
 INTERVAL_S = 1.0
@@ -36,13 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=FOLLOW_S,
         help="a set point follows the temperature so often at most (default: %(default)g)",
     )
-    parser.add_argument(
-        "--stuck_s",
-        type=float,
-        default=STUCK_S,
-        help="a board whose HVMON shows voltage so long after HV off costs its module the power"
-        " (default: %(default)g)",
-    )
+    add_stuck_option(parser)
     args = parser.parse_args(argv)
     site = load_site(args.config_dir, data_config=False)
     data_dir = (args.data_dir or site.head_data_dir).resolve()

@@ -15,8 +15,8 @@ from panoseti.boards.board_link import BoardLink, open_link
 from panoseti.configs.load_configs import load_site
 from panoseti.flight import FlightRecorder
 from panoseti.high_voltage.alarms import Alarms
-from panoseti.high_voltage.hv_off import PATIENCE_S, STUCK_S
-from panoseti.high_voltage.hv_service import Outlets, PresentBoards, guard_actions
+from panoseti.high_voltage.hv_off import PATIENCE_S
+from panoseti.high_voltage.hv_service import Outlets, PresentBoards, add_stuck_option, guard_actions
 from panoseti.high_voltage.safety import NAME, Guard, GuardedModule, guard_loop
 from panoseti.housekeeping.store import Store
 from panoseti.runs.stop_in_background import StopInBackground
@@ -32,13 +32,7 @@ A module that was tripped stays off until config.py --ack_hv."""
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; exits with code 2 on bad usage."""
     parser = daemon.arguments(NAME, __doc__ or "", INTERVAL_S, EXAMPLES)
-    parser.add_argument(
-        "--stuck_s",
-        type=float,
-        default=STUCK_S,
-        help="a board whose HVMON shows voltage so long after HV off costs its module the power"
-        " (default: %(default)g)",
-    )
+    add_stuck_option(parser)
     parser.add_argument(
         "--patience_s",
         type=float,

@@ -6,6 +6,7 @@ are present, their nominal voltages) and what they do (HV codes to boards, stop.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from panoseti.flight import FlightRecorder
 from panoseti.high_voltage.alarms import Alarms
 from panoseti.high_voltage.hv import HV_OFF, Codes, HvActions, HvBoard, judge
 from panoseti.high_voltage.hv import NAME as UPDATER
+from panoseti.high_voltage.hv_off import STUCK_S
 from panoseti.high_voltage.hv_ramp import Off
 from panoseti.high_voltage.hv_trips import (
     REHEARSED_MODULE,
@@ -66,6 +68,17 @@ SWITCH_TIMEOUT_S = 5.0
 OpenLink = Callable[[bool], BoardLink]
 """Opens a link to the boards; the argument asks for priority over other programs."""
 Stamp = tuple[tuple[int, int] | None, ...]
+
+
+def add_stuck_option(parser: argparse.ArgumentParser) -> None:
+    """--stuck_s, alike for guard and updater: either takes a disobedient board's power away."""
+    parser.add_argument(
+        "--stuck_s",
+        type=float,
+        default=STUCK_S,
+        help="a board whose HVMON shows voltage so long after HV off costs its module the power"
+        " (default: %(default)g)",
+    )
 
 
 class PresentBoards:
