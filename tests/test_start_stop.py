@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -612,13 +613,14 @@ def test_a_mute_board_is_left_out(obs: Obs) -> None:
     nothing_left(obs)
     done = obs.type("start.py", "--no_hv", "--partial", "--json")
     assert done.code == 0, done.err
-    assert f"the run goes on without {mute}: " in done.err
+    # Which witness misses it first is a matter of time: its echo, or housekeeping 15 s after.
+    assert re.search(rf"out {re.escape(mute)}: no (answer|housekeeping)", done.err), done.err
     assert list(done.json["missing"]) == [mute]
     assert f"recorded without {mute}: " in obs.type("status.py").out
     stopped = obs.type("stop.py", "--json")
     assert stopped.code == 0, stopped.err
     (line,) = [one for one in stopped.json["lines"] if one["what"] == f"quabo {mute}"]
-    assert line["now"].startswith("the run went without it: no answer")
+    assert re.match(r"the run went without it: no (answer|housekeeping)", line["now"])
     finished = stopped.json["finished"]
     assert finished["complete"] and finished["verdict"] == "partial"
     assert finished["reasons"][0].startswith(f"started without {mute}: ")
