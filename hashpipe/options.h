@@ -11,7 +11,7 @@ enum {
 	OPTION_MAX = 66,
 	OPTION_SIZE = 80,
 	BINDPORT_DEFAULT = 60001,
-	RECEIVE_MB_DEFAULT = 32,
+	RECEIVE_MB_DEFAULT = 128,
 };
 
 enum capture_choice {

@@ -264,7 +264,7 @@ class PipelineTuning:
     """
 
     capture: str = "auto"
-    receive_buffer_mb: int = 32
+    receive_buffer_mb: int = 128
     busy_poll: bool = False
     cpus: tuple[int, ...] = ()
 
