@@ -130,6 +130,26 @@ class Faults:
                         assert numbers == [(first + n) & 0xFFFF for n in range(len(numbers))]
                         assert len(numbers) < sent or stream == "ph"
 
+    def check_counted(self, recording: Recording, plan: NodePlan) -> None:
+        """These boards' packets are recorded up to some moment, the others counted as drops."""
+        missing = 0
+        for module in plan.modules:
+            check_pixels(recording, module, "img16")
+            for stream, product in (("image", "img16"), ("ph", "ph256")):
+                account = recording.account(stream)
+                for boardloc in boardlocs(module):
+                    sent = account[boardloc]["sent"]
+                    first = account[boardloc]["next_number"] - sent
+                    numbers = recorded_numbers(recording.read(module, product), boardloc)
+                    assert numbers == [(first + n) & 0xFFFF for n in range(len(numbers))]
+                    missing += sent - len(numbers)
+        (drops,) = {
+            status["totals"]["kernel_drops"]
+            for status in recording.statuses()
+            if any(entry["module"] in plan.modules for entry in status["quabos"])
+        }
+        assert drops == missing
+
     def check_over(self, run: Run) -> None:
         """The run is complete on the head node, and nothing of it is anywhere else."""
         self.witness.check(complete=True)
