@@ -325,14 +325,15 @@ def filled(host: Host, folder: Path, leave_bytes: int = 0) -> Iterator[None]:
 @pytest.mark.long
 def test_disk_of_a_node_full_while_recording(faults: Faults) -> None:
     """What finds no room is counted; every file stays whole frames; other disks go on."""
-    run = faults.begin()
-    faults.wait_for_frames(run, NODE1, NODE2)
-    with filled(faults.site.world["node2"], LINKED_DIR.parent):
-        frames = faults.frames_on_node(NODE1, run)
-        faults.wait_for_more(run, NODE1, frames + MIN_FRAMES)
-        wait_for(lambda: "No space left" in str(faults.site.script("status.py")), "status")
-        run.during = faults.site.boards()
-        done = faults.stop()
+    with policy(faults, min_hours_left=0):  # the watcher is to let it come to that
+        run = faults.begin()
+        faults.wait_for_frames(run, NODE1, NODE2)
+        with filled(faults.site.world["node2"], LINKED_DIR.parent):
+            frames = faults.frames_on_node(NODE1, run)
+            faults.wait_for_more(run, NODE1, frames + MIN_FRAMES)
+            wait_for(lambda: "No space left" in str(faults.site.script("status.py")), "status")
+            run.during = faults.site.boards()
+            done = faults.stop()
     assert done["finished"]["complete"] and done["finished"]["verdict"] == "lossy"
     recording = faults.recording(run)
     faults.check_whole(recording, NODE1)
