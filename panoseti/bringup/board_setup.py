@@ -34,6 +34,7 @@ SHUTTER_QUABO = 1
 SHUTTER_S = 1.0
 # Commands that the link does not repeat, such as a PH baseline, are tried so often again.
 ONCE_MORE = 2
+MAROC_FIRST = "config.py --maroc_config --calibrate_ph"
 
 Plans = Mapping[str, Sequence[LinkStep]]
 
@@ -106,10 +107,31 @@ def _priming(head_ip: str, priming: Registers) -> list[LinkStep]:
 
 def calibrate_ph(work: Work, boards: Sequence[Quabo]) -> dict[str, ph_baselines.Summary]:
     """Measure the PH baselines, with shutters closed; the summary of each board."""
-    with dark(work, boards, Step.PH_BASELINE) as able:
+    with dark(work, with_present_maroc(work, boards), Step.PH_BASELINE) as able:
         new = _measure_baselines(work, able)
         _keep_baselines(work, new)
     return {ip: ph_baselines.summary(values) for ip, values in new.items()}
+
+
+def with_present_maroc(work: Work, boards: Sequence[Quabo]) -> list[Quabo]:
+    """The boards that hold the MAROC settings of the present configs; the others are faults.
+
+    A baseline belongs to the settings it was measured with, and is entered as that of the present
+    ones.
+    """
+    now_unix = time.time()
+    able = []
+    for quabo in boards:
+        try:
+            why = work.why(quabo, Step.MAROC, now_unix)
+        except ConfigError as error:
+            why = "; ".join(str(fault) for fault in error.faults)
+        if why is None:
+            able.append(quabo)
+        else:
+            text = f"not measured, MAROC comes first ({why}): {MAROC_FIRST}"
+            work.board_fault(quabo.ip, Step.PH_BASELINE, text)
+    return able
 
 
 @contextmanager

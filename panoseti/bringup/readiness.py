@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from panoseti.boards.board_work import Problem, Work, addresses
 from panoseti.bringup import session
 from panoseti.bringup.board_settings import BoardSettings
-from panoseti.bringup.board_setup import load_maroc, load_masks
+from panoseti.bringup.board_setup import MAROC_FIRST, load_maroc, load_masks
 from panoseti.bringup.ledger import HOUR_S, Ledger, Step
 from panoseti.bringup.ledger_file import held_ledger, read_ledger
 from panoseti.bringup.session import CAPTURE_HK, HV_UPDATER, TEMPERATURE_GUARD
@@ -122,7 +122,7 @@ class _Judge:
             if step is Step.PH_BASELINE and self._ledger.lost_by_boot(quabo.ip, step):
                 mend = MEND_ALL
             elif step is Step.PH_BASELINE and self._is_stale(quabo, Step.MAROC):
-                mend = "config.py --maroc_config --calibrate_ph"
+                mend = MAROC_FIRST
             return [Lack(quabo.ip, f"{step.label}: {why}", mend)]
         return []
 
