@@ -3,7 +3,9 @@
 
 The steps: power, ping, UIDs, reboot into the silver firmware, HK destination, the session's
 daemons (housekeeping, temperature guard, high voltage), masks, MAROC, PH baselines, shutters,
-software of the DAQ nodes.  Each can be asked for alone.
+high voltage, software of the DAQ nodes.  Each can be asked for alone.
+
+The bring-up ends with the shutters OPEN and high voltage ON: type it when it is dark.
 """
 
 from panoseti.venv import use_venv
@@ -28,7 +30,7 @@ from panoseti.configs.load_configs import load_site
 from panoseti.flight import FlightRecorder
 
 EXAMPLES = """\
-  ./config.py                      from whatever there is to ready; repeat it at any time
+  ./config.py                      from whatever there is to ready, in the dark; it may be repeated
   ./config.py --dry-run            what that would do, and why
   ./config.py --redo maroc         everything missing or stale, and MAROC in any case
   ./config.py --show               all boards: versions, housekeeping, what they lack

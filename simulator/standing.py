@@ -174,7 +174,7 @@ Ports: TFTP {site.obs.tftp_port}, Redis {site.obs.redis_port}, ssh {ssh}.  Files
 
 In another shell, in {site.command_dir.resolve()}, type
 
-    ./config.py                  # from power-on to ready
+    ./config.py                  # from power-on to ready (shutters open, high voltage on)
     ./start.py                   # start a run
     ./status.py                  # what is going on
     ./stop.py                    # end it, collect and verify its data
