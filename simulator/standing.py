@@ -12,6 +12,7 @@ the session by config.py --shutdown, and what is left then is ended by its proce
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import subprocess
 import sys
@@ -182,7 +183,8 @@ In another shell, in {site.command_dir.resolve()}, type
     ./config.py --shutdown       # high voltage off, daemons ended
 
 Boards can be told to misbehave:
-    {sys.executable} -m simulator.client {home / "simulator"} \\
+    cd {shlex.quote(str(leftovers.REPO))} && {shlex.quote(sys.executable)} -m simulator.client \\
+        {shlex.quote(str(home / "simulator"))} \\
         '{{"do": "fault", "quabo": "{site.obs.quabos[0].ip}", "fault": "mute"}}'
 
 Ctrl-C here ends everything."""

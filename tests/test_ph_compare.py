@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import subprocess
 import sys
@@ -199,10 +200,14 @@ def test_the_picture_by_hand(tmp_path: Path) -> None:
             cwd=REPO, capture_output=True, text=True, timeout=110,
         )  # fmt: skip
 
-    output = tmp_path / "look.png"
-    done = tool(str(now), "--before", str(before), "-o", str(output))
+    site = tmp_path / "site"
+    shutil.copytree(REPO / "quabos", site / "quabos")
+    info = site / "quabos" / "quabo_info.json"
+    info.write_text(info.read_text().replace("SN01016", "SN09016"))
+    output = tmp_path / "ph_baseline.png"
+    done = tool(str(now), "--before", str(before), "--config_dir", str(site))
     assert (done.returncode, done.stdout) == (0, f"{output}\n")
-    assert "SN01016: 1 channel dead (1 of them new): pixel (8, 2)" in done.stderr
+    assert "SN09016: 1 channel dead (1 of them new): pixel (8, 2)" in done.stderr
     assert output.stat().st_size > 5000
     done = tool(str(tmp_path / "none.json"))
     assert done.returncode == 1

@@ -103,6 +103,10 @@ def test_up_as_configured_and_gone_after_ctrl_c(config_dir: Path, home: Path, si
             assert ssh.recv(8) == b"SSH-2.0-"
         with SimulatorClient(home / "panoseti-sim" / "simulator") as client:
             assert len(client.state()["boards"]) == 8
+            shown = text.split("Boards can be told to misbehave:\n")[1].split("\n\n")[0]
+            subprocess.run(shown, shell=True, cwd=config_dir, check=True, timeout=30)
+            mute = client.state()["boards"][site.obs.quabos[0].ip]["faults"]
+            assert mute == {"mute": {}}
         children = psutil.Process(process.pid).children(recursive=True)
         assert {"redis-server", "sshd", "packet_source"} <= {child.name() for child in children}
         again = subprocess.run(

@@ -557,22 +557,25 @@ def test_hot_pixels_of_a_dark_run(tmp_path: Path) -> None:
             values[pixel_masks.number(0, 15)] = 0
         return values
 
-    run, output = dark_run(tmp_path, pixels), tmp_path / "found"
-    done = hot_pixels(str(run), "-o", str(output))
+    run, site = dark_run(tmp_path, pixels), tmp_path / "site"
+    shutil.copytree(REPO / "quabos", site / "quabos")
+    info = site / "quabos" / "quabo_info.json"
+    info.write_text(info.read_text().replace("SN01016", "SN09016"))
+    done = hot_pixels(str(run), "--config_dir", str(site))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "192.168.3.248 (SN01016): no hot pixel; no dead pixel (usual: 11.00 counts per frame)",
+        "192.168.3.248 (SN09016): no hot pixel; no dead pixel (usual: 11.00 counts per frame)",
         "192.168.3.249 (SN01017): no hot pixel; no dead pixel (usual: 11.00 counts per frame)",
         "192.168.3.250 (SN01018): most pixels have no counts, nothing can be said",
         "192.168.3.251 (SN01019): hot (6, 1); dead (0, 15) (usual: 11.00 counts per frame)",
-        str(output / "masked_pixels.json"),
+        str(run / "masked_pixels.json"),
     ]
-    assert json.loads((output / "masked_pixels.json").read_text()) == {"SN01019": [[6, 1]]}
-    masks = json.loads((output / "masks.json").read_text())
-    assert sorted(masks) == ["SN01016", "SN01017", "SN01019"]
+    assert json.loads((run / "masked_pixels.json").read_text()) == {"SN01019": [[6, 1]]}
+    masks = json.loads((run / "masks.json").read_text())
+    assert sorted(masks) == ["SN01017", "SN01019", "SN09016"]
     bits = pixel_masks.mask_bits("bga", [pixel_masks.number(6, 1)])
     assert masks["SN01019"]["MASKOR"].keys() == bits.keys()
-    again = hot_pixels(str(run), "-o", str(output))
+    again = hot_pixels(str(run))
     assert (again.returncode, "exists; move it away" in again.stderr) == (1, True)
     nothing = hot_pixels(str(tmp_path))
     assert nothing.returncode == 1

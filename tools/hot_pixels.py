@@ -1,10 +1,10 @@
 """Hot and dead pixels of a dark run (shutters closed), and the masks that keep hot ones quiet.
 
-usage: python -m tools.hot_pixels RUN_DIRECTORY [-o FOLDER]
+usage: cd /opt/panoseti; .venv/bin/python -m tools.hot_pixels RUN --config_dir /my/site
 
-Run it in the command directory: the kinds of the boards are in its quabos/.  Two files are made:
-masks.json says which pixels and which mask bits; masked_pixels.json goes into quabos/ of the
-command directory if you agree, and the next MAROC load masks them.
+RUN is a run directory, /my/site the command directory: the kinds of the boards are in its
+quabos/.  Two files are made: masks.json says which pixels and which mask bits; masked_pixels.json
+goes into quabos/ of the command directory if you agree, and the next MAROC load masks them.
 """
 
 from __future__ import annotations
@@ -84,27 +84,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run_dir", type=Path, help="a run recorded with closed shutters")
-    parser.add_argument("-o", "--output", type=Path, default=Path(), help="folder for the files")
     parser.add_argument(
-        "--factor", type=float, default=HOT_FACTOR, help="hot = so many times the usual counts"
+        "--config_dir", type=Path, default=Path("."), help="command directory (default: here)"
     )
+    parser.add_argument(
+        "-o", "--output", type=Path, help="folder for the files (default: the run directory)"
+    )
+    parser.add_argument(
+        "--factor", type=float, default=HOT_FACTOR,
+        help="hot = so many times the usual counts (default: %(default)g)",
+    )  # fmt: skip
     args = parser.parse_args(argv)
+    output = args.output or args.run_dir
     try:
-        db = load_board_db(Path.cwd())
+        db = load_board_db(args.config_dir)
         found = find(args.run_dir, db.boards, args.factor)
         if not found:
-            raise ObsError(f"{args.run_dir}: no images of a board in {db.folder}")
+            raise ObsError(
+                f"{args.run_dir}: no images of a board in {db.folder};"
+                " --config_dir names the command directory of the site"
+            )
         masks = {
             one.board.serialno: proposal(one.board.board_version, one.odd)
             for one in found
             if one.odd is not None
         }
-        args.output.mkdir(parents=True, exist_ok=True)
+        output.mkdir(parents=True, exist_ok=True)
         for name, content in (
             (MASKS, masks),
             (MASKED_PIXELS, masked_pixels(db.masked, masks)),
         ):
-            create_state(args.output / name, (json.dumps(content, indent=1) + "\n").encode())
+            create_state(output / name, (json.dumps(content, indent=1) + "\n").encode())
     except FileExistsError as error:
         print(f"hot_pixels: {error.filename2} exists; move it away, or use -o", file=sys.stderr)
         return 1
@@ -113,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     for one in found:
         print(words(one))
-    print(args.output / MASKED_PIXELS)
+    print(output / MASKED_PIXELS)
     return 0
 
 

@@ -1,6 +1,9 @@
 """Picture of the PH baselines of all boards: the values, and how they moved since an earlier set.
 
-usage: python -m tools.ph_picture quabo_ph_baseline.json [--before FILE] [-o FILE.png]
+usage: cd /opt/panoseti; .venv/bin/python -m tools.ph_picture FILE --config_dir /my/site
+
+FILE is a quabo_ph_baseline.json, /my/site the command directory: the kinds of the boards are in
+its quabos/.
 """
 
 from __future__ import annotations
@@ -154,13 +157,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("baselines", type=Path, help="a quabo_ph_baseline.json")
     parser.add_argument("--before", type=Path, help="an earlier one to compare it with")
-    parser.add_argument("-o", "--output", type=Path, help="PNG file (default: ph_baseline.png)")
+    parser.add_argument(
+        "--config_dir", type=Path, default=Path("."), help="command directory (default: here)"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, help="PNG file (default: ph_baseline.png beside the baselines)"
+    )
     args = parser.parse_args(argv)
-    output = args.output or Path("ph_baseline.png")
+    output = args.output or args.baselines.with_name("ph_baseline.png")
     try:
         now = read_ph_baseline(args.baselines)
         before = read_ph_baseline(args.before) if args.before else None
-        found = draw(now, output, before, known_boards(Path.cwd()))
+        found = draw(now, output, before, known_boards(args.config_dir))
     except (ObsError, ValueError, OSError) as error:
         print(f"ph_picture: {error}", file=sys.stderr)
         return 1

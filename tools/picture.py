@@ -1,6 +1,6 @@
 """Quick-look picture of a run: the summed 32x32 image of every module, as one PNG.
 
-usage: python -m tools.picture RUN_DIRECTORY [-o FILE.png]
+usage: cd /opt/panoseti; .venv/bin/python -m tools.picture RUN_DIRECTORY [-o FILE.png]
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tools.picture",
         description="Draw the summed image of every module of a run.",
-        epilog="example: python -m tools.picture ~/panoseti-sim/data/obs_*.pffd -o look.png",
+        epilog="example: python -m tools.picture ~/panoseti-sim/head/run -o look.png",
     )
     parser.add_argument("run_dir", type=Path, help="run directory (obs_....pffd)")
     parser.add_argument("-o", "--output", type=Path, help="PNG file (default: picture.png there)")

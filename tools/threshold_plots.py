@@ -1,6 +1,6 @@
 """Plots of a threshold scan: the staircase of every pixel, the fitted steps, the corrections.
 
-usage: python -m tools.threshold_plots FOLDER_OR_SCAN...
+usage: cd /opt/panoseti; .venv/bin/python -m tools.threshold_plots FOLDER_OR_SCAN...
 """
 
 from __future__ import annotations
