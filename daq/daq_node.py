@@ -34,6 +34,10 @@ from daq_facts import (
 
 Document = Dict[str, Any]
 STATE_MAX_BYTES = 65536
+# How a start calls itself to those who wait for it; the name of its run follows.
+A_START = "a start of "
+# A stop of an older run must not make a start that hangs forget that its own is over.
+RUNS_OVER = 20
 
 
 class DaqError(Exception):
@@ -251,17 +255,24 @@ def read_run_state(folder: Path) -> Optional[RunState]:
 
 def mark_over(run: str) -> None:
     """Remember that a run is over: what its start, killed meanwhile, asks for late is refused."""
-    content = {"version": VERSION, "run": run}
+    runs = [older for older in _runs_over() if older != run][1 - RUNS_OVER :]
+    content = {"version": VERSION, "runs": [*runs, run]}
     write_state(Path(OVER_FILE), (json.dumps(content) + "\n").encode())
+
+
+def _runs_over() -> List[str]:
+    """The runs that ended last; none where that cannot be read: it only keeps late-comers out."""
+    try:
+        content = read_state(Path(OVER_FILE)) or {}
+    except StateError:
+        return []
+    found = content.get("runs")
+    return [str(run) for run in found] if isinstance(found, list) else []
 
 
 def refuse_if_over(run: str) -> None:
     """RefusedError when the run is over on this node."""
-    try:
-        content = read_state(Path(OVER_FILE))
-    except StateError:
-        return  # it only ever keeps late-comers out
-    if content is not None and content.get("run") == run:
+    if run in _runs_over():
         raise RefusedError(f"run {run} is over on this node; nothing is begun for it any more")
 
 
@@ -270,7 +281,7 @@ class Lock:
 
     timeout_s: how long to wait for it; meanwhile `busy` is called.  strict: RefusedError when
     another keeps it; otherwise (stop must get through) the work goes on without it.  about: what
-    others are told who come in the meantime.
+    others are told who come in the meantime.  holder: that of another who kept it, "" = unknown.
     """
 
     def __init__(
@@ -286,6 +297,7 @@ class Lock:
         self._busy = busy
         self._fd = -1
         self.held = False
+        self.holder = ""
 
     def __enter__(self) -> Lock:
         self._fd = os.open(LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -293,9 +305,9 @@ class Lock:
         try:
             while not self._take():
                 if time.monotonic() >= deadline:
+                    self.holder = os.pread(self._fd, 500, 0).decode("utf-8", "replace").strip()
                     if self._strict:
-                        holder = os.pread(self._fd, 500, 0).decode("utf-8", "replace").strip()
-                        raise RefusedError(f"{holder or 'another helper'} is at work here")
+                        raise RefusedError(f"{self.holder or 'another helper'} is at work here")
                     return self
                 self._busy()
                 time.sleep(0.05)
@@ -312,6 +324,8 @@ class Lock:
         error: Optional[BaseException],
         trace: Optional[TracebackType],
     ) -> None:
+        if self.held:
+            os.ftruncate(self._fd, 0)  # the next holder is not taken for this one
         os.close(self._fd)
 
     def _take(self) -> bool:

@@ -23,6 +23,7 @@ import daq_facts
 from daq_files import HEAD_RUN_FILE, is_head_run_dir
 from daq_launch import Attempt, Interruption, Launch
 from daq_node import (
+    A_START,
     DaqError,
     Document,
     Lock,
@@ -86,7 +87,7 @@ def main(argv: Sequence[str]) -> Document:
         )
     open_data_dir(args.data_dir)
     begin = time.monotonic()
-    about = f"a start of {order.run} by {order.started_by or order.owner} since {utc_text()}"
+    about = f"{A_START}{order.run} by {order.started_by or order.owner} since {utc_text()}"
     with Lock(about):
         replaced = _check_idle(order)
         attempt, launch = Attempt(), Launch(Interruption())

@@ -20,6 +20,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 import daq_facts
 from daq_node import (
+    A_START,
     DaqError,
     Document,
     Lock,
@@ -183,9 +184,11 @@ def main(argv: Sequence[str]) -> Document:
     notes += more
     stop = Stop(args)
     stop.check(state, ())
+    over = None
     if args.over is not None and not _is_namesake(state, args):
         try:
             mark_over(args.over)
+            over = args.over
         except OSError as error:
             notes.append(f"cannot be kept from starting late: {describe(error)}")
     stop.check_claim(state)
@@ -193,15 +196,18 @@ def main(argv: Sequence[str]) -> Document:
     # A start under way holds the lock; its pipeline is ended as soon as it shows.
     with Lock("a stop", LOCK_WAIT_S, strict=False, busy=stop.signal_all) as lock:
         stop.wait_all()
-        if not lock.held:
-            notes.append("another start_daq.py or stop_daq.py is still at work here")
         later, _ = _read_state()
+        stop.check(later, ())
+        stop.check_claim(later)
         state = state or later
+        may_begin = "" if lock.held else _what_may_begin(lock.holder, over, args.run, notes)
         endings = list(stop.endings.values())
         final, status_run = _final_status(state, endings, folder)
         problems = [ending.problem for ending in endings if ending.problem]
         here = [e for e in endings if e.problem and e.pipeline.records_into(folder)]
-        if not here:
+        if may_begin:
+            problems.append(may_begin)
+        elif not here:
             notes += _remove_state(named, endings)
     document: Document = {
         "run": state.run if state is not None else status_run,
@@ -257,6 +263,26 @@ def _read_pid() -> Tuple[Optional[Identity], List[str]]:
         return read_pid_file(Path()), []
     except StateError as error:
         return None, [f"removed: {error}"]
+
+
+def _what_may_begin(holder: str, over: Optional[str], run: Optional[str], notes: List[str]) -> str:
+    """What the helper that keeps the lock may still begin, in words; "" = nothing to end here.
+
+    over: the run whose start begins nothing any more; run: the only one that is to be stopped.
+    """
+    its_run = holder[len(A_START) :].split(" ")[0] if holder.startswith(A_START) else ""
+    if holder and not its_run:
+        notes.append(f"{holder} is still at work here")  # another stop
+    elif its_run and its_run == over:
+        notes.append(f"{holder} is still at work here; it will not record, for its run is over")
+    elif its_run and run not in (None, its_run):
+        raise RefusedError(f"{holder} is at work here, not {run}; nothing was stopped")
+    else:
+        return (
+            f"nothing records, but {holder or 'another start_daq.py'} is still at work here and may"
+            " yet begin to record: stop again when it has ended; if it hangs, end it on this node"
+        )
+    return ""
 
 
 def _final_status(

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -426,9 +427,12 @@ def test_stop_overtakes_a_start(tmp_path: Path) -> None:
     assert_undone(node)
 
 
-def test_a_start_that_hangs_until_its_run_is_over_launches_nothing(tmp_path: Path) -> None:
-    """Its disk, say: the stop does not wait for ever, and nothing may record afterwards."""
-    node = faulty(tmp_path, node_dir.ENDS_AT_SIGINT)
+@contextmanager
+def hung_start(node: NodeDir) -> Iterator[tuple[int, list[Answer]]]:
+    """A start that is held up before it launches, as by its disk, and then goes on: its pid, and
+    its answer once it has ended.  A stop there does not wait for it as long as usual.
+    """
+    answers: list[Answer] = []
     script = node.path / "stop_daq.py"
     script.write_text(script.read_text().replace("LOCK_WAIT_S = 10.0", "LOCK_WAIT_S = 0.5"))
     folder = node.path / "module_1" / RUN
@@ -439,19 +443,71 @@ def test_a_start_that_hangs_until_its_run_is_over_launches_nothing(tmp_path: Pat
         (folder / f"start_{stamp}.dp_img16.bpp_2.module_1.seqno_0.pff").touch()
     words = node.words("start_daq.py", *node.start_words())
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as start:
-        wait_for((node.path / "run_hashpipe.sh").exists, "it to have come so far")
-        start.send_signal(signal.SIGSTOP)
+        try:
+            wait_for((node.path / "run_hashpipe.sh").exists, "it to have come so far")
+            start.send_signal(signal.SIGSTOP)
+            yield start.pid, answers
+            shutil.rmtree(folder)
+            folder.mkdir()
+        finally:
+            start.send_signal(signal.SIGCONT)
+        document = json.loads(start.communicate(timeout=30)[0])
+    answers.append(Answer(start.returncode, document))
+
+
+def test_a_start_that_hangs_until_its_run_is_over_launches_nothing(tmp_path: Path) -> None:
+    """The stop does not wait for ever, and nothing may record afterwards."""
+    node = faulty(tmp_path, node_dir.ENDS_AT_SIGINT)
+    with hung_start(node) as (_, answers):
         busy = node.start(OTHER_RUN)
         stopped = node.stop("--over", RUN, "--owner", "token1")
-        shutil.rmtree(folder)
-        folder.mkdir()
-        start.send_signal(signal.SIGCONT)
-        document = json.loads(start.communicate(timeout=30)[0])
+        older = node.stop("--run", OTHER_RUN, "--over", OTHER_RUN, "--owner", "token1")
     assert busy.code == 3 and f"a start of {RUN} by obs@head[1] since 20" in busy.error, busy
-    assert stopped.code == 0 and "still at work here" in stopped.document["notes"][-1], stopped
-    assert start.returncode == 3 and "is over on this node" in document["error"], document
+    (note,) = stopped.document["notes"]
+    assert stopped.code == 0 and f"a start of {RUN} by obs@head[1]" in note, stopped
+    assert "still at work here; it will not record" in note
+    assert older.code == 3 and f"not {OTHER_RUN}; nothing was stopped" in older.error, older
+    assert answers[0].code == 3 and "is over on this node" in answers[0].error, answers
     assert not hashpipe_pids()
     assert not {"current_run_daq", "daq_pid"} & node.names()
+
+
+def test_a_stop_that_cannot_tell_what_a_start_will_do_fails(tmp_path: Path) -> None:
+    """Of a run it does not know: all is off now, and may not be in a moment."""
+    node = faulty(tmp_path, node_dir.ENDS_AT_SIGINT)
+    with hung_start(node) as (pid, answers):
+        stops = [node.stop("--owner", "token1"), node.stop("--over", OTHER_RUN)]
+        others = node.stop("--owner", "token of another")
+    for stopped in stops:
+        assert stopped.code == 1 and not stopped.document["was_running"], stopped
+        assert "nothing records, but a start of " + RUN in stopped.error
+        assert f"(pid {pid}) is still at work here and may yet begin" in stopped.error
+    assert answers[0].code == 0 and hashpipe_pids() == {answers[0].document["pid"]}, answers
+    state = json.loads((node.path / "current_run_daq").read_text())
+    assert (state["run"], state["owner"]) == (RUN, "token1")  # which a stop must not take away
+    assert others.code == 3
+    assert node.stop().code == 0 and not hashpipe_pids()
+
+
+def test_a_stop_beside_a_stop_that_hangs_is_told_of_it(tmp_path: Path) -> None:
+    node = faulty(tmp_path, node_dir.IGNORES_SIGINT)
+    assert node.start().code == 0
+    script = node.path / "stop_daq.py"
+    script.write_text(script.read_text().replace("LOCK_WAIT_S = 10.0", "LOCK_WAIT_S = 0.5"))
+    words = node.words("stop_daq.py", "--deadline_s", "60")
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as first:
+        try:
+            wait_for(
+                lambda: f"a stop (pid {first.pid})" in (node.path / "daq.lock").read_text(),
+                "it to be at work",
+            )
+            first.send_signal(signal.SIGSTOP)
+            second = node.stop("--deadline_s", "0.1")
+        finally:
+            first.send_signal(signal.SIGCONT)
+    assert second.code == 0 and not hashpipe_pids(), second
+    assert f"a stop (pid {first.pid}) is still at work here" in second.document["notes"]
+    assert first.returncode == 0 and "current_run_daq" not in node.names()
 
 
 def test_status_file_of_another_process_does_not_count(tmp_path: Path) -> None:
