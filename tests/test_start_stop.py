@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
+import stop as stop_script
 from panoseti.boards.addresses import is_loopback
 from panoseti.configs.board_files import read_quabo_uids
 from panoseti.configs.load_configs import load_site
@@ -29,7 +30,7 @@ from panoseti.errors import ConfigError, ObsError, RefusedError
 from panoseti.flight import FlightRecorder, read_flight
 from panoseti.nodes import daq_nodes
 from panoseti.nodes.remote import Shell
-from panoseti.runs import activities, data_arrival, run_start, run_state, run_stop
+from panoseti.runs import activities, collect, data_arrival, run_start, run_state, run_stop
 from panoseti.runs.collect_progress import Progress, read_progress, write_progress
 from panoseti.runs.run_record import read_record
 from panoseti.runs.start_checks import StartOptions
@@ -175,6 +176,69 @@ def has_ended(pid: int) -> bool:
         return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
+
+
+@pytest.mark.parametrize(
+    ("code", "spoiled"),
+    [
+        (12, "module_254"),
+        pytest.param(23, "module_1/", marks=pytest.mark.long),
+        pytest.param(30, "", marks=pytest.mark.long),
+        pytest.param(255, "", marks=pytest.mark.long),
+    ],
+)
+def test_a_collection_that_fails_leaves_the_files_there_and_says_what_to_type(
+    obs: Obs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, spoiled: str
+) -> None:
+    """rsync fails at every file whose path has a word in it ("" = at all); status.py tells."""
+    run = obs.start_here().holder.run
+    names = {path.name for path in data_on_node(obs)}
+    monkeypatch.setattr(collect, "RETRY_PAUSE_S", 0.01)
+    monkeypatch.setattr(collect, "FETCH_TRIES", 2)
+    monkeypatch.chdir(obs.command_dir)
+    monkeypatch.setenv("PATH", f"{spoiled_rsync(tmp_path, code, spoiled)}:{os.environ['PATH']}")
+    assert stop_script.main(["--verbose"]) == 1
+    monkeypatch.undo()
+    kept = {path: path.read_bytes() for path in data_on_node(obs)}
+    failed = [path for path in kept if spoiled in str(path)]
+    assert failed == list(kept) and any(len(kept[path]) for path in failed)
+    here = {path.name for path in (obs.head_dir / run).glob("*.pff")}
+    assert names <= here | {path.name for path in kept}  # what is not there any more came
+    document = read_record(obs.head_dir / run).document
+    assert document["verdict"]["word"] in ("partial", "failed")
+    problems = document["collection"][-1]["problems"]
+    for path in failed:
+        why = f"{path.relative_to(obs.node_dir)}: did not arrive"
+        (problem,) = [text for text in problems if why in text]
+        assert f"rsync: exit code {code}: trouble" in problem
+    status = obs.type("status.py")
+    for path in failed:
+        assert f"{run}: not collected: {obs.node_sshd.address}: " in status.err
+        assert path.name in status.err
+    assert f"{run} is not all collected: stop.py --run {run}" in status.err
+    done = obs.type("stop.py", "--run", run)
+    assert done.code == 0, done
+    assert (obs.head_dir / run / "run_complete").exists() and obs.left_on_node() == []
+    for path, content in kept.items():
+        assert (obs.head_dir / run / path.name).read_bytes() == content
+    assert set(frames_of(obs.head_dir / run)) >= {(1, "img16"), (254, "img16")}
+
+
+def data_on_node(obs: Obs) -> list[Path]:
+    """Data files on the DAQ node."""
+    return sorted(obs.node_dir.glob("module_*/*.pffd/*.pff"))
+
+
+def spoiled_rsync(folder: Path, code: int, word: str) -> Path:
+    """For PATH: an rsync that fails where the word is on its command line."""
+    script = (
+        f'#!/bin/bash\ncase "$*" in *{word}*) echo trouble >&2; exit {code};; esac\n'
+        f'exec {shutil.which("rsync")} "$@"\n'
+    )
+    (folder / "bin").mkdir()
+    (folder / "bin" / "rsync").write_text(script)
+    (folder / "bin" / "rsync").chmod(0o755)
+    return folder / "bin"
 
 
 def test_a_collection_that_was_killed_is_taken_up_by_the_next_stop(obs: Obs) -> None:
