@@ -129,6 +129,7 @@ def main(argv: Sequence[str]) -> Document:
         be_modest()
         return checked(each(places, hash_file))
     refuse_while_recording(run)
+    be_modest()  # another run may record, and what goes to another disk is copied and hashed
     document = each(places, move_file)
     return checked({**document, **remove_emptied(run, run_dir=False)})
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests import node_dir
+from tests.helpers import wait_for
 from tests.node_dir import OTHER_RUN, RUN, NodeDir, end_hashpipes
 
 NAME = "start_2024-07-25T04:34:46Z.dp_img16.bpp_2.module_1.seqno_0.pff"
@@ -77,6 +82,49 @@ def test_hash(node: NodeDir) -> None:
     assert second == {"path": f"module_1/{RUN}/absent.pff", "error": second["error"]}
     assert "No such file" in second["error"]
     assert "absent.pff" in answer.error
+
+
+@pytest.mark.parametrize("recording", [False, True])
+def test_hashing_leaves_processor_and_disk_to_others(node: NodeDir, recording: bool) -> None:
+    """To a recording altogether: class idle of both schedulers (the disk's follows)."""
+    if recording:
+        assert node.start(OTHER_RUN).code == 0
+    path = put(node, PATH)
+    os.truncate(path, 1 << 40)  # takes as long as we need, and no space
+    words = node.words("run_files.py", "hash", "--run", RUN)
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as child:
+        try:
+            assert child.stdin is not None
+            child.stdin.write(json.dumps({"files": [PATH]}).encode())
+            child.stdin.close()
+            hashing = psutil.Process(child.pid)
+            wait_for(
+                lambda: str(path) in [file.path for file in hashing.open_files()], "it to hash"
+            )
+            assert hashing.nice() == 19
+            assert (os.sched_getscheduler(child.pid) == os.SCHED_IDLE) is recording
+            assert child.poll() is None
+        finally:
+            child.kill()
+
+
+def test_moving_leaves_processor_and_disk_to_others(node: NodeDir) -> None:
+    """It may be a copy to another disk."""
+    put(node, PATH)
+    node.start(OTHER_RUN)
+    (node.path / RUN).mkdir()
+    (node.path / RUN / "run.json").write_text("{}")
+    script = (
+        "import os, sys, run_files\n"
+        "done = run_files.main(sys.argv[1:])\n"
+        "print(done['files'][0]['how'], os.nice(0), os.sched_getscheduler(0) == os.SCHED_IDLE)"
+    )
+    words = ["move", "--data_dir", str(node.path), "--run", RUN]
+    said = subprocess.run(
+        [sys.executable, "-B", "-c", script, *words], input=json.dumps({"files": [PATH]}),
+        cwd=node.path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert said.stdout == "renamed 19 True\n", said
 
 
 def test_delete(node: NodeDir) -> None:
