@@ -11,23 +11,7 @@ import pytest
 from panoseti.boards.board_work import Work
 from panoseti.bringup.board_setup import calibrate_ph
 from panoseti.bringup.ledger import Ledger, Step
-from panoseti.bringup.ledger_file import LedgerFile
-from panoseti.configs.load_configs import load_site
-from panoseti.console import Console
-from panoseti.flight import FlightRecorder
-from simulator.sites import uid_of
-from tests.site_files import DAQ, DATA, changed, write_site
-
-
-def site_work(folder: Path, ledger: Ledger | None = None, gain: int = 60) -> Work:
-    """Work on module 254, whose boards are those of the shipped board data base."""
-    daq = changed(DAQ, {("head_node_data_dir",): str(folder)})
-    data = changed(DATA, {("gain",): gain})
-    site = load_site(write_site(folder / "site", daq=daq, data=data))
-    boards = site.obs.module(254).quabos
-    book = LedgerFile(folder, ledger or Ledger(), keep=False)
-    flight = FlightRecorder(None, "test")
-    return Work(site, boards, book, Console(), flight, {q.ip: uid_of(q.boardloc) for q in boards})
+from tests.site_work import site_work
 
 
 def set_up(work: Work) -> Ledger:

@@ -262,14 +262,21 @@ def _drivers(work: Work, boards: Sequence[Quabo]) -> list[Quabo]:
     return [driver for driver in drivers if work.uids.get(driver.ip)]
 
 
-def hv_off(site: Site, boards: Sequence[Quabo], flight: FlightRecorder) -> dict[str, str | None]:
-    """Switch the high voltage of boards off, before all others who send; each board's problem."""
+def hv_off(
+    site: Site, boards: Sequence[Quabo], flight: FlightRecorder, in_passing: bool = False
+) -> dict[str, str | None]:
+    """Switch the high voltage of boards off, before all others who send; each board's problem.
+
+    in_passing: it is done again, so that a board that is silent costs half a second.
+    """
     codes = dict.fromkeys((quabo.ip for quabo in boards), HV_OFF)
 
     def link(priority: bool) -> BoardLink:
         return open_link(site, flight, priority)
 
-    return hv_service.send_codes(link, site.obs.echo_by_ip, codes)
+    timeout_s = hv_service.SHORT_TIMEOUT_S if in_passing else None
+    tries = hv_service.SHORT_TRIES if in_passing else None
+    return hv_service.send_codes(link, site.obs.echo_by_ip, codes, timeout_s, tries)
 
 
 # --- what the steps share ---------------------------------------------------------------------

@@ -46,6 +46,7 @@ from panoseti.housekeeping.hk_watch import (
 POWER, PING = "power", "ping"
 # Where nobody listened, a board that is well shows an HK packet within so long.
 LISTEN_S = 7.0
+UNSEEN = "told, but the board cannot confirm, and nothing shows that it has obeyed"
 LISTENER, STARTED = "housekeeping listener", "started_unix"
 """Entry of the ledger, and its fact: the capture_hk that has listened since then."""
 
@@ -420,9 +421,10 @@ def _by_reason(items: Sequence[Due]) -> Mapping[str, list[Due]]:
 
 
 def high_voltage_off(work: Work) -> set[str]:
-    """End hv_updater, which switches HV off, and switch it off once more; unconfirmed = fault.
+    """Switch HV off, end hv_updater, and switch it off once more; unproven = fault.
 
-    Gives the boards whose HV may be on all the same.
+    Gives the boards whose HV may be on all the same: those that did not answer, that show a
+    voltage, and that can neither answer nor be seen.
 
     Goes to all boards of the site: the updater keeps all of them, or none.  A board without power
     cannot confirm, and need not; later steps leave it out.
@@ -431,25 +433,22 @@ def high_voltage_off(work: Work) -> set[str]:
         note_off_asked(work.site.head_data_dir, time.time())
     except ObsError as error:
         work.console.warn(f"a config.py that is at work may switch HV on again: {error}")
+    # At once: an updater that hangs is waited for before it is killed.
+    hv_off(work.site, work.site.obs.quabos, work.flight, in_passing=True)
     session_setup.end_daemons(work, [HV_UPDATER])
     told_unix = time.time()
     problems = hv_off(work.site, work.site.obs.quabos, work.flight)
-    # Before the first scan nobody knows which boards are absent.
-    scanned = any(quabo.ip in work.uids for quabo in work.boards)
-    silent = {
-        ip: problem
-        for ip, problem in problems.items()
-        if problem is not None and (work.uids.get(ip) or not scanned)
-    }
-    without_power = _without_power(work, silent)
-    work.failed |= without_power
-    for ip, problem in silent.items():
-        if ip not in without_power:
-            work.board_fault(ip, "HV off", f"{problem}; if in doubt cut the module's power")
+    silent = {ip: problem for ip, problem in problems.items() if problem and _counts(work, ip)}
+    unproven, without_power = _unproven(work, silent)
     told = [ip for ip, problem in problems.items() if problem is None]
-    seen = verified.see_hv_off(work, told, told_unix)
+    blind = [ip for ip in told if not work.echo[ip] and _counts(work, ip)]
+    # Nothing but housekeeping can show that those have obeyed: it is worth being waited for.
+    seen = verified.see_hv_off(work, told, told_unix, listen=bool(blind))
     for ip, text in seen.wrong.items():
         work.board_fault(ip, "HV off", text)
+    unseen = {ip: f"{UNSEEN}: {seen.unknown[ip]}" for ip in blind if ip in seen.unknown}
+    may_have, dark = _unproven(work, unseen)
+    without_power |= dark
     confirmed = sum(work.echo[ip] for ip in told)
     words = [f"confirmed by {confirmed} boards"]
     if confirmed < len(told):
@@ -458,7 +457,29 @@ def high_voltage_off(work: Work) -> set[str]:
         words.append(f"{len(without_power)} are without power")
     work.console.note(f"HV off: {', '.join(words)}; hv_updater does not run")
     verified.tell(work, [seen])
-    return (silent.keys() - without_power) | seen.wrong.keys()
+    return unproven | may_have | seen.wrong.keys()
+
+
+def _unproven(work: Work, problems: Mapping[str, str]) -> tuple[set[str], set[str]]:
+    """Boards that may have HV, which are faults; and those of them and beside them without power,
+    which later steps leave out.
+    """
+    without_power = _without_power(work, problems)
+    work.failed |= without_power
+    left = problems.keys() - without_power
+    for ip in problems:
+        if ip in left:
+            work.board_fault(ip, "HV off", f"{problems[ip]}; if in doubt cut the module's power")
+    return left, without_power
+
+
+def _counts(work: Work, ip: str) -> bool:
+    """Whether a board must show that it is off: not when the last scan did not find it.
+
+    Before the first scan nobody knows which boards are absent.
+    """
+    scanned = any(quabo.ip in work.uids for quabo in work.boards)
+    return bool(work.uids.get(ip)) or not scanned
 
 
 def _without_power(work: Work, ips: Collection[str]) -> set[str]:
