@@ -174,7 +174,6 @@ class ObsConfig:
     power_switches: tuple[PowerSwitch, ...]
     detector_overvoltage_v: int | None = None
     wr_ip_addr: str = "192.168.1.254"
-    gps_port: str = "/dev/ttyUSB0"
     command_source_port: int = 0
     command_echo: bool = True
     tftp_port: int = 69

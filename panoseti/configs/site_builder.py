@@ -152,7 +152,7 @@ def build_obs(document: Document, person: Person) -> ObsConfig:
             pings_at_once=int(given.get("pings_at_once", usual.pings_at_once)),
             transfers_at_once=int(given.get("transfers_at_once", usual.transfers_at_once)),
         )
-    for name in ("wr_ip_addr", "gps_port", "command_echo"):
+    for name in ("wr_ip_addr", "command_echo"):
         if name in raw:
             own[name] = raw[name]
     return ObsConfig(
