@@ -6,8 +6,10 @@ import json
 import logging
 import os
 import pwd
+import re
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -454,3 +456,27 @@ def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]
     assert len(set(names)) == len(names), names
     return dict(pairs)
+
+
+def named(schema: dict[str, Any]) -> Iterator[str]:
+    """The fields of a config file that are used, at any depth."""
+    for name, field in schema.get("properties", {}).items():
+        if "x-unused" not in field:
+            yield name
+            yield from named(field)
+    for inner in (schema.get("items"), *schema.get("$defs", {}).values()):
+        if isinstance(inner, dict):
+            yield from named(inner)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["obs_config", "daq_config", "data_config", "quabo_info", "detector_info", "quabo_calib"],
+)
+def test_each_field_is_described(kind: str) -> None:
+    schema = json.loads((SCHEMAS / f"{kind}.json").read_text())
+    code = re.findall(r"`([^`]+)`", (REPO / "docs" / "sites" / "README.md").read_text())
+    described = set(re.findall(r"\w+", " ".join(code)))
+    fields = set(named(schema))
+    assert fields
+    assert not fields - described
