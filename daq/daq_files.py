@@ -146,7 +146,10 @@ def list_folder(module: Optional[int], run: str) -> Tuple[List[Document], List[s
     try:
         with open_folder(module, run) as folder:
             for name in sorted(os.listdir(folder)):
-                status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                try:
+                    status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                except FileNotFoundError:
+                    continue  # gone since: the names after it are there all the same
                 if daq_facts.FILE_NAME.fullmatch(name) and stat.S_ISREG(status.st_mode):
                     files.append(described(Place(module, run, name), status))
                 else:

@@ -72,6 +72,19 @@ def test_list(node: NodeDir, tmp_path: Path) -> None:
     ]
 
 
+def test_a_name_that_vanishes_hides_no_other(node: NodeDir) -> None:
+    """Between the listing of a folder and the look at each file of it."""
+    put(node, PATH)
+    script = (
+        "import os, daq_files; real = os.listdir\n"
+        "os.listdir = lambda folder: ['a_file_of_before', *real(folder)]\n"
+        f"print([file['path'] for file in daq_files.list_folder(1, {RUN!r})[0]])"
+    )
+    words = [sys.executable, "-B", "-c", script]
+    told = subprocess.run(words, cwd=node.path, text=True, capture_output=True)
+    assert told.stdout == f"{[PATH]}\n", told
+
+
 def test_hash(node: NodeDir) -> None:
     content = os.urandom(9_000_000)
     put(node, PATH, content)
