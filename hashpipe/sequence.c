@@ -8,11 +8,14 @@
 enum {
 	ROUND = 65536, /* numbers until they begin again */
 	HALF_ROUND = ROUND / 2,
-	PACE_UNIT = 64, /* of struct sequence's pace: so many to a nanosecond */
+	PACE_UNIT = 4096, /* of struct sequence's pace: so many to a nanosecond */
+	PACE_MEAN = 64,	  /* it is the mean of so many */
 	/* Time and number agree when they differ by no more steps than FIT_STEPS and one in
-	 * FIT_PART: a reset is then taken for a loss once in some thousands. */
+	 * FIT_PART, but at most FIT_MOST: a reset is then taken for a loss once in some thousands,
+	 * and once or twice in a hundred after a long silence. */
 	FIT_STEPS = 8,
-	FIT_PART = 4096,
+	FIT_PART = 65536,
+	FIT_MOST = 256,
 };
 
 #define SECOND_NS 1000000000ll
@@ -95,7 +98,7 @@ static void learn_pace(struct sequence *sequence, int64_t apart_ns)
 	if (difference > sequence->pace / 8)
 		sequence->pace = apart;
 	else
-		sequence->pace += (uint64_t)apart_ns - sequence->pace / PACE_UNIT;
+		sequence->pace += apart / PACE_MEAN - sequence->pace / PACE_MEAN;
 }
 
 /* `steps` numbers newer than the newest; those in between are lost, so far. */
@@ -131,7 +134,7 @@ static bool is_long_after(const struct sequence *sequence, uint64_t time_ns, uin
  * if time and number do not agree. */
 static uint64_t steps_in(const struct sequence *sequence, uint16_t ahead, int64_t elapsed_ns)
 {
-	uint64_t expected, steps = ahead, error;
+	uint64_t expected, steps = ahead, error, most = FIT_STEPS;
 
 	if (elapsed_ns <= 0 || elapsed_ns > LONGEST_NS)
 		return 0;
@@ -139,7 +142,8 @@ static uint64_t steps_in(const struct sequence *sequence, uint16_t ahead, int64_
 	if (expected > ahead)
 		steps += (expected - ahead + HALF_ROUND) / ROUND * ROUND;
 	error = steps > expected ? steps - expected : expected - steps;
-	return error <= FIT_STEPS + expected / FIT_PART ? steps : 0;
+	most += expected / FIT_PART < FIT_MOST ? expected / FIT_PART : FIT_MOST;
+	return error <= most ? steps : 0;
 }
 
 /* The same for a packet.  Where seconds are carried, the board's time says it, however fast the

@@ -36,7 +36,7 @@ struct sequence {
 	uint64_t seen[SEQUENCE_WINDOW]; /* 0 or 1 << 63 | number << 40 | time */
 	uint64_t newest_time_ns;
 	uint64_t newest_clock_ns;
-	uint64_t pace;	/* 1/64 ns from number to number, 0: not known */
+	uint64_t pace;	/* 1/4096 ns from number to number, 0: not known */
 	bool is_random; /* set by the caller: packets have no pace */
 	uint32_t span;	/* numbers from the first to the newest, saturating */
 	uint16_t newest;

@@ -179,6 +179,40 @@ static void test_long_loss(void)
 	check_case("%s", "");
 }
 
+/* However long nothing came, the numbers of a board that was reset meanwhile fit by chance alone,
+ * once or twice in a hundred.  And of what is lost for up to an hour, no packet is forgotten. */
+static void test_long_silence_of_images(void)
+{
+	static const unsigned silence_s[] = { 10, 200, 2700, 5000 };
+	static const uint64_t pace_ns[] = { 20000, 100000, 1000000 };
+	enum { TIMES = 1000 };
+
+	for (unsigned k = 0; k < sizeof(silence_s) / sizeof(*silence_s) * 6; k++) {
+		uint64_t pace = pace_ns[k / 2 % 3];
+		unsigned n = (unsigned)(silence_s[k / 6] * 1000000000ull / pace), mistaken = 0;
+
+		check_case("%u s of silence, %llu ns apart, seconds %u", silence_s[k / 6],
+			   (unsigned long long)pace, k % 2);
+		clear();
+		stream(0, 2000, pace, k % 2, 0);
+		stream(2000 + n, 100, pace, k % 2, 0);
+		if (silence_s[k / 6] < 3600) {
+			CHECK_EQUAL(sequence.lost, n);
+			CHECK_EQUAL(sequence.resets, 0);
+		}
+		for (unsigned j = 0; j < TIMES; j++) {
+			unsigned from = 2000 + n + j * 389; /* so that all numbers have a turn */
+
+			clear();
+			stream(0, 200, pace, k % 2, 0);
+			stream(from, 1, pace, k % 2, from);
+			mistaken += !sequence.resets;
+		}
+		CHECK(mistaken <= TIMES / 40);
+	}
+	check_case("%s", "");
+}
+
 /* Images as they come `speed` percent as fast as they are sent, late ones among them. */
 static void replay(unsigned from, unsigned n, uint64_t start_ns, uint64_t pace_ns, unsigned speed,
 		   unsigned shift)
@@ -305,6 +339,7 @@ int main(void)
 	test_reset();
 	test_long_silence();
 	test_long_loss();
+	test_long_silence_of_images();
 	test_long_loss_at_any_speed();
 	test_reset_to_no_seconds();
 	test_long_loss_of_pulses();
