@@ -525,6 +525,30 @@ def test_masks_quieten_a_hot_pixel(bench: Bench) -> None:
         link.run({quabo.ip: [Send(settings.stop_acquisition())]})
 
 
+def test_what_the_board_files_contradict_each_other_in_is_said(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quabos = bench.site.command_dir / "quabos"
+    path = quabos / "detovervol_3v" / "ph" / "quabo_calib_1017.json"
+    document = json.loads(path.read_text())
+    document["quadrants"][2]["detserial"] = 7
+    path.write_text(json.dumps(document))
+    info = json.loads((quabos / "quabo_info.json").read_text())
+    (quabos / "quabo_info.json").write_text(json.dumps([*info, info[0]]))
+    with (quabos / "quabo_config.txt").open("a") as file:
+        file.write("GIAN5 = 1,1,1,1\n")
+    work = bench.work()
+    assert load_maroc(work, work.boards[:2]) == list(work.boards[:2])
+    errors = capsys.readouterr().err
+    for said in (
+        f"warning: {path}: $.quadrants[*].detserial: 14068, 14069, 7, 14071: quabo_info.json has"
+        " detectors 14068, 14069, 14070, 14071 for board SN01017; correct one\n",
+        "warning: quabo_info.json: $[8].serialno: SN00004: is listed before;",
+        'GIAN5 = 1,1,1,1: unknown tag, not used; did you mean "GAIN5"?\n',
+    ):
+        assert errors.count(said) == 1, errors
+
+
 # --- a dark run on the disk ---
 
 

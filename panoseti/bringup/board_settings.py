@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -196,6 +197,11 @@ class BoardSettings:
             pixel_masks.masked_registers(wanted, version, masked),
             None if priming is None else pixel_masks.masked_registers(priming, version, masked),
         )
+
+    def maroc_warnings(self, uids: Iterable[str]) -> list[Fault]:
+        """What the files behind the MAROC registers of these boards contradict each other in."""
+        own = [self.db.calibration_warnings(self.db.board(u), self._calibration(u)) for u in uids]
+        return [*self.base.warnings, *self.db.warnings, *(fault for some in own for fault in some)]
 
     def _masked(self, uid: str) -> tuple[tuple[int, int], ...]:
         """Pixels of a board that must not trigger."""

@@ -81,6 +81,9 @@ def load_maroc(work: Work, boards: Sequence[Quabo]) -> list[Quabo]:
                 continue
             registers[quabo.ip] = wanted
             plans[quabo.ip] = steps
+        if registers:  # else the files cannot be read, and that is said
+            for warning in work.settings.maroc_warnings(work.uids[ip] for ip in registers):
+                work.console.warn(warning)
         return {**run_plans(work, plans, through), **faults}
 
     good = work.carry_out(Step.MAROC, boards, action)

@@ -144,19 +144,13 @@ class BoardDb:
         return self._calibrations[path]
 
     def calibration_warnings(self, board: BoardInfo, calibration: Calibration) -> list[Fault]:
-        """Where quabo_info.json and the calibration name different detectors."""
-        return [
-            Fault(
-                calibration.file,
-                f"$.quadrants[{q}].detserial",
-                str(quadrant.detserial),
-                f"{QUABO_INFO} has detector {serial} there for board {board.serialno}; correct one",
-            )
-            for q, (quadrant, serial) in enumerate(
-                zip(calibration.quadrants, board.detector_serialno, strict=True)
-            )
-            if quadrant.detserial != serial
-        ]
+        """Whether quabo_info.json and the calibration name different detectors."""
+        found = tuple(quadrant.detserial for quadrant in calibration.quadrants)
+        if found == board.detector_serialno:
+            return []
+        value, listed = (", ".join(map(str, four)) for four in (found, board.detector_serialno))
+        remedy = f"{QUABO_INFO} has detectors {listed} for board {board.serialno}; correct one"
+        return [Fault(calibration.file, "$.quadrants[*].detserial", value, remedy)]
 
 
 def _calibration(path: Path, serialno: str, raw: dict[str, Any]) -> Calibration:
