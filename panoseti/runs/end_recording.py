@@ -80,8 +80,7 @@ class Ending:
         self._end_watcher()
         self._take_token(holder.token if holder is not None else "")
         with NodeShells(self.nodes(), self.site.obs, self.flight) as shells:
-            if self.force or not self._is_all_ours():
-                self._find_others(shells)
+            self._find_others(shells)
             if self.force and self._others_runs:
                 self._override()
             self._boards()
@@ -157,13 +156,6 @@ class Ending:
             found.update({quabo.ip: quabo for quabo in boards})
         return list(found.values())
 
-    def _is_all_ours(self) -> bool:
-        """Whether the run is one whose start got all boards and nodes: then they are ours."""
-        if self.record is None or self.record.document["recording_unix"] is None:
-            return False
-        without = self._left_out(never_asked)
-        return not any(node.ip_addr in without for node in self.nodes())
-
     def _take_token(self, token: str) -> None:
         """Of the run, or where that is not known what all tokens of this head node have."""
         self._token = token or head_token(self.site.head_data_dir)
@@ -171,6 +163,7 @@ class Ending:
     def _find_others(self, shells: NodeShells) -> None:
         """The nodes that belong to a run of another head node at this moment.
 
+        They are always asked: also those that our run has claimed may have been taken by force.
         While there is such a run, a node that cannot be asked may belong to it, too.
         """
         statuses = quick_statuses(shells)
