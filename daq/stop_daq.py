@@ -184,13 +184,13 @@ def main(argv: Sequence[str]) -> Document:
     notes += more
     stop = Stop(args)
     stop.check(state, ())
-    over = None
-    if args.over is not None and not _is_namesake(state, args):
-        try:
-            mark_over(args.over)
-            over = args.over
-        except OSError as error:
-            notes.append(f"cannot be kept from starting late: {describe(error)}")
+    over = _runs_over(state, args)
+    try:
+        for run in over:
+            mark_over(run)
+    except OSError as error:
+        over = []
+        notes.append(f"cannot be kept from starting late: {describe(error)}")
     stop.check_claim(state)
     stop.signal_all()
     # A start under way holds the lock; its pipeline is ended as soon as it shows.
@@ -245,9 +245,19 @@ def _is_anothers(found: Optional[str], owner: Optional[str]) -> bool:
     return bool(found and owner) and daq_facts.head_of(str(found)) != daq_facts.head_of(str(owner))
 
 
-def _is_namesake(state: Optional[RunState], args: argparse.Namespace) -> bool:
-    """Whether the run of this name here is another head node's, begun in the same second."""
-    return state is not None and state.run == args.over and _is_anothers(state.owner, args.owner)
+def _runs_over(state: Optional[RunState], args: argparse.Namespace) -> List[str]:
+    """The runs for which nothing is begun here any more.
+
+    By force that of another head node is one: its watcher would take the pipeline for dead and
+    start it again.  Otherwise a run of the same name that is another's, begun in the same second,
+    is none.
+    """
+    over = [] if args.over is None else [args.over]
+    if state is not None and _is_anothers(state.owner, args.owner):
+        over = [run for run in over if run != state.run]
+        if args.force:
+            over.append(state.run)
+    return over
 
 
 def _read_state() -> Tuple[Optional[RunState], List[str]]:
@@ -265,15 +275,15 @@ def _read_pid() -> Tuple[Optional[Identity], List[str]]:
         return None, [f"removed: {error}"]
 
 
-def _what_may_begin(holder: str, over: Optional[str], run: Optional[str], notes: List[str]) -> str:
+def _what_may_begin(holder: str, over: List[str], run: Optional[str], notes: List[str]) -> str:
     """What the helper that keeps the lock may still begin, in words; "" = nothing to end here.
 
-    over: the run whose start begins nothing any more; run: the only one that is to be stopped.
+    over: the runs whose starts begin nothing any more; run: the only one that is to be stopped.
     """
     its_run = holder[len(A_START) :].split(" ")[0] if holder.startswith(A_START) else ""
     if holder and not its_run:
         notes.append(f"{holder} is still at work here")  # another stop
-    elif its_run and its_run == over:
+    elif its_run in over:
         notes.append(f"{holder} is still at work here; it will not record, for its run is over")
     elif its_run and run not in (None, its_run):
         raise RefusedError(f"{holder} is at work here, not {run}; nothing was stopped")

@@ -674,6 +674,8 @@ def test_a_run_of_another_head_node_is_not_ended_while_its_pipeline_is_dead(
     assert node.stop("--owner", "ann-3").document["was_running"]
     assert node.start(owner="ann-1").code == 0
     assert node.stop("--owner", "bob-1", "--force").document["was_running"]
+    restarted = node.start(owner="ann-1")  # by the watcher of the run that was ended by force
+    assert restarted.code == 3 and f"run {RUN} is over on this node" in restarted.error, restarted
 
 
 # --- state files that do not tell the truth ---
