@@ -19,9 +19,10 @@ import pytest
 
 from panoseti.boards import commands, port_lock
 from panoseti.boards.board_link import LOCK_NAME, BoardLink, Pause, Send, open_link
+from panoseti.boards.data_flow import link_to_stop, stop_data_flow
 from panoseti.boards.packets import parse_destination_reply, parse_ph_baseline
 from panoseti.configs.load_configs import load_site
-from panoseti.errors import ObsError, RefusedError
+from panoseti.errors import ConfigError, ObsError, RefusedError
 from panoseti.flight import FlightRecorder, read_flight
 from simulator.client import SimulatorClient
 from tests.helpers import wait_for
@@ -407,9 +408,8 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
         pass
 
 
-def test_the_link_of_a_site_is_as_its_configs_say(
-    site: Simulation, sim: SimulatorClient, tmp_path: Path
-) -> None:
+def site_with_fixed_port(site: Simulation, folder: Path, **daq: str) -> Path:
+    """A command directory whose boards are the simulated ones of two modules."""
     modules = [
         {"mobo_serialno": "S", "quabo_version": "qfp", "ip_addr": base} for base in site.bases[:2]
     ]
@@ -419,13 +419,34 @@ def test_the_link_of_a_site_is_as_its_configs_say(
     }
     head = {
         ("head_node_ip_addr",): site.head,
-        ("head_node_data_dir",): str(tmp_path / "data"),
+        ("head_node_data_dir",): str(folder / "data"),
         ("daq_nodes", 0, "ip_addr"): site.head,
-        ("daq_nodes", 0, "data_dir"): str(tmp_path / "data"),
+        ("daq_nodes", 0, "data_dir"): str(folder / "data"),
     }
-    config_dir = write_site(tmp_path / "site", changed(OBS, places), changed(DAQ, head))
+    head |= {(name,): value for name, value in daq.items()}
+    return write_site(folder / "site", changed(OBS, places), changed(DAQ, head))
+
+
+def test_the_link_of_a_site_is_as_its_configs_say(
+    site: Simulation, sim: SimulatorClient, tmp_path: Path
+) -> None:
+    config_dir = site_with_fixed_port(site, tmp_path)
     with open_link(load_site(config_dir)) as link:
         outcomes = link.run(dict.fromkeys(site.quabos[:8], [Send(RESET)]))
     assert all(o.ok for o in outcomes.values())
     lock = tmp_path / "data" / LOCK_NAME
     assert lock.read_text().strip() == str(os.getpid()), "not under the lock of the data directory"
+
+
+def test_the_data_flow_is_stopped_though_the_fixed_port_cannot_be_had(
+    site: Simulation, sim: SimulatorClient, tmp_path: Path
+) -> None:
+    """Its lock cannot be opened, and the head node's name does not resolve: from any port, then."""
+    (tmp_path / "data").write_text("no folder")
+    config_dir = site_with_fixed_port(site, tmp_path, head_node_ip_addr="head.invalid")
+    loaded = load_site(config_dir)
+    with pytest.raises(ConfigError, match="head.invalid"):
+        open_link(loaded)
+    with link_to_stop(loaded, FlightRecorder(None, "")) as link:
+        outcomes = stop_data_flow(loaded, link, loaded.obs.quabos)
+    assert all(outcome.ok for outcome in outcomes.values()), outcomes

@@ -62,9 +62,10 @@ class BoardLink:
     """Sends plans to boards.
 
     source_port: 0 = any, else it is bound to `head_ip` (None = the address that faces the boards)
-    for one run at a time, under the lock at `lock_path` (None = no lock).  priority: for HV off;
-    served before others that wait, and after 2 s sent from any port, since switching off must
-    not wait for anybody (answers to the fixed port are then lost, and reported as silence).
+    for one run at a time, under the lock at `lock_path` (None = no lock).  priority: for HV off
+    and the end of a recording; served before others that wait, and after 2 s sent from any port,
+    since these must not wait for anybody (answers to the fixed port are then lost, and reported as
+    silence).
     boards_at_once, packets_per_ms: bounds of the traffic.  tap: sees every datagram.
     """
 
@@ -233,11 +234,19 @@ def open_link(
     priority: bool = False,
     patience_s: float | None = None,
 ) -> BoardLink:
-    """The link as the configs of a site want it; patience_s: for a fixed port, None = usual."""
+    """The link as the configs of a site want it; patience_s: for a fixed port, None = usual.
+
+    ConfigError when the head node's name does not resolve and there is a fixed port; where priority
+    is asked for, the address that faces the boards does instead.
+    """
     port, pacing = site.obs.command_source_port, site.obs.command_pacing
+    head = site.daq.head_node_ip_addr
+    head_ip = None
+    if port:
+        head_ip = site.addresses.get(head) if priority else site.address_of(head)
     return BoardLink(
         source_port=port,
-        head_ip=site.address_of(site.daq.head_node_ip_addr) if port else None,
+        head_ip=head_ip,
         lock_path=site.head_data_dir / LOCK_NAME if port else None,
         flight=flight,
         priority=priority,

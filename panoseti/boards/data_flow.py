@@ -15,11 +15,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from panoseti.boards import commands
-from panoseti.boards.board_link import BoardLink, Outcome, Send
+from panoseti.boards.board_link import BoardLink, Outcome, Send, open_link
 from panoseti.boards.packets import parse_destination_reply
 from panoseti.configs import settings
 from panoseti.configs.load_configs import Site
 from panoseti.configs.site import Quabo
+from panoseti.flight import FlightRecorder
 
 # Stopping is not to wait for a dead board: 4 tries of half a second.
 STOP_TRIES = 4
@@ -78,3 +79,10 @@ def stop_data_flow(site: Site, link: BoardLink, boards: Iterable[Quabo]) -> dict
     """Stop the data flow of boards, within a few seconds whatever they do; what became of each."""
     stop = [Send(settings.stop_acquisition(), tries=STOP_TRIES)]
     return link.run({quabo.ip: stop for quabo in boards}, site.obs.echo_by_ip)
+
+
+def link_to_stop(site: Site, flight: FlightRecorder) -> BoardLink:
+    """The link for `stop_data_flow`: a fixed port that is busy, or cannot be had, holds up neither
+    the boards' end nor what follows it.
+    """
+    return open_link(site, flight, priority=bool(site.obs.command_source_port))

@@ -12,8 +12,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from panoseti.boards.board_link import open_link
-from panoseti.boards.data_flow import stop_data_flow
+from panoseti.boards.data_flow import link_to_stop, stop_data_flow
 from panoseti.configs.board_files import QUABO_UIDS, read_quabo_uids
 from panoseti.configs.load_configs import Site, load_site
 from panoseti.configs.site import DaqNode, Quabo
@@ -211,7 +210,7 @@ class Ending:
         told: set[str] = set()
 
         def act() -> str:
-            with open_link(self.site, self.flight) as link:
+            with link_to_stop(self.site, self.flight) as link:
                 outcomes = stop_data_flow(self.site, link, boards)
             for ip, outcome in outcomes.items():
                 blind = "told, but cannot confirm it" if outcome.unconfirmed else "stopped"

@@ -18,7 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from panoseti.boards.board_link import Outcome, open_link
-from panoseti.boards.data_flow import set_destinations, start_acquisition, stop_data_flow
+from panoseti.boards.data_flow import (
+    link_to_stop,
+    set_destinations,
+    start_acquisition,
+    stop_data_flow,
+)
 from panoseti.bringup.board_setup import quabo_config_file
 from panoseti.bringup.readiness import load_settings
 from panoseti.configs.board_files import PH_BASELINE, QUABO_UIDS
@@ -369,7 +374,7 @@ class _Start:
             self._flight.note("left_out", run=self._run, name=name, why=why)
             self._console.warn(f"the run goes on without {name}: {why}")
         if self._flowing:
-            with suppress(ObsError), open_link(self._site, self._flight) as link:
+            with suppress(ObsError), link_to_stop(self._site, self._flight) as link:
                 stop_data_flow(self._site, link, dropped)
         self._shells.each(self._end_pipeline, nodes)  # where it cannot be told, stop.py will see
 
@@ -451,7 +456,7 @@ class _Start:
         return f"{text}; stop.py puts that right" if left else f"{text}; everything was undone"
 
     def _stop_flow(self) -> None:
-        with open_link(self._site, self._flight) as link:
+        with link_to_stop(self._site, self._flight) as link:
             problems = _silent(stop_data_flow(self._site, link, self._part.boards))
         if problems:
             raise ObsError(joined(list(problems.values())))
