@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from panoseti.configs.settings import HV_V_PER_CODE
 from panoseti.high_voltage.hv_off import OffWatch
 from panoseti.high_voltage.hv_ramp import (
     HV_OFF,
@@ -272,6 +273,35 @@ def test_the_set_point_follows_at_its_pace(board: Board) -> None:
     assert board.wait(1, Target(WARM)) == [WARM]
     assert board.wait(4) == [] and board.wait(1) == [CODES]
     assert board.hv.stage is Stage.ON
+
+
+@pytest.mark.parametrize("volts", [1.2, 16.0, -1.2, -16.0])
+@pytest.mark.parametrize("when", [Stage.RISING, Stage.ON])
+def test_a_set_point_that_jumps_is_reached_in_steps(
+    board: Board, when: Stage, volts: float
+) -> None:
+    """As when somebody corrects detector_info.json: not by any amount in one command."""
+    new = other_set_point(volts)
+    board.until(when)
+    if when is Stage.RISING:
+        board.wait(9)  # in the middle of it
+    board.sent = []
+    assert board.second(Target(new)) == HV_OFF
+    assert board.hv.reason.startswith("its set point has changed by ")
+    board.until(Stage.ON, Target(new))
+    assert [c for c in board.sent if c != HV_OFF] == [step_codes(new, step) for step in range(4)]
+
+
+def test_ten_kelvin_are_no_jump(board: Board) -> None:
+    new = other_set_point(0.54)
+    on(board)
+    assert board.wait(6, Target(new)) == [new] and board.hv.stage is Stage.ON
+
+
+def other_set_point(volts: float) -> Codes:
+    """The codes of set points so much higher."""
+    one, two, three, four = (code + round(volts / HV_V_PER_CODE) for code in CODES)
+    return one, two, three, four
 
 
 def test_a_board_that_reboots_gets_its_voltage_back_in_steps(board: Board) -> None:

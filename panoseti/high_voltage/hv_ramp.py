@@ -4,7 +4,8 @@ The way up begins with "off", proven by HVMON, whatever the board was doing.  Ea
 of the set point; the next one follows when a packet that came after it shows the voltage that was
 asked for, by at least one detector: a dead one does not keep the others dark.  A board whose four
 voltages vanish (it rebooted) begins anew; the second time on its way up, and where none of them
-follows, after a pause.  A voltage above what was asked for is a broken board: off for good.
+follows, after a pause.  One whose set point jumps goes up to the new one from the beginning, too.
+A voltage above what was asked for is a broken board: off for good.
 
 `BoardHv.plan` says what to send now, `told` how that went.  Times `now_s` are of a monotonic clock.
 """
@@ -25,6 +26,9 @@ HV_OFF: Codes = (0, 0, 0, 0)
 RAMP = (0.25, 0.5, 0.75, 1.0)
 # HVMON of boards in the field is up to 1.5 V above the set point.
 TOLERANCE_V = 5.0
+# A set point that follows the temperature never moves as far at once: 10 K, the most that passes as
+# steady, are 0.54 V.
+JUMP_V = 1.0
 # Packets that may show too little before a step is taken for what it is.
 PATIENT_PACKETS = 3
 PAUSE_S = 60.0
@@ -240,6 +244,8 @@ class BoardHv:
                 self.hk_unix = seen.utc_s
         if isinstance(want, Hold):
             return None
+        if (jump_v := self._jump_v(want.codes)) > JUMP_V:
+            return self._fall(f"its set point has changed by {jump_v:.1f} V", seen, now_s)
         if self.stage is Stage.RISING and shown is not None and self._reached(shown):
             self._step += 1
             self._low = self._weak = 0
@@ -253,6 +259,12 @@ class BoardHv:
         if wanted == self.codes and not self._unconfirmed:
             return None
         return wanted if now_s - self._told_s >= pause_s - SLACK_S else None
+
+    def _jump_v(self, target: Codes) -> float:
+        """How far the set point has moved from the one that the board was told, V."""
+        wanted = target if self.stage is Stage.ON else step_codes(target, self._step)
+        pairs = zip(wanted, self.codes, strict=True)
+        return max(abs(set_point_v(new) - set_point_v(old)) for new, old in pairs)
 
     def _news(self, seen: HvSeen | None) -> Shown | None:
         """How a packet that came after the last order, and was not judged yet, fits the order."""
