@@ -374,6 +374,46 @@ def test_more_voltage_than_asked_for_is_off_for_good(board: Board) -> None:
     assert "HVMON shows 54.0 54.0 60.5 54.0 V instead of" in board.hv.latched
 
 
+STRAYS = [(56.3,) * 4, (54.1, 56.3, 54.1, 54.1), (40.0,) * 4, (54.1, 54.1, 54.1, 40.0)]
+
+
+@pytest.mark.parametrize("volts", STRAYS)
+def test_what_somebody_else_has_set_is_set_back(board: Board, volts: tuple[float, ...]) -> None:
+    on(board)
+    board.wait(6)
+    board.volts, board.sent = list(volts), []
+    while not board.sent:
+        board.second(ON)
+        assert board.hv.stage is Stage.ON
+    assert board.sent == [CODES] and not board.hv.supply_fault
+    board.volts = None
+    assert board.wait(30) == [] and not board.hv.supply_fault
+
+
+@pytest.mark.parametrize("volts", STRAYS)
+def test_what_cannot_be_set_back_is_told(board: Board, volts: tuple[float, ...]) -> None:
+    """Once it was told again; what is on stays on."""
+    on(board)
+    board.wait(6)
+    board.volts = list(volts)
+    assert board.wait(12) == [CODES] and not board.hv.supply_fault
+    assert board.wait(60) == [], "once is enough"
+    assert board.hv.stage is Stage.ON and "also when told again" in board.hv.supply_fault
+    board.volts = None
+    board.wait(3)
+    assert not board.hv.supply_fault
+    board.volts = list(volts)
+    assert board.wait(30) == [CODES], "a new story"
+    assert board.second(Off("hot")) == HV_OFF and not board.hv.supply_fault
+
+
+@pytest.mark.parametrize("volts", [55.6, 49.6])
+def test_what_boards_in_the_field_show_is_no_stray(board: Board, volts: float) -> None:
+    on(board)
+    board.volts = [volts] * 4
+    assert board.wait(60) == [] and not board.hv.supply_fault
+
+
 @pytest.mark.parametrize(
     ("volts", "shown"),
     [

@@ -235,7 +235,7 @@ class HvUpdater:
         self._note_boots()
         self._forget()
         self._actions.alarms.hold_only(
-            SUPPLY_ALARM, {ip: k.hv.reason for ip, k in self._kept.items() if k.hv.paused}
+            SUPPLY_ALARM, {ip: kept.hv.supply_fault for ip, kept in self._kept.items()}
         )
 
     def _send(self, wanted: Mapping[str, Codes]) -> Mapping[str, str | None]:

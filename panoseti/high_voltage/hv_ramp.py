@@ -29,6 +29,8 @@ TOLERANCE_V = 5.0
 # A set point that follows the temperature never moves as far at once: 10 K, the most that passes as
 # steady, are 0.54 V.
 JUMP_V = 1.0
+# So much above what is asked for is none of that: somebody else has set it.
+ASTRAY_V = 2.0
 # Packets that may show too little before a step is taken for what it is.
 PATIENT_PACKETS = 3
 PAUSE_S = 60.0
@@ -137,6 +139,7 @@ class BoardHv:
         self._unconfirmed = ""
         self._judged_utc = 0.0
         self._low = self._weak = self._gone = self._high = 0
+        self._astray, self._told_again, self._astray_text = 0, False, ""
         self._there_utc = self._gone_utc = 0.0
         self.lost_at: tuple[float, float] | None = None
         self.paused = False
@@ -159,6 +162,13 @@ class BoardHv:
         if self.stage in (Stage.RISING, Stage.ON):
             return None
         return self._off.overdue(now_s, stuck_s, math.inf)
+
+    @property
+    def supply_fault(self) -> str:
+        """What its supply does though it may have HV, "" = nothing wrong: it does not rise, or is
+        on and not where it was told to be, twice.
+        """
+        return self.reason if self.paused else self._astray_text
 
     def shown_v(self) -> float | None:
         """The highest voltage that housekeeping shows while it must be off; None: not known."""
@@ -207,6 +217,7 @@ class BoardHv:
     def _down(self, seen: HvSeen | None, now_s: float) -> Codes | None:
         if self.stage in (Stage.RISING, Stage.ON):
             self.stage, self._off = Stage.FALLING, OffWatch()
+            self._is_there()
         self._off.see(seen)
         if self._off.confirmed:
             self.stage = Stage.OFF
@@ -240,8 +251,10 @@ class BoardHv:
                 if self._gives_up(shown, seen):
                     self.paused, self._paused_until_s = True, now_s + PAUSE_S
                 return self._fall(fault, seen, now_s)
-            if self.stage is Stage.ON and self._reached(shown):
-                self.hk_unix = seen.utc_s
+            if self.stage is Stage.ON:
+                self._look_for_strays(shown, seen)
+                if self._reached(shown):
+                    self.hk_unix = seen.utc_s
         if isinstance(want, Hold):
             return None
         if (jump_v := self._jump_v(want.codes)) > JUMP_V:
@@ -256,9 +269,28 @@ class BoardHv:
             self.hk_unix = seen.utc_s if seen else 0.0
         wanted = want.codes if self.stage is Stage.ON else step_codes(want.codes, self._step)
         pause_s = RETRY_S if self._unconfirmed else self._follow_s
-        if wanted == self.codes and not self._unconfirmed:
+        astray = self._astray >= PATIENT_PACKETS and not self._told_again
+        if wanted == self.codes and not self._unconfirmed and not astray:
             return None
-        return wanted if now_s - self._told_s >= pause_s - SLACK_S else None
+        if now_s - self._told_s < pause_s - SLACK_S:
+            return None
+        self._told_again = self._told_again or astray
+        return wanted
+
+    def _look_for_strays(self, shown: Shown, seen: HvSeen) -> None:
+        """Whether a board that is on is where it was told to be; it is told again, once."""
+        over = any(
+            volt > set_point_v(code) + ASTRAY_V
+            for volt, code in zip(seen.volts, self.codes, strict=True)
+        )
+        if not over and shown not in (Shown.LOW, Shown.WEAK):
+            return self._is_there()
+        self._astray += 1
+        if self._astray >= 2 * PATIENT_PACKETS and self._told_again and not self._astray_text:
+            self._astray_text = f"{difference(seen.volts, self.codes)}, also when told again"
+
+    def _is_there(self) -> None:
+        self._astray, self._told_again, self._astray_text = 0, False, ""
 
     def _jump_v(self, target: Codes) -> float:
         """How far the set point has moved from the one that the board was told, V."""
