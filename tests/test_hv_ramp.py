@@ -119,6 +119,7 @@ class Board:
     def __init__(self) -> None:
         self.hv = BoardHv(follow_s=5)
         self.now = 0.0
+        self.unix = NOW  # what the clock says at 0
         self.codes: Codes = HV_OFF
         self.seen: HvSeen | None = None
         self.sent: list[Codes] = []
@@ -130,14 +131,14 @@ class Board:
         if self.now % PERIOD_S == 0 and not self.silent:
             volts = self.volts or [set_point_v(code) for code in self.codes]
             one, two, three, four = volts
-            self.seen = HvSeen(NOW + self.now - 0.1, (one, two, three, four), self.booted)
+            self.seen = HvSeen(self.unix + self.now - 0.1, (one, two, three, four), self.booted)
             self.booted = False
-        codes = self.hv.plan(want, self.seen, self.now)
+        codes = self.hv.plan(want, self.seen, self.now, self.unix + self.now)
         if codes is not None:
             self.sent.append(codes)
             if not self.stuck:
                 self.codes = codes
-            self.hv.told(codes, NO_ECHO if self.mute else None, self.now, NOW + self.now)
+            self.hv.told(codes, NO_ECHO if self.mute else None, self.now, self.unix + self.now)
         return codes
 
     def until(self, stage: Stage, want: Want = ON, limit_s: int = 60) -> float:
@@ -372,6 +373,19 @@ def test_more_voltage_than_asked_for_is_off_for_good(board: Board) -> None:
     assert board.hv.stage is Stage.ON, "one packet may be spoilt"
     board.until(Stage.FALLING, limit_s=4)
     assert "HVMON shows 54.0 54.0 60.5 54.0 V instead of" in board.hv.latched
+
+
+@pytest.mark.parametrize(("volts", "reason"), [(60.5, "HVMON shows 60.5"), (0.0, "it rebooted")])
+def test_a_clock_that_was_set_back_hides_nothing(board: Board, volts: float, reason: str) -> None:
+    on(board)
+    board.unix -= 3600
+    board.wait(3)
+    board.volts = [volts] * 4
+    board.until(Stage.FALLING, limit_s=9)
+    assert reason in board.hv.reason
+    board.unix -= 3600
+    board.volts = [0.0] * 4
+    board.until(Stage.OFF, Off("hot"), 15)
 
 
 STRAYS = [(56.3,) * 4, (54.1, 56.3, 54.1, 54.1), (40.0,) * 4, (54.1, 54.1, 54.1, 40.0)]

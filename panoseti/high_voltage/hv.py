@@ -216,7 +216,7 @@ class HvUpdater:
         on: dict[str, Codes] = {}
         before = {ip: (kept.hv.stage, kept.hv.latched) for ip, kept in self._kept.items()}
         for ip, kept in self._kept.items():
-            codes = kept.hv.plan(kept.want, kept.trust.hv, now_s)
+            codes = kept.hv.plan(kept.want, kept.trust.hv, now_s, now_unix)
             if codes is not None:
                 (off if codes == HV_OFF else on)[ip] = codes
         for wanted in (off, on):

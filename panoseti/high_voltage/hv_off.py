@@ -69,7 +69,7 @@ class OffWatch:
         """The board was told; `problem`: None when it has echoed that."""
         first = self._told_s is None
         self._told_s, self.problem = now_s, problem
-        if first:
+        if first or now_unix < self._told_unix:  # the clock was set back
             self._told_unix = now_unix
         if self._since_s is None:
             self._since_s = now_s

@@ -174,8 +174,10 @@ class BoardHv:
         """The highest voltage that housekeeping shows while it must be off; None: not known."""
         return self._off.shown_v()
 
-    def plan(self, want: Want, seen: HvSeen | None, now_s: float) -> Codes | None:
+    def plan(self, want: Want, seen: HvSeen | None, now_s: float, now_unix: float) -> Codes | None:
         """The codes to send now, None = nothing is due.  seen: what HVMON shows, if known."""
+        # Where the clock was set back, packets from now on came after the order, whatever it says.
+        self._told_unix = min(self._told_unix, now_unix)
         codes = self._plan(want, seen, now_s)
         self.coming = not (isinstance(want, Off) or self.paused or self.stage is Stage.ON)
         return codes
