@@ -106,8 +106,8 @@ def _set_hv(bench: Bench, codes: Sequence[int]) -> list[Step]:
         bench.warn(
             f"this switches HIGH VOLTAGE ON: codes {shown} for detectors 0..3, that is {volts};"
             " a running hv_updater sets its own values again when the temperature changes, or three"
-            " packets show over 2 V too much or 5 V too little; over 5 V too much is a broken board to"
-            " it: off until acknowledged"
+            " packets show over 2 V too much or 5 V too little; over 5 V too much it takes for a"
+            " broken board: off until acknowledged"
         )
     else:
         bench.warn("this switches the high voltage of all four detectors off")
