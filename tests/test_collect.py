@@ -240,10 +240,30 @@ def test_strange_things_stay_and_are_told(apart: Place) -> None:
     path = apart.record(1, 1)
     (path.parent / "notes").mkdir()
     (path.parent / "link.pff").symlink_to("/etc/passwd")
+    (path.parent / ".x.json.1.tmp").write_text("of a write that was cut short")
     result = apart.collect()
     assert result.ok and not path.exists()
+    assert result.strange == [f"module_1/{RUN}/{name}" for name in ("link.pff", "notes")]
     assert any("notes" in text for text in result.left) and "link.pff" in str(result.left)
     assert (path.parent / "link.pff").is_symlink() and not (apart.run_dir / "link.pff").exists()
+
+
+def test_a_file_that_comes_late_is_not_forgotten(
+    apart: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that was not emptied is looked at again before the run is taken for complete."""
+    apart.record(1, 1)
+    late: list[Path] = []
+    delete = daq_nodes.delete_files
+
+    def delete_as_one_comes(*args: Any, **options: Any) -> FilesDone:
+        late.append(apart.record(1, 1)) if not late else None
+        return delete(*args, **options)
+
+    monkeypatch.setattr(daq_nodes, "delete_files", delete_as_one_comes)
+    result = apart.collect()
+    assert [path for path, _ in result.failed] == [f"module_1/{RUN}/{late[0].name}"], result
+    assert late[0].exists()
 
 
 def test_a_run_that_records_is_not_deleted(apart: Place) -> None:

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from panoseti.configs.load_configs import load_site
+from panoseti.console import Console
 from panoseti.errors import RefusedError
-from panoseti.runs import pff, run_finish, run_summary
+from panoseti.flight import FlightRecorder
+from panoseti.runs import pff, run_finish, run_state, run_summary
 from panoseti.runs.collect import NodeResult
 from panoseti.runs.disk_room import Volume, duration_text, refuse_or_warn, size_text
 from panoseti.runs.file_checks import check_files
@@ -18,7 +21,8 @@ from panoseti.runs.lost_record import rebuilt_document
 from panoseti.runs.names import data_file_name
 from panoseti.runs.pff import BoardHeader, Frame
 from panoseti.runs.run_finish import Finished
-from panoseti.runs.run_record import LOST, RunRecord, Verdict
+from panoseti.runs.run_record import LOST, RunRecord, Verdict, read_record
+from panoseti.runs.run_state import Marker
 from panoseti.runs.run_summary import ProductRow, QuaboSums, RunSummary, summarize
 from panoseti.runs.run_verdict import judge
 from panoseti.runs.watch_log import Span
@@ -335,6 +339,32 @@ def test_a_disk_that_is_not_there_is_seen_without_the_record_too(tmp_path: Path)
     write_file(folder, 1, [])
     (problem,) = run_finish._unseen(record, done)
     assert "192.168.1.102: no data file of module 254" in problem
+
+
+LEFTOVERS: dict[str, tuple[dict[str, Any], bool]] = {
+    "nothing": ({}, True),
+    "an empty folder": ({"left": ["module_1: Permission denied"]}, True),
+    "no file of a run": ({"strange": ["module_1/run/notes"]}, False),
+    "a file that was not deleted": ({"undeleted": ["module_1/run/x: has changed; kept"]}, False),
+    "a file that did not come": ({"failed": [("module_1/run/x", "did not arrive")]}, False),
+}
+
+
+@pytest.mark.parametrize("case", LEFTOVERS)
+def test_a_run_is_complete_when_nothing_of_it_is_left(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    fields, complete = LEFTOVERS[case]
+    found = [NodeResult("192.168.1.101", **fields)]
+    monkeypatch.setattr(run_finish, "_shown", lambda *args: found)
+    write_record(run_dir)
+    run_state.write_marker(run_dir, Marker.RECORDING_ENDED)
+    done = run_finish.finish(
+        load_site(run_dir), read_record(run_dir), (), collect=True, cleanup=True, trouble=(),
+        console=Console(), flight=FlightRecorder(None, ""),
+    )  # fmt: skip
+    assert (done.complete, done.ok) == (complete, complete), done.problems
+    assert (run_dir / Marker.RUN_COMPLETE).exists() is complete
 
 
 # --- room on the disks ---

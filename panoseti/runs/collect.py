@@ -54,7 +54,8 @@ class NodeResult:
     """What became of a node's files.
 
     how: "moved" or "fetched"; failed: file (or "") and why; left: what stays on the node though
-    nothing failed, in words; undeleted: files that are here, too, but could not be deleted there.
+    nothing failed, in words; undeleted: files that are here, too, but could not be deleted there;
+    strange: what stays there since it is no file of a run (a folder, a link), by path.
     """
 
     node: str
@@ -64,6 +65,7 @@ class NodeResult:
     failed: list[tuple[str, str]] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     undeleted: list[str] = field(default_factory=list)
+    strange: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -183,10 +185,24 @@ class _Node:
                 self._move(listing)
             else:
                 self._fetch(listing)
+            if self._collection.delete and self._result.left and self._result.ok:
+                self._look_again()
         except (ObsError, OSError) as error:
             self._result.failed.append(("", str(error)))
         self._result.seconds = time.monotonic() - begin_s
         return self._result
+
+    def _look_again(self) -> None:
+        """Folders were not emptied: what came there after it was listed is still to be collected.
+
+        A name that begins with a dot is what a write that was cut short has left.
+        """
+        listing = daq_nodes.list_files(self._shell, self._collection.run)
+        for file in listing.files:
+            if not any(text.startswith(f"{file.path}: ") for text in self._result.undeleted):
+                self._fail(file.path, "came there while the others were collected")
+        names = {path: path.rpartition("/")[2] for path in listing.others}
+        self._result.strange = [path for path, name in names.items() if not name.startswith(".")]
 
     def _check(self, listing: RunFiles, shared: bool) -> None:
         """That it is told from both sides alike whether `<run>/` there is the one here."""

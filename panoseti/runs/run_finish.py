@@ -190,6 +190,11 @@ def _collect(
         for node in done.nodes
         for text in node.undeleted
     ]
+    done.problems += [
+        f"{node.node}: {path} is no file of a run and is still there: look what it is, move it away"
+        for node in done.nodes
+        for path in node.strange
+    ]
 
 
 def _unseen(record: RunRecord, done: Finished) -> list[str]:
