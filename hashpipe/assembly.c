@@ -25,10 +25,8 @@ struct assembly_ring {
 	struct sequence (*sequences)[STREAM_COUNT];
 	assembly_emit *emit;
 	void *context;
-	/* Packets of each board so far, without those that come out of order: what counts is how
-	 * many have overtaken one that is missing. */
-	uint32_t arrivals[MODULE_QUABOS];
 	unsigned count;
+	unsigned present[MODULE_QUABOS]; /* of the frames in the making, those with this board */
 	unsigned n_free;
 	uint16_t free[ASSEMBLY_RING]; /* last in, first out: the warm ones are used again */
 	struct departed departed[ASSEMBLY_HISTORY];
@@ -95,7 +93,6 @@ static struct assembly *begin(struct assembly_ring *ring, uint16_t later)
 	frame->unpreceded = 0;
 	memset(frame->board, 0, sizeof(frame->board));
 	memset(frame->stream, 0, sizeof(frame->stream));
-	memcpy(frame->arrivals, ring->arrivals, sizeof(frame->arrivals));
 	ring->count++;
 	return frame;
 }
@@ -123,7 +120,9 @@ static void leave(struct assembly_ring *ring, uint16_t k, uint64_t clock_ns)
 	struct assembly *frame = &ring->slot[k];
 
 	for (unsigned q = 0; q < MODULE_QUABOS; q++)
-		if (!(frame->boards >> q & 1))
+		if (frame->boards >> q & 1)
+			ring->present[q]--;
+		else
 			orient_clear(frame->pixels + orient_quadrant(q, frame->pixel_bytes),
 				     MODULE_SIDE * (size_t)frame->pixel_bytes, frame->pixel_bytes);
 	ring->slot[frame->earlier].later = frame->later;
@@ -157,12 +156,15 @@ static bool is_old(const struct assembly *frame, uint64_t clock_ns)
 	return (int64_t)(clock_ns - frame->begun_ns) >= (int64_t)ASSEMBLY_TIMEOUT_NS;
 }
 
-/* Whether a board has sent so much since the frame was begun that it will not join it any more. */
-static bool has_passed(const struct assembly_ring *ring, const struct assembly *frame, unsigned q)
+/* Whether so many packets of a board have overtaken one that is missing from the first frame that
+ * it will not come any more.  They are in the frames that wait behind.  (All that a board sends
+ * would not do: one whose packets reach us later than the others' has first to catch up.) */
+static bool has_passed(const struct assembly_ring *ring, unsigned q)
 {
-	return ring->arrivals[q] - frame->arrivals[q] >= ASSEMBLY_PASSED;
+	return ring->present[q] >= ASSEMBLY_PASSED;
 }
 
+/* Whether the first frame need not wait any longer. */
 static bool may_leave(const struct assembly_ring *ring, const struct assembly *frame,
 		      uint64_t clock_ns)
 {
@@ -172,11 +174,11 @@ static bool may_leave(const struct assembly_ring *ring, const struct assembly *f
 		return true;
 	/* The usual reason to stay, seen without looking at any packet number. */
 	for (unsigned q = 0; q < MODULE_QUABOS; q++)
-		if (~frame->boards >> q & 1 && !has_passed(ring, frame, q))
+		if (~frame->boards >> q & 1 && !has_passed(ring, q))
 			return false;
 	waiting = waited_for(ring, frame);
 	for (unsigned q = 0; q < MODULE_QUABOS; q++)
-		if (waiting >> q & 1 && !has_passed(ring, frame, q))
+		if (waiting >> q & 1 && !has_passed(ring, q))
 			return false;
 	return true;
 }
@@ -285,8 +287,6 @@ enum assembly_verdict assembly_add(struct assembly_ring *ring, const struct pack
 
 	while (ring->count && is_old(&ring->slot[ring->slot[END].later], clock_ns))
 		leave(ring, ring->slot[END].later, clock_ns);
-	if (order != SEQUENCE_REORDERED)
-		ring->arrivals[packet->quabo]++;
 	k = find(ring, packet, &later);
 	if (k == END) {
 		if (is_late(ring, packet, order, clock_ns))
@@ -307,6 +307,7 @@ enum assembly_verdict assembly_add(struct assembly_ring *ring, const struct pack
 			frame->latest_ns = packet->time_ns;
 	}
 	put(frame, packet, pixels, order == SEQUENCE_FIRST);
+	ring->present[packet->quabo]++;
 	assembly_expire(ring, clock_ns);
 	return ASSEMBLY_TAKEN;
 }

@@ -7,9 +7,9 @@
  *
  * Frames leave in the order of their times.  A frame waits while a board is missing from it, or
  * while the packet before one of its own has not been seen (an earlier frame may be on its way).
- * The waiting ends when every board waited for has sent ASSEMBLY_PASSED further packets, when
- * the frame is ASSEMBLY_TIMEOUT_NS old, or when the ring is full: then the frame that was begun
- * first leaves, incomplete or not.
+ * The waiting ends when of every board waited for ASSEMBLY_PASSED later packets are there, when the
+ * frame is ASSEMBLY_TIMEOUT_NS old, or when the ring is full: then the frame that was begun first
+ * leaves, incomplete or not.
  */
 #ifndef PANOSETI_ASSEMBLY_H
 #define PANOSETI_ASSEMBLY_H
@@ -37,12 +37,11 @@ enum {
 struct assembly {
 	uint64_t earliest_ns, latest_ns; /* board times of its packets */
 	uint64_t time_ns[MODULE_QUABOS];
-	uint64_t begun_ns;		  /* receive clock at its first packet */
-	uint32_t arrivals[MODULE_QUABOS]; /* of each board when it was begun */
-	uint16_t earlier, later;	  /* neighbours in time */
-	uint16_t older, younger;	  /* neighbours in order of begin */
-	uint8_t boards;			  /* bit q set: board q is in it */
-	uint8_t unpreceded;		  /* bit q set: q's packet is the first of its stream */
+	uint64_t begun_ns;	 /* receive clock at its first packet */
+	uint16_t earlier, later; /* neighbours in time */
+	uint16_t older, younger; /* neighbours in order of begin */
+	uint8_t boards;		 /* bit q set: board q is in it */
+	uint8_t unpreceded;	 /* bit q set: q's packet is the first of its stream */
 	uint8_t pixel_bytes;
 	uint8_t stream[MODULE_QUABOS];
 	struct pff_board board[MODULE_QUABOS];

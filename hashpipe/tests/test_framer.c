@@ -480,6 +480,60 @@ static void test_loss_is_noticed(void)
 	end();
 }
 
+/* One board's packets reach us `behind` frames after those of the others: all the time, or because
+ * they are held up for once, until they come all together.  All frames are whole but one: number
+ * `lost` lacks that board, which is noticed as soon as ever. */
+static void test_board_behind(unsigned behind, bool always)
+{
+	enum { LOST = 10, AFTER = 200 };
+	unsigned n = LOST + behind + AFTER, slow = behind % 4, next = 0, left_after = 0;
+
+	check_case("a board %s %u frames behind", always ? "always" : "once", behind);
+	begin((const int[]){ 5, -1 }, false);
+	for (unsigned k = 0; k < n + behind; k++) {
+		unsigned due = k + 1; /* of the slow board, so many have come */
+
+		if (always)
+			due = k < behind ? 0 : k - behind + 1;
+		else if (k >= LOST && k < LOST + behind)
+			due = LOST;
+
+		recv_ns += 20000;
+		for (unsigned q = 0; q < 4 && k < n; q++)
+			if (q != slow)
+				feed_at(6, (uint16_t)(20 + q), (uint16_t)k, 20000ull * k + q);
+		for (; next < due && next < n; next++)
+			if (next != LOST)
+				feed_at(6, (uint16_t)(20 + slow), (uint16_t)next,
+					20000ull * next + slow);
+		if (!left_after && frames.n > LOST)
+			left_after = k;
+	}
+	CHECK(left_after <= LOST + behind + ASSEMBLY_PASSED);
+	framer_flush(framer);
+	CHECK_EQUAL(SUM(late) + SUM(reordered), 0);
+	CHECK_EQUAL(frames.n, n);
+	for (unsigned k = 0; k < frames.n; k++) {
+		CHECK_EQUAL(number_in(&frames.frame[k], (slow + 1) % 4), k);
+		CHECK_EQUAL(number_in(&frames.frame[k], slow), k == LOST ? -1 : (long long)k);
+	}
+	check_balance();
+	end();
+	check_case("%s", "");
+}
+
+static void test_boards_behind(void)
+{
+	static const unsigned behind[] = {
+		0, 1, 2, 3, 64, 65, 66, 67, 140, 254, ASSEMBLY_RING - 2, ASSEMBLY_RING - 1,
+	};
+
+	for (unsigned k = 0; k < sizeof(behind) / sizeof(*behind); k++) {
+		test_board_behind(behind[k], true);
+		test_board_behind(behind[k], false);
+	}
+}
+
 static void test_duplicates_open_no_frame(void)
 {
 	begin((const int[]){ 5, -1 }, false);
@@ -844,6 +898,7 @@ int main(void)
 	test_absent_boards();
 	test_silent_board();
 	test_loss_is_noticed();
+	test_boards_behind();
 	test_duplicates_open_no_frame();
 	test_late();
 	test_bounded();
