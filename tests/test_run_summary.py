@@ -21,6 +21,7 @@ from panoseti.runs.lost_record import rebuilt_document
 from panoseti.runs.names import data_file_name
 from panoseti.runs.pff import BoardHeader, Frame
 from panoseti.runs.run_finish import Finished
+from panoseti.runs.run_part import RECORD
 from panoseti.runs.run_record import LOST, RunRecord, Verdict, read_record
 from panoseti.runs.run_state import Marker
 from panoseti.runs.run_summary import ProductRow, QuaboSums, RunSummary, summarize
@@ -272,6 +273,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...], Verdict,
         "daq1: 3 packets dropped by the kernel"),
     "not written": ({}, {"unwritten": 3}, (), Verdict.LOSSY, "3 packets not written"),
     "a damaged file": ({}, {"problems": ("x: torn",)}, (), Verdict.LOSSY, "x: torn"),
+    "frames that were written and are not there": (
+        {}, {"problems": ("6 in the files, 9 in the account",),
+             "missing": ("6 in the files, 9 in the account",)}, (), Verdict.PARTIAL,
+        "6 in the files, 9 in the account"),
     "no account": ({}, {"quabos": {}}, (), Verdict.LOSSY, "no pipeline left an account"),
     "a silent board": (
         {}, {"quabos": {(1, 0): QuaboSums(5, 5)}}, (), Verdict.PARTIAL, "no data of 192.168.0.5"),
@@ -339,6 +344,46 @@ def test_a_disk_that_is_not_there_is_seen_without_the_record_too(tmp_path: Path)
     write_file(folder, 1, [])
     (problem,) = run_finish._unseen(record, done)
     assert "192.168.1.102: no data file of module 254" in problem
+
+
+def test_a_node_that_was_not_asked_is_missed(run_dir: Path) -> None:
+    """The configs do not name it any more, and the copies in the run cannot be read."""
+    begun = {"phase": "start", "what": RECORD, "subject": "gone", "intent_unix": 1.0,
+             "result_unix": 2.0, "ok": True}  # fmt: skip
+    expected: dict[str, Any] = {"quabos": [], "absent": []}
+    write_record(run_dir, steps=[begun], expected={**expected, "nodes": {"gone": [7]}})
+    (problem,) = run_finish._unseen(read_record(run_dir), Finished(run_dir))
+    assert problem.startswith("gone: no data file of module 7 is here, and the configs do not name")
+    write_record(run_dir, steps=[begun], expected={**expected, "nodes": {"gone": [254]}})
+    assert run_finish._unseen(read_record(run_dir), Finished(run_dir)) == [], "it came before"
+
+
+@pytest.mark.parametrize(
+    ("counted", "worked_s", "unseen"),
+    [(9, 1000.0, False), (10, 90.0, False), (18, 100.0, False), (18, 1000.0, True)],
+    ids=["all there", "the last second", "of a minute", "of minutes"],
+)
+def test_frames_on_a_disk_that_is_not_mounted_again_are_missed(
+    run_dir: Path, counted: int, worked_s: float, unseen: bool
+) -> None:
+    """Not those that a power cut may have cost, which no disk has: the verdict tells of them."""
+    write_record(run_dir, expected={"quabos": [], "nodes": {"daq": [1]}, "absent": []})
+    status = {"start_time_unix": START_S - worked_s, "updated_unix": START_S}
+    products = {(1, "img16"): counted - 2}
+    text = account(products)
+    (run_dir / "hp_status_daq.json").write_text(json.dumps({**json.loads(text), **status}))
+    (run_dir / "hp_status_daq.part_1.json").write_text(account({(1, "img16"): 2}))
+    (run_dir / "hp_status_10.0.0.1.json").unlink()
+    problems = run_finish._unseen(
+        read_record(run_dir), Finished(run_dir, nodes=[NodeResult("daq")])
+    )
+    words = "daq: 9 of 18 img16 frames of module 1 were not found there (8 min of them)"
+    assert [problem.split(":", 1)[1] for problem in problems] == (
+        [f"{words.partition(':')[2]}: is the disk of module_1 mounted?"] if unseen else []
+    )
+    assert bool(summarize(run_dir).missing) is (counted > 9)
+    (run_dir / Marker.RUN_COMPLETE).touch()
+    assert run_finish._unseen(read_record(run_dir), Finished(run_dir)) == [], "given up by hand"
 
 
 LEFTOVERS: dict[str, tuple[dict[str, Any], bool]] = {

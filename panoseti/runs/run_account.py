@@ -42,7 +42,8 @@ class Account:
     frames, partial: by module and product; lost_ph: packets, by module; quabos: by module and
     index; drops: packets dropped by the kernel, by node; restarts: by node; behind: modules whose
     account is behind the files, since a pipeline of theirs was killed; last_unix: when the last
-    pipeline of a node wrote its last account, where that is known; problems: in words.
+    pipeline of a node wrote its last account, where that is known; seconds: how long pipelines
+    worked, by module, where that is known; problems: in words.
     """
 
     frames: Counter[tuple[int, str]] = field(default_factory=Counter)
@@ -54,6 +55,7 @@ class Account:
     totals: Counter[str] = field(default_factory=Counter)
     behind: set[int] = field(default_factory=set)
     last_unix: dict[str, float] = field(default_factory=dict)
+    seconds: dict[int, float] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     found: int = 0
 
@@ -125,4 +127,7 @@ def _add(account: Account, node: str, status: Mapping[str, Any]) -> None:
     if "updated_unix" in status:
         last = float(status["updated_unix"])
         account.last_unix[node] = max(account.last_unix.get(node, 0.0), last)
+        worked_s = last - float(status.get("start_time_unix", last))
+        for module in {int(entry["module"]) for entry in status["products"]}:
+            account.seconds[module] = account.seconds.get(module, 0.0) + worked_s
     account.found += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for_futures
@@ -30,17 +31,21 @@ from panoseti.runs.collect_progress import (
     remove_progress,
     write_progress,
 )
+from panoseti.runs.disk_room import duration_text
 from panoseti.runs.names import parse_data_file
+from panoseti.runs.run_account import read_account
 from panoseti.runs.run_part import RECORD
 from panoseti.runs.run_record import LOST, RUN_JSON, RunRecord, Verdict
 from panoseti.runs.run_state import Marker
-from panoseti.runs.run_summary import RunSummary, first_file, summarize
+from panoseti.runs.run_summary import RunSummary, data_files, first_file, summarize
 from panoseti.runs.run_verdict import judge
 
 SHOW_S, LINES_S, POLL_S = 0.5, 5.0, 0.1
 # Of another collector: it writes how far it is twice a second, and then checks the files.
 COLLECTOR_S, TELL_S = 300.0, 60.0
 PERCENT = 100
+# What a node has not yet brought to its disks when its power fails; with ample room.
+POWER_CUT_S = 60.0
 
 
 @dataclass
@@ -159,6 +164,7 @@ def _collect(
     done.collected = True
     wanted = Collection(done.run_dir, site.obs, flight, cleanup)
     attempt: dict[str, Any] = {"unix": time.time(), "by": owner(), "cleanup": cleanup}
+    unseen: list[str] = []
     try:
         with (
             record.act("collect", "collect the files") as act,
@@ -168,6 +174,7 @@ def _collect(
             act.text = ", ".join(f"{one.node}: {one.files} files" for one in done.nodes)
         with record.act("collect", "cut torn files"):
             done.cuts = cut_torn_files(done.run_dir)
+        unseen = _unseen(record, done)
     except (ObsError, OSError) as error:
         done.problems.append(str(error))
     for node in done.nodes:
@@ -175,7 +182,7 @@ def _collect(
             f"{node.node}: {path}: {why}" if path else f"{node.node}: {_bare(why, node.node)}"
             for path, why in node.failed
         ]
-    done.problems += _unseen(record, done)
+    done.problems += unseen
     attempt |= {
         "seconds": time.time() - attempt["unix"],
         "nodes": [asdict(node) for node in done.nodes],
@@ -204,14 +211,21 @@ def _unseen(record: RunRecord, done: Finished) -> list[str]:
     document = record.document
     names = {path.name for path in done.run_dir.iterdir()}
     here = {file.module for name in names if (file := parse_data_file(name)) is not None}
-    asked = {node.node for node in done.nodes if not node.failed}
+    failed = {node.node for node in done.nodes if node.failed}  # of these is told already
+    asked = {node.node for node in done.nodes} - failed
+    expected: dict[str, list[int]] = document["expected"]["nodes"]
     problems = [
         f"{node}: no data file of module {module} was found there: is the disk of module_{module}"
         " mounted?"
-        for node, modules in document["expected"]["nodes"].items()
+        if node in asked
+        else f"{node}: no data file of module {module} is here, and the configs do not name that"
+        " node: put it back into daq_config.json"
+        for node, modules in expected.items()
         for module in modules
-        if node in asked and module not in here and _recorded(document, node, names)
+        if node not in failed and module not in here and _recorded(document, node, names)
     ]
+    nodes = {module: node for node in asked for module in expected.get(node, ()) if module in here}
+    problems += _unseen_frames(done.run_dir, nodes)
     last: dict[str, Any] = (document["collection"] or [{}])[-1]
     problems += [
         f"{node['node']}: {path}: was there before and is not now: is its disk mounted?"
@@ -219,6 +233,31 @@ def _unseen(record: RunRecord, done: Finished) -> list[str]:
         for path, _ in node["failed"]
         if path and node["node"] in asked and Path(path).name not in names
     ]
+    return problems
+
+
+def _unseen_frames(run_dir: Path, nodes: Mapping[int, str]) -> list[str]:
+    """Frames that were written and are not here, by module (and its node): another file has them.
+
+    What a pipeline wrote in its last moments a power cut may have cost, and no disk has it: that is
+    a matter of the verdict alone.
+    """
+    account = read_account(run_dir)
+    here: Counter[tuple[int, str]] = Counter()
+    for path, file in data_files(run_dir):
+        frame_bytes = pff.PRODUCTS[file.product].frame_bytes
+        here[file.module, file.product] += path.stat().st_size // frame_bytes
+    problems = []
+    for (module, product), counted in sorted(account.frames.items()):
+        missing = counted - here[module, product]
+        if module in nodes and missing > 0:
+            missing_s = account.seconds.get(module, 0.0) * missing / counted
+            if missing_s > POWER_CUT_S:
+                problems.append(
+                    f"{nodes[module]}: {missing} of {counted} {product} frames of module {module}"
+                    f" were not found there ({duration_text(missing_s)} of them): is the disk of"
+                    f" module_{module} mounted?"
+                )
     return problems
 
 

@@ -58,8 +58,9 @@ class RunSummary:
     a board sent no images, by address; outages: when a pipeline did not work, by node; drops,
     restarts: by node, where there were any.
 
-    problems: in words, none = all well; checked_all: whether every frame was looked at, and all of
-    the housekeeping; files_left: no file was looked at, they were left on the nodes.
+    problems: in words, none = all well; missing: those of them that say what pipelines wrote and
+    is not here; checked_all: whether every frame was looked at, and all of the housekeeping;
+    files_left: no file was looked at, they were left on the nodes.
     """
 
     run: str
@@ -77,6 +78,7 @@ class RunSummary:
     drops: Mapping[str, int] = field(default_factory=dict)
     restarts: Mapping[str, int] = field(default_factory=dict)
     files_left: bool = False
+    missing: tuple[str, ...] = ()
 
     @property
     def checked(self) -> str:
@@ -155,10 +157,12 @@ def summarize(
     end = ended_unix if end is None else end
     account = read_account(directory) if left is None else account_of(left)
     problems += account.problems
+    missing: list[str] = []
     if left is None:
         checks = file_checks.check_files(directory, begin, end, budget_s)
         rows = tuple(_row(check, account, site, problems) for check in checks)
-        problems += _without_file(account, checks)
+        missing = _missing(account, checks)
+        problems += missing
     else:
         checks, rows = [], _rows_of(left)
     hk, hk_whole = _housekeeping(directory, site, begin, end)
@@ -182,16 +186,27 @@ def summarize(
         drops={node: count for node, count in account.drops.items() if count},
         restarts={node: count for node, count in account.restarts.items() if count},
         files_left=left is not None,
+        missing=tuple(missing),
     )
 
 
-def _without_file(account: Account, checks: Sequence[ProductCheck]) -> list[str]:
-    there = {(check.module, check.product) for check in checks}
+def _missing(account: Account, checks: Sequence[ProductCheck]) -> list[str]:
+    """What pipelines say they wrote, and the files do not have."""
+    found = {(check.module, check.product): check.frames for check in checks}
     return [
-        f"module {module}: no {product} file for {frames} recorded frames"
-        for (module, product), frames in sorted(account.frames.items())
-        if frames and (module, product) not in there
+        _disagreement(module, product, found[module, product], counted)
+        if (module, product) in found
+        else f"module {module}: no {product} file for {counted} recorded frames"
+        for (module, product), counted in sorted(account.frames.items())
+        if counted > found.get((module, product), 0)
     ]
+
+
+def _disagreement(module: int, product: str, frames: int, counted: int) -> str:
+    return (
+        f"module {module}: {frames} {product} frames in the files, {counted} in the pipeline's"
+        " account"
+    )
 
 
 def _rows_of(left: Mapping[str, Pipeline]) -> tuple[ProductRow, ...]:
@@ -247,12 +262,8 @@ def _row(
     problems += check.problems
     counted = account.frames[module, product]
     # What a killed pipeline had written after its last account is in the files alone.
-    agrees = check.frames == counted or (check.frames > counted and module in account.behind)
-    if account.found and not agrees:
-        problems.append(
-            f"module {module}: {check.frames} {product} frames in the files, {counted} in the"
-            " pipeline's account"
-        )
+    if account.found and check.frames > counted and module not in account.behind:
+        problems.append(_disagreement(module, product, check.frames, counted))
     expected = _expected(check, site)
     lost = account.lost_ph[module] if expected is None else max(0, expected - check.frames)
     return ProductRow(

@@ -63,7 +63,8 @@ def judge(
     lossy += _housekeeping(document, expected, summary, run_s)
     if expected and not summary.quabos:
         lossy.append("no pipeline left an account of its packets")
-    lossy += summary.problems
+    partial += summary.missing
+    lossy += [problem for problem in summary.problems if problem not in summary.missing]
     if partial:
         return Verdict.PARTIAL, [*partial, *lossy]
     return (Verdict.LOSSY, lossy) if lossy else (Verdict.GOOD, [])
