@@ -38,7 +38,7 @@ EXAMPLES = """\
   ./config.py --loads --dry-run    whose flash memory differs from the images of obs_config.json
   ./config.py --shutter_close --quabo 192.168.3.249
   ./config.py --fan 7 --module 254            in the form that each board's firmware understands
-  ./config.py --power_off --module 254        its HV off and seen off, then its outlet
+  ./config.py --power_off --module 254        its HV off, confirmed by HVMON, then its outlet
   ./config.py --hv_off             at any time, even during a run
   ./config.py --shutdown           HV off, shutters closed, daemons ended, power off
 Run it in the command directory (the one with the three configs) on the head node."""
@@ -76,9 +76,11 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         help="in the bring-up, do this step even where it is not stale (may be repeated)",
     )
     how.add_argument(
-        TOLD_TWICE, action="store_true", help="with --load_golden, which does nothing without"
+        TOLD_TWICE,
+        action="store_true",
+        help="confirms --load_golden, which does nothing without it",
     )
-    how.add_argument("--dry-run", "--dry_run", action="store_true", help="say what would be done")
+    how.add_argument("--dry-run", action="store_true", help="say what would be done")
     how.add_argument("--json", action="store_true", help="one JSON document on stdout")
     how.add_argument("--verbose", action="store_true", help="details on stderr")
     args = parser.parse_args(argv)
@@ -108,7 +110,7 @@ def main(argv: Sequence[str]) -> int:
     if off and len(args.tasks) == 1:
         return config_tasks.finish(out, problems, {})
     site = load_site(Path.cwd(), config_tasks.needs_data(request))
-    flight = FlightRecorder(site.head_data_dir, "config.py")
+    flight = FlightRecorder(None if args.dry_run else site.head_data_dir, "config.py")
     flight.command(argv)
     return config_tasks.run(site, request, out, flight, problems)
 

@@ -28,7 +28,7 @@ from panoseti.runs.start_checks import StartOptions
 EXAMPLES = """\
   ./start.py                record until stop.py
   ./start.py --nsecs 600    record for 600 s, then stop this run and collect it
-  ./start.py --partial      record with the healthy part (obs_config.json says how much may miss)
+  ./start.py --partial      record with the healthy part (how much may be missing: obs_config.json)
   ./start.py --dry-run      all checks, and nothing else
 Run it in the command directory (the one with the three configs) on the head node."""
 
@@ -44,7 +44,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add("--nsecs", type=seconds, metavar="N", help="record for N seconds, in the foreground")
     add("--stop_session", action="store_true", help="after --nsecs: config.py --shutdown as well")
     add("--watch", action="store_true", help="only start the run's watcher again, if it is dead")
-    add("--dry-run", "--dry_run", action="store_true", help="check only")
+    add("--dry-run", action="store_true", help="check only")
     add("--json", action="store_true", help="one JSON document on stdout")
     add("--verbose", action="store_true", help="details on stderr")
     args = parser.parse_args(argv)

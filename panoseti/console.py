@@ -101,7 +101,8 @@ class _Parser(argparse.ArgumentParser):
     def _spelled(self, word: str) -> str:
         """A long option as it was declared; any other word as it is."""
         name, equals, value = word.partition("=")
-        for spelling in (name, name[:2] + name[2:].replace("-", "_")):
+        rest = name[2:]
+        for spelling in (name, "--" + rest.replace("-", "_"), "--" + rest.replace("_", "-")):
             if name.startswith("--") and spelling in self._option_string_actions:
                 return spelling + equals + value
         return word

@@ -94,4 +94,9 @@ def check_registers(observatory: PrivateObservatory, absent: tuple[str, ...] = (
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """Every file in it or below, by its place there."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }

@@ -223,6 +223,8 @@ def test_long_options_may_be_spelled_with_either_sign() -> None:
     args = parser.parse_args(["--measure-thresholds", "--dry-run", "--run-name=a-b", "x-y"])
     assert (args.measure_thresholds, args.dry_run, args.run_name) == (True, True, "a-b")
     assert args.words == ["x-y"]
+    args = parser.parse_intermixed_args(["x", "--dry_run", "a_b", "--run_name", "a_b"])
+    assert (args.dry_run, args.run_name, args.words) == (True, "a_b", ["x", "a_b"])
     assert parser.parse_args(["--run_name", "a-b"]).run_name == "a-b"
     with pytest.raises(SystemExit, match="2"):
         parser.parse_args(["--measure-nothing"])
