@@ -59,15 +59,17 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("ip", type=address, help="address of the board")
     add("command", nargs="*", help="commands with their parameters, see below")
-    add("--hex", action="store_true", help="show the bytes sent (>) and received (<)")
+    add("--hex", "--verbose", action="store_true", help="show the bytes sent (>), received (<)")
     add("--json", action="store_true", help="results as one JSON document")
     add("--dry-run", action="store_true", help="show the bytes, send nothing")
     add("--no_echo", action="store_true", help="the board does not echo commands")
     add("--timeout_s", type=seconds, help="time for each answer (default: what is usual)")
-    add("--tftp_port", type=port, help="of the board (default: 69)")
-    add("--source_port", type=port, help="own port; firmware before v20 needs 60000")
+    usual = "default: as in the configs of --config_dir, else"
+    add("--tftp_port", type=port, help=f"of the board ({usual} 69)")
+    add("--source_port", type=port, help=f"own; firmware before v20 needs 60000 ({usual} any)")
     add("--hk_address", type=address, help="own address where HK is awaited (default: all)")
-    add("--config_dir", type=Path, default=Path("."), help="has quabo_config.txt (default: here)")
+    add("--config_dir", type=Path, default=Path("."),
+        help="has quabo_config.txt and, perhaps, the configs (default: here)")  # fmt: skip
     # Options may stand among the commands: qc.py IP --hex v 0 100, or qc.py IP v 0 100 --hex.
     return parser.parse_intermixed_args(argv)
 

@@ -41,7 +41,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = console.parser(__doc__, EXAMPLES)
     add = parser.add_argument
     add("--log", type=line_count, nargs="?", const=LOG_LINES, metavar="N",
-        help=f"show the last N lines of the flight recorder instead ({LOG_LINES})")  # fmt: skip
+        help=f"show the last N (default: {LOG_LINES}) lines of the flight recorder")  # fmt: skip
     add("--data_dir", type=Path, help="head node data directory, where the configs are broken")
     add("--json", action="store_true", help="one JSON document on stdout")
     add("--verbose", action="store_true", help="details on stderr")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Stop the run in progress, whoever's it is, and collect its data; or end whatever records.
+"""Stop the run in progress, no matter who started it, and collect; or end whatever records.
 
 It always goes all the way: a dead node or board does not keep the others from being stopped, and
 broken configs are replaced by the copies in the run.  Safe to repeat at any time.
@@ -40,8 +40,12 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add("--no_collect", action="store_true", help="leave the data on the DAQ nodes")
     add("--no_cleanup", action="store_true", help="collect, but delete nothing on the DAQ nodes")
     add("--background", action="store_true", help="do not wait for the collection")
-    add("--run", type=run_name, metavar="X", help="collect this run (again)")
-    add("--force", action="store_true", help="stop what another head node has begun, too (asks)")
+    add("--run", type=run_name, metavar="NAME", help="collect this run (again)")
+    add(
+        "--force",
+        action="store_true",
+        help="stop what another head node has begun, too (asks when on a terminal)",
+    )
     add("--data_dir", type=Path, help="head node data directory, where the configs are broken")
     add("--json", action="store_true", help="one JSON document on stdout")
     add("--verbose", action="store_true", help="details on stderr")

@@ -14,7 +14,8 @@ TASKS = {
     "ping": "which boards answer",
     "get_uids": "read the boards' UIDs; boards that do not answer are left out from then on",
     "loads": "load the silver firmware of obs_config.json into the boards' flash, and compare",
-    "load_golden": "load the golden firmware, without which no board comes up, likewise",
+    "load_golden": "load the golden firmware (booted at power-on; a bad one leaves the board dead),"
+    " and compare",
     "firmware_versions": "firmware of all boards, odd ones marked",
     "reboot": "boot the silver firmware, quabo 0 of all modules first; shows the versions",
     "hk_dest": "have the boards send housekeeping to this head node",
@@ -23,7 +24,7 @@ TASKS = {
     "ack_hv": "take away trips of the high voltage, after you have looked",
     "power": "ask the power switches which outlets are on",
     "power_on": "switch the power of modules on and wait until their boards answer",
-    "power_off": "take modules out of the session: HV off and seen off, then their power",
+    "power_off": "take modules out of the session: HV off, confirmed by HVMON, then their power",
     "hv_on": "start hv_updater: it keeps the high voltage of all boards at its set point",
     "hv_off": "end hv_updater and switch the high voltage of all boards off",
     "mask_config": "load the trigger masks",
@@ -37,8 +38,9 @@ TASKS = {
     "focus": "move the focus stage (quabo 0) to a step, 1..50000; 0 = have it look for its zero",
     "flasher": "which LED flasher is driven, old or new (new after power-on)",
     "init_daq_nodes": "put helpers and pipeline on the DAQ nodes",
-    "disk_space": "free space, and how long a recording it takes",
-    "shutdown": "end the session: HV off first, shutters, daemons, power where it is switched",
+    "disk_space": "free space, and how many hours of recording fit",
+    "shutdown": "end the session: HV off first, shutters, daemons, power off where a power switch"
+    " is configured",
 }
 
 
