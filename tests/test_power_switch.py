@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -341,10 +342,25 @@ def test_the_guard_tells_and_tries_again(tmp_path: Path, fault: str) -> None:
         obs = changed(OBS, {("wps",): {"url": server.url, "quabo_socket": 3}})
         outlets = Outlets(load_site(write_site(tmp_path, obs)).obs, timeout_s=0.3)
         server.fault = fault
-        words = wait_for(lambda: outlets.off("outlet 3 of wps"), "the trouble", 20)
+        words = wait_for(lambda: outlets.off("outlet 3 of wps", 1.0), "the trouble", 20)
         assert words and words.startswith("power switch wps (")
         asked = len(server.requests)
-        wait_for(lambda: outlets.off("outlet 3 of wps") and len(server.requests) > asked, "again")
+        wait_for(lambda: outlets.off("outlet 3 of wps", 1.0) and len(server.requests) > asked, "again")
         server.fault = ""
-        wait_for(lambda: outlets.off("outlet 3 of wps") == "", "it to be off")
+        wait_for(lambda: outlets.off("outlet 3 of wps", 1.0) == "", "it to be off")
+        assert 3 not in server.outlets_on
+
+
+def test_what_came_of_the_last_trip_says_nothing_about_the_next(tmp_path: Path) -> None:
+    """A request that succeeded when its trip was acknowledged already, and nobody asked any more."""
+    name = "outlet 3 of wps"
+    with PowerSwitchServer(on=[3]) as server:
+        obs = changed(OBS, {("wps",): {"url": server.url, "quabo_socket": 3}})
+        outlets = Outlets(load_site(write_site(tmp_path, obs)).obs)
+        assert outlets.off(name, 1.0) is None
+        wait_for(lambda: 3 not in server.outlets_on, "it to be off")
+        wait_for(lambda: not any(name in thread.name for thread in threading.enumerate()), "it")
+        PowerSwitch("by hand", server.url).switch(3, on=True)
+        assert outlets.off(name, 2.0) is None, "not yet"
+        wait_for(lambda: outlets.off(name, 2.0) == "", "it to be off again")
         assert 3 not in server.outlets_on

@@ -100,7 +100,7 @@ class World:
     def stop_run(self, reason: str) -> None:
         self.did.append(f"stop_run {reason}")
 
-    def power_off(self, outlet: str) -> str | None:
+    def power_off(self, outlet: str, trip_unix: float) -> str | None:
         answer = self.power.pop(0)
         self.did.append(f"power_off {outlet}: {answer}")
         if answer == "":

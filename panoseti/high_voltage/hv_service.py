@@ -246,16 +246,21 @@ class Outlets:
         self._check_at_s: float | None = None
         self._problems: dict[str, str] = {}
 
-    def off(self, name: str) -> str | None:
-        """Switch an outlet off: "" = it is off, None = at work, else what is wrong; ask again."""
-        done = self._work.result(f"off {name}")
+    def off(self, name: str, trip_unix: float) -> str | None:
+        """Switch an outlet off: "" = it is off, None = at work, else what is wrong; ask again.
+
+        trip_unix: since when the trip stands that asks for it.  What came of a request for an
+        earlier one says nothing: power may have been switched on since.
+        """
+        piece = f"off {name} for {trip_unix}"
+        done = self._work.result(piece)
         if done is not None and not done.problem:
-            self._trouble.pop(name, None)
+            self._trouble.pop(piece, None)
             return ""
         if done is not None:
-            self._trouble[name] = done.problem
-        self._work.begin(f"off {name}", partial(self._switch_off, self._outlets[name]))
-        return self._trouble.get(name)
+            self._trouble[piece] = done.problem
+        self._work.begin(piece, partial(self._switch_off, self._outlets[name]))
+        return self._trouble.get(piece)
 
     def check(self, now_s: float) -> dict[str, str]:
         """What is wrong with the switches, by name: they must be there *before* they are needed.

@@ -68,8 +68,8 @@ class GuardActions:
     ObsError); save: adds trips to them (raises ObsError); updater: how the HV updater is; hv_off:
     sends zeros and returns the problem of each board, None where the board confirmed; stop_run:
     ends a run in progress without waiting for it (reason given), None where that is not wanted;
-    power_off: switches an outlet off without waiting for it: "" = it is off, None = at work, else
-    what is wrong; call it again until it is "".
+    power_off: switches an outlet off without waiting for it, since a trip stands since that Unix
+    time: "" = it is off, None = at work, else what is wrong; call it again until it is "".
     """
 
     records: Callable[[Iterable[str]], dict[str, Record]]
@@ -78,7 +78,7 @@ class GuardActions:
     updater: Callable[[float], Life]
     hv_off: Callable[[Iterable[str]], Mapping[str, str | None]]
     stop_run: Callable[[str], None] | None
-    power_off: Callable[[str], str | None]
+    power_off: Callable[[str, float], str | None]
     alarms: Tells
 
 
@@ -310,7 +310,8 @@ class Guard:
     def _switch_power_off(self, now_unix: float) -> None:
         for module in self.modules:
             number, outlet = module.module_id, module.outlet
-            if (number, "") not in self.trips or not outlet:
+            trip = self.trips.get((number, ""))
+            if trip is None or not outlet:
                 continue
             cut_unix = self.powered_off.get(outlet)
             if cut_unix is not None:
@@ -319,7 +320,7 @@ class Guard:
                     self.power_pending[number] = text
                 if outlet not in self._lit or now_unix - cut_unix < CUT_AGAIN_S:
                     continue
-            problem = self.actions.power_off(outlet)
+            problem = self.actions.power_off(outlet, trip.since_unix)
             if problem == "":
                 self.power_pending.pop(number, None)
                 self.powered_off[outlet] = now_unix
