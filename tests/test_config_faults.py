@@ -81,6 +81,7 @@ WRONG: list[tuple[str, Place, Any, str, str]] = [
     ("obs", ("detector_overvoltage",), True, "", "2 or 3"),
     ("obs", ("wr_ip_addr",), "192.168.1", "", "neither an IPv4 address nor a host name"),
     ("obs", ("wps", "url"), "192.168.0.100", "", "http://HOST"),
+    ("obs", ("wps", "url"), "http://me:a/b@10.0.0.9", '"http://***@10.0.0.9"', "write %2F, %3F or"),
     ("obs", ("wps", "quabo_socket"), 9, "", "1..8"),
     ("obs", ("wps",), "http://192.168.0.100", "", "quabo_socket"),
     ("obs", (*MODULE, "ip_addr"), "192.168.0.5", "", "nearest: 192.168.0.4"),

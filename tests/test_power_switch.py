@@ -173,11 +173,32 @@ def test_a_redirection_does_not_carry_the_password_away(
         ("http://admin@10.0.1.5:8080/x", "http://***@10.0.1.5:8080/x"),
         ("http://admin:a@b@10.0.1.5", "http://***@10.0.1.5"),
         ("http://10.0.1.5", "http://10.0.1.5"),
-        ("http://admin:1234@[", "***"),
+        ("http://admin:1234@[", "http://***@["),
+        ("http://admin:12/34@10.0.1.5", "http://***@10.0.1.5"),
+        ("http://admin:12?34@10.0.1.5/x", "http://***@10.0.1.5/x"),
+        ("http://admin:12#34@10.0.1.5", "http://***@10.0.1.5"),
     ],
 )
 def test_masked_url(url: str, shown: str) -> None:
     assert masked_url(url) == shown
+
+
+@pytest.mark.parametrize(
+    "url", ["http://admin:1/x9@10.0.1.5", "http://admin:1?x9@h", "http://a:#@h"]
+)
+def test_a_password_that_cuts_the_url_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(
+        PowerSwitchError, match=r"\(http://\*\*\*@\w.*\): its password has a /"
+    ) as caught:
+        PowerSwitch("wps", url)
+    assert "admin" not in str(caught.value) and "x9" not in str(caught.value)
+
+
+def test_what_is_no_url_is_not_a_matter_of_cables() -> None:
+    switch = PowerSwitch("wps", "http://127.0.0.1:s3cret", api="classic")
+    with pytest.raises(PowerSwitchError, match="not a URL; correct it") as caught:
+        switch.is_on(1)
+    assert "nonnumeric" not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["", "10.0.1.5", "ftp://a:b@10.0.1.5", "http://u:pw@", "http://["])
@@ -345,14 +366,16 @@ def test_the_guard_tells_and_tries_again(tmp_path: Path, fault: str) -> None:
         words = wait_for(lambda: outlets.off("outlet 3 of wps", 1.0), "the trouble", 20)
         assert words and words.startswith("power switch wps (")
         asked = len(server.requests)
-        wait_for(lambda: outlets.off("outlet 3 of wps", 1.0) and len(server.requests) > asked, "again")
+        wait_for(
+            lambda: outlets.off("outlet 3 of wps", 1.0) and len(server.requests) > asked, "again"
+        )
         server.fault = ""
         wait_for(lambda: outlets.off("outlet 3 of wps", 1.0) == "", "it to be off")
         assert 3 not in server.outlets_on
 
 
 def test_what_came_of_the_last_trip_says_nothing_about_the_next(tmp_path: Path) -> None:
-    """A request that succeeded when its trip was acknowledged already, and nobody asked any more."""
+    """A request that succeeded when its trip was acknowledged already."""
     name = "outlet 3 of wps"
     with PowerSwitchServer(on=[3]) as server:
         obs = changed(OBS, {("wps",): {"url": server.url, "quabo_socket": 3}})

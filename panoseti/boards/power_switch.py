@@ -31,6 +31,7 @@ from queue import Empty, SimpleQueue
 from typing import IO
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+from panoseti.configs.json_formats import CUT_PASSWORD, cut_password, masked_text
 from panoseti.configs.power_credentials import Login, read_login
 from panoseti.configs.site import ObsConfig
 from panoseti.configs.site import PowerSwitch as Outlet
@@ -78,15 +79,11 @@ class _AnsweredError(PowerSwitchError):
 
 
 def masked_url(url: str) -> str:
-    """The URL with user and password replaced by `***`; for every text that people see."""
-    try:
-        parts = urlsplit(url)
-        if parts.username is None and parts.password is None:
-            return url
-        host = parts.netloc.rpartition("@")[2]
-    except ValueError:
-        return "***"
-    return urlunsplit(parts._replace(netloc=f"***@{host}"))
+    """The URL with user and password replaced by `***`; for every text that people see.
+
+    Also where a `/` in the password makes it no URL at all.
+    """
+    return masked_text(url)
 
 
 def open_switch(obs: ObsConfig, outlet: Outlet, timeout_s: float = 5.0) -> PowerSwitch:
@@ -120,15 +117,17 @@ class PowerSwitch:
         self.shown = f"power switch {name} ({masked_url(url)})"
         self._timeout_s = timeout_s
         self._api = api
+        if cut_password(url):
+            raise PowerSwitchError(f"{self.shown}: {CUT_PASSWORD}")
         try:
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise ValueError("not http://HOST")
-        except ValueError as error:
+        except ValueError:
             raise PowerSwitchError(
                 f"{self.shown}: not a URL of the form http://HOST;"
                 f" correct {name}.url in obs_config.json"
-            ) from error
+            ) from None
         host = parts.netloc.rpartition("@")[2]
         self._base = urlunsplit(parts._replace(netloc=host, query="", fragment="")).rstrip("/")
         if login is None and parts.username is not None:
@@ -279,6 +278,8 @@ class PowerSwitch:
         return _AnsweredError(text, error.code)
 
     def _silent(self, path: str, error: Exception) -> PowerSwitchError:
+        if isinstance(error, http.client.InvalidURL):  # it would show a part of the URL
+            return PowerSwitchError(f"{self.shown}: not a URL; correct it in obs_config.json")
         reason = getattr(error, "reason", error)
         return PowerSwitchError(
             f"{self.shown}: no answer to {path}: {reason}; check its address and cable"

@@ -16,6 +16,10 @@ FORMATS = jsonschema.FormatChecker(formats=())
 """Checks each format; a ValueError says what is wrong with the value."""
 
 MASK = "***"
+CUT_PASSWORD = (
+    "its password has a /, ? or # in it, where the host would end: write %2F, %3F or %23, or put it"
+    " into the file of power_credentials"
+)
 SECRET_FIELDS = ("password", "passwd", "secret", "token", "community")
 BIAS_V = (20.0, 75.0)
 _HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9][\w-]{0,62}(\.[A-Za-z0-9][\w-]{0,62})*", re.ASCII)
@@ -70,6 +74,19 @@ def _module_base(value: object) -> bool:
         start = text.rpartition(".")[0]
         raise ValueError(f"not the base address of a module (nearest: {start}.{last & ~3})")
     return True
+
+
+@FORMATS.checks("power-url", raises=ValueError)
+def _power_url(value: object) -> bool:
+    text = _text(value)
+    if text is not None and cut_password(text):
+        raise ValueError(CUT_PASSWORD)
+    return True
+
+
+def cut_password(url: str) -> bool:
+    """Whether user and password of a URL are cut short by a character that ends them."""
+    return "@" in re.sub(r"^\w+://[^/?#]*", "", url)
 
 
 def _path(value: object) -> bool:
