@@ -12,7 +12,9 @@ from panoseti.boards.board_work import Work
 from panoseti.boards.verified import NO_HK, Check
 from panoseti.bringup import bring_up
 from panoseti.bringup.bring_up import high_voltage_off
+from panoseti.bringup.session_setup import start_hv
 from panoseti.configs.site import Quabo
+from panoseti.high_voltage.hv_off_asked import OFF_ASKED_FILE, note_off_asked
 from tests.site_work import site_work
 
 
@@ -68,3 +70,22 @@ def test_a_board_that_can_neither_answer_nor_be_seen_is_not_proven_off(
         assert problem.text.startswith(f"{bring_up.UNSEEN}: {NO_HK}; if in doubt cut")
     # An updater that hangs is waited for before it is killed: the boards are told before that.
     assert world.orders == ["off", "end hv_updater", "off"]
+
+
+@pytest.mark.parametrize("before", [None, 1_790_000_000.0, "broken"])
+@pytest.mark.parametrize("later_s", [-3600.0, 0.5, 3600.0])
+def test_a_bring_up_at_work_switches_nothing_on_again(
+    tmp_path: Path, before: float | str | None, later_s: float
+) -> None:
+    """Whatever the clock says: it may have been set back in between."""
+    if isinstance(before, str):
+        (tmp_path / OFF_ASKED_FILE).write_text(before)
+    elif before is not None:
+        note_off_asked(tmp_path, before)
+    work = site_work(tmp_path)
+    note_off_asked(tmp_path, 1_790_000_000.0 + later_s)
+    assert not start_hv(work)
+    assert "HV off was asked for at" in work.problems[-1].text
+    again = site_work(tmp_path)
+    assert not start_hv(again)
+    assert "does not run" in again.problems[-1].text, "capture_hk: the next one may"

@@ -21,6 +21,7 @@ from panoseti.configs.site import Module, Quabo
 from panoseti.console import Console
 from panoseti.errors import ConfigError, Fault, ObsError
 from panoseti.flight import FlightRecorder
+from panoseti.high_voltage.hv_off_asked import off_asked_unix
 from panoseti.state_files import write_state
 from panoseti.words import joined
 
@@ -76,8 +77,8 @@ class Work:
 
     boards: those that were asked for, in the order of the config, without those that it says are
     absent; uids: flash UID by address, "" = absent (None: as quabo_uids.json has it); problems:
-    all that went wrong, in order; failed: boards that later steps leave out; begun_unix: when it
-    was begun.
+    all that went wrong, in order; failed: boards that later steps leave out; hv_off_asked: what
+    was noted about the last "HV off" when it was begun (None: it could not be read).
     """
 
     def __init__(
@@ -90,7 +91,10 @@ class Work:
         uids: Mapping[str, str] | None = None,
     ) -> None:
         self.site = site
-        self.begun_unix = time.time()
+        try:
+            self.hv_off_asked: float | None = off_asked_unix(site.head_data_dir)
+        except ObsError:
+            self.hv_off_asked = None
         asked, gone = tuple(boards), site.obs.known_absent
         self.boards = tuple(quabo for quabo in asked if quabo.ip not in gone)
         self.known_absent = tuple(quabo for quabo in asked if quabo.ip in gone)

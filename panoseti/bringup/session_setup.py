@@ -146,13 +146,16 @@ def start_hv(work: Work) -> bool:
 
 
 def _off_asked_since(work: Work) -> bool:
-    """Whether HV off was asked for since this work was begun; that is a fault."""
+    """Whether HV off was asked for since this work was begun; that is a fault.
+
+    Any other note than the one from before: the clock may have been set back in between.
+    """
     try:
         asked_unix = off_asked_unix(work.site.head_data_dir)
     except ObsError as error:
         work.fault(HV_UPDATER, DAEMONS, f"not started: {error}")
         return True
-    if asked_unix < work.begun_unix:
+    if asked_unix == work.hv_off_asked:
         return False
     asked = time.strftime("%H:%M:%SZ", time.gmtime(asked_unix))
     text = f"not started: HV off was asked for at {asked}, after this config.py had begun"

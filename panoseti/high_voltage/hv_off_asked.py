@@ -1,7 +1,7 @@
 """When somebody last asked for "HV off": `<head data>/hv_off_asked.json`.
 
-`config.py --hv_off` waits for nobody.  A bring-up that was begun before reads this, and does not
-switch on again what was switched off in the meantime.
+`config.py --hv_off` waits for nobody.  A bring-up that was begun before sees that this has changed,
+and does not switch on again what was switched off in the meantime.
 """
 
 from __future__ import annotations
