@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from panoseti.bringup.board_settings import CLOSED, OPEN, BoardSettings
 from panoseti.bringup.ledger import (
     BOOT_SLACK_S,
+    NOTED,
     SEEN,
     UID_NAME,
     UNDONE_BY_REBOOT,
@@ -26,6 +27,7 @@ from panoseti.bringup.ledger import (
     differences,
     document,
     from_document,
+    utc_text,
 )
 from panoseti.bringup.ledger_file import LEDGER_FILE, held_ledger, read_ledger
 from panoseti.configs.board_files import SHIPPED
@@ -320,6 +322,43 @@ def test_a_board_that_rebooted_loses_what_a_reboot_undoes(folder: Path) -> None:
     assert set(found.values()) == {"rebooted at 2026-09-21T14:15:00.000Z"}
     assert ledger.boards[IP][Step.REBOOT].facts == {"fwver": "0208", "by": "itself"}
     assert not ledger.saw_reboot(IP, NOW + 100, {}), "no news any more"
+
+
+NOTED_S = 0.5  # after the reboot was asked for
+
+
+@pytest.mark.parametrize(
+    ("noted", "when_s", "is_note", "news"),
+    [
+        (NOTED_S, NOTED_S, True, False),  # our own reboot
+        (NOTED_S, NOTED_S + 0.2, True, False),  # its packet, which the network has repeated
+        (NOTED_S, 100.0, True, True),
+        (NOTED_S, -3600.0, True, True),  # the clock was set back
+        (NOTED_S, -3600.0, False, False),  # it is no note that was seen
+        (None, -3600.0, True, False),  # came back by ping: an old note may be there still
+        (None, 100.0, True, True),
+    ],
+)
+def test_which_note_of_a_boot_is_news(
+    folder: Path, noted: float | None, when_s: float, is_note: bool, news: bool
+) -> None:
+    ledger = filled(folder)
+    done = ledger.done_unix(IP, Step.REBOOT) or 0.0
+    facts = {} if noted is None else {NOTED: done + noted}
+    ledger.begin(IP, Step.REBOOT, done)
+    ledger.finish(IP, Step.REBOOT, done, {}, facts)
+    assert ledger.saw_reboot(IP, done + when_s, {}, is_note) is news
+    if news:
+        assert not ledger.saw_reboot(IP, done + when_s, {}, is_note), "no news any more"
+        assert ledger.boot_of(IP) == utc_text(done + when_s)
+
+
+def test_a_boot_that_was_found_out_keeps_the_note_that_is_known(folder: Path) -> None:
+    """By a silence, or other firmware: the note of the boot before is none of a new one."""
+    ledger = filled(folder)
+    assert ledger.saw_reboot(IP, NOW + 100, {}, is_note=True)
+    assert ledger.saw_reboot(IP, NOW + 200, {"fwver": "0209"})
+    assert not ledger.saw_reboot(IP, NOW + 100, {}, is_note=True)
 
 
 def test_a_reboot_asked_for_undoes_the_same(folder: Path) -> None:

@@ -14,10 +14,17 @@ from panoseti.boards import board_tftp, commands, firmware, reach
 from panoseti.boards.board_link import Send
 from panoseti.boards.board_work import Result, Results, Work, addresses, of_outcome, result_of
 from panoseti.boards.firmware_images import Release
-from panoseti.bringup.ledger import UID_NAME, Step, Value
+from panoseti.bringup.ledger import NOTED, UID_NAME, Step, Value
 from panoseti.configs.site import Quabo
 from panoseti.errors import ObsError
-from panoseti.housekeeping.hk_watch import Boot, Firmware, HkWatch, open_watch, wait_heard
+from panoseti.housekeeping.hk_watch import (
+    Boot,
+    Firmware,
+    HkWatch,
+    PortWatch,
+    open_watch,
+    wait_heard,
+)
 
 PING_TIMEOUT_S = 2.0
 # While a board is awaited it is pinged this often, and so long each time.
@@ -173,7 +180,7 @@ class _Reboot:
             for ip in waiting:
                 boot = self._watch.boots.get(ip)
                 if boot is not None and boot.utc_s >= ordered_unix:
-                    self._end(ip, Result(facts=_facts(boot)))
+                    self._end(ip, Result(facts=self._facts(ip, boot)))
             now_s = time.monotonic()
             if now_s - pinged_s >= PING_EVERY_S:
                 self._ping(self._pending())
@@ -208,6 +215,14 @@ class _Reboot:
             " packet; try again, or power-cycle the module"
         )
 
+    def _facts(self, ip: str, boot: Boot) -> dict[str, Value]:
+        """What runs; and the note of capture_hk, if that listens: another one is another boot."""
+        facts: dict[str, Value] = {"fwver": boot.firmware.version, "fwtime": boot.firmware.built}
+        noted = self._watch.boots.get(ip)
+        if noted is not None and not isinstance(self._watch, PortWatch):
+            facts[NOTED] = noted.utc_s
+        return facts
+
     def _prove_silver(self) -> None:
         """Boards that came back by ping alone: only the silver firmware sends housekeeping."""
         unproven = self._pending()
@@ -222,7 +237,7 @@ class _Reboot:
         for ip in unproven:
             if ip not in silent:
                 found = Boot(self._watch.heard[ip], self._watch.firmware[ip])
-                self._end(ip, Result(facts=_facts(found)))
+                self._end(ip, Result(facts=self._facts(ip, found)))
                 continue
             problem = of_outcome(outcomes[ip]).problem
             self._end(
@@ -233,10 +248,6 @@ class _Reboot:
                     " run; power-cycle the module, and if that does not help load the firmware anew"
                 ),
             )
-
-
-def _facts(boot: Boot) -> dict[str, Value]:
-    return {"fwver": boot.firmware.version, "fwtime": boot.firmware.built}
 
 
 def _warn_of_oddities(work: Work, silver: dict[str, Firmware]) -> None:

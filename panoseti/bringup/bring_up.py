@@ -190,17 +190,19 @@ class BringUp:
             work.console.warn(f"whether boards rebooted by themselves cannot be seen: {error}")
             return
         for quabo in known:
-            found = watch.boots.get(quabo.ip) or self._other_firmware(quabo, watch)
-            if found is not None and self._saw_reboot(quabo, found):
+            noted, other = watch.boots.get(quabo.ip), self._other_firmware(quabo, watch)
+            is_note = noted is not None and not isinstance(watch, PortWatch)
+            found = noted or other
+            if found is not None and self._saw_reboot(quabo, found, is_note):
                 continue
             if quabo.ip in astray:
                 self._saw_reboot(quabo, Boot(asked_unix, watch.firmware[quabo.ip]))
         work.book.save()
 
-    def _saw_reboot(self, quabo: Quabo, found: Boot) -> bool:
+    def _saw_reboot(self, quabo: Quabo, found: Boot, is_note: bool = False) -> bool:
         """Note a boot that nobody asked for; whether it is news."""
         facts = {"fwver": found.firmware.version, "fwtime": found.firmware.built}
-        news = self.work.ledger.saw_reboot(quabo.ip, found.utc_s, facts)
+        news = self.work.ledger.saw_reboot(quabo.ip, found.utc_s, facts, is_note)
         if news:
             self.work.console.warn(f"{quabo.ip} rebooted by itself")
             self._suspicions.pop(quabo.ip, None)

@@ -78,6 +78,8 @@ Inputs = Mapping[str, Mapping[str, Value]]
 
 BOARD = "board"
 UID_NAME, BOOT_NAME = "UID", "boot"
+NOTED = "noted_unix"
+"""Fact of a reboot: the time in the note of capture_hk about the last boot, where it is known."""
 DIGEST = "sha256:"
 REASONS_SHOWN = 4
 
@@ -225,16 +227,27 @@ class Ledger:
             facts=dict(facts or {}),
         )
 
-    def saw_reboot(self, ip: str, when_unix: float, facts: Mapping[str, Value]) -> bool:
+    def saw_reboot(
+        self, ip: str, when_unix: float, facts: Mapping[str, Value], is_note: bool = False
+    ) -> bool:
         """A board announced a boot that nobody asked for; whether that is news.
 
-        The steps that a reboot undoes become stale by it.
+        is_note: by the note that capture_hk keeps of the last boot.  One from before the note that
+        is known already is news, too: the clock was set back in between.  The steps that a reboot
+        undoes become stale by it.
         """
         reboot = self.done(ip, Step.REBOOT)
-        if reboot is None or when_unix <= (reboot.done_unix or 0.0) + BOOT_SLACK_S:
+        if reboot is None:
             return False
+        noted = reboot.facts.get(NOTED)
+        set_back = is_note and isinstance(noted, float) and when_unix < noted
+        if not set_back and when_unix <= (reboot.done_unix or 0.0) + BOOT_SLACK_S:
+            return False
+        if is_note:
+            noted = when_unix
+        known = {} if noted is None else {NOTED: noted}
         self.boards[ip][Step.REBOOT] = Entry(
-            reboot.begun_unix, when_unix, reboot.inputs, {**facts, "by": "itself"}
+            reboot.begun_unix, when_unix, reboot.inputs, {**facts, "by": "itself", **known}
         )
         return True
 

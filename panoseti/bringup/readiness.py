@@ -172,7 +172,7 @@ def _boots_seen(site: Site, boards: Sequence[Quabo], ledger: Ledger) -> list[Lac
     for quabo in boards:
         note = notes.get(quabo.boardloc)
         if note is not None:
-            ledger.saw_reboot(quabo.ip, note.utc_s, {})
+            ledger.saw_reboot(quabo.ip, note.utc_s, {}, is_note=True)
     return []
 
 
