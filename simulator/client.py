@@ -26,6 +26,21 @@ SOCKET_NAME = "control.sock"
 READY_NAME = "ready"
 
 
+REQUESTS = """\
+requests ("quabo" is an address, "module:<id>" or "all"):
+  {"do": "state"}                                            everything, in numbers
+  {"do": "fault", "quabo": "127.0.3.248", "fault": "mute"}   "none" ends them; all names:
+                                                             python -m simulator --help
+  {"do": "science", "quabo": "all", "loss": 0.01}            science packets are spoiled
+  {"do": "set", "quabo": "all", "temp1_c": 30}               what is around a board
+  {"do": "power", "quabo": "module:254", "on": false}
+  {"do": "quit"}
+
+example:
+  python -m simulator.client ~/panoseti-sim/simulator '{"do": "state"}'
+"""
+
+
 class SimulatorError(Exception):
     """The simulator cannot be reached, or refused the request (its words are the message)."""
 
@@ -122,7 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m simulator.client",
         description="Send requests to a running simulator.",
-        epilog='example: python -m simulator.client ~/panoseti-sim/simulator \'{"do":"state"}\'',
+        epilog=REQUESTS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("state_dir", type=Path, help="state directory of the simulator")
     parser.add_argument("request", nargs="+", help="JSON object")

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-EXAMPLES = """examples:
+from simulator.faults import NAMES
+
+FAULT_LIST = textwrap.fill(", ".join(NAMES), 96, initial_indent="  ", subsequent_indent="  ")
+EXAMPLES = f"""examples:
   python -m simulator --config_dir . --time_scale 20
   python -m simulator --config_dir . --state_dir /tmp/sim --fault 127.0.3.249=mute
   python -m simulator --config_dir site --test_network 10.9.0.0/24   # in a test host only
 
 It prints "ready" (and writes STATE_DIR/ready) when every address is bound, takes requests on
 STATE_DIR/control.sock (python -m simulator.client), and ends with Ctrl-C or SIGTERM.
+
+faults (simulator/faults.py says what each does, and what parameters it has):
+{FAULT_LIST}
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -19,7 +20,7 @@ from panoseti.configs.load_configs import Site, load_site
 from panoseti.errors import ConfigError
 from panoseti.housekeeping.store import Store
 from simulator import leftovers
-from simulator.client import SimulatorClient
+from simulator.client import REQUESTS, SimulatorClient
 from simulator.private_services import free_port
 from simulator.site_writer import VERSIONS
 from simulator.standing import check_ports, check_simulable
@@ -107,6 +108,11 @@ def test_up_as_configured_and_gone_after_ctrl_c(config_dir: Path, home: Path, si
             subprocess.run(shown, shell=True, cwd=config_dir, check=True, timeout=30)
             mute = client.state()["boards"][site.obs.quabos[0].ip]["faults"]
             assert mute == {"mute": {}}
+            shown_requests = re.findall(r'\{"do": .*?\}', REQUESTS)
+            assert len(shown_requests) >= 6
+            for shown in shown_requests:
+                if '"quit"' not in shown:
+                    client.request(**{**json.loads(shown), "quabo": "all"})
         children = psutil.Process(process.pid).children(recursive=True)
         assert {"redis-server", "sshd", "packet_source"} <= {child.name() for child in children}
         again = subprocess.run(
