@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from panoseti.boards.board_work import Work
-from panoseti.bringup.board_setup import calibrate_ph
+from panoseti.bringup.board_setup import SHUTTER_QUABO, calibrate_ph, dark
 from panoseti.bringup.ledger import Ledger, Step
 from tests.site_work import site_work
 
@@ -62,3 +62,21 @@ def test_no_baseline_of_other_maroc_settings(
         assert f"MAROC comes first ({why}" in problem.text
         assert problem.text.endswith(": config.py --maroc_config --calibrate_ph")
     assert all(work.ledger.entry(q.ip, Step.PH_BASELINE) is None for q in work.boards)
+
+
+@pytest.mark.parametrize("with_hv", [True, False])
+def test_who_can_close_no_shutter_is_not_in_the_dark(
+    tmp_path: Path, with_hv: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Detectors with high voltage see what light there is; baselines are measured without."""
+    work = site_work(tmp_path)
+    boards = [quabo for quabo in work.boards if quabo.index != SHUTTER_QUABO]
+    driver = work.boards[SHUTTER_QUABO].ip
+    work.uids[driver] = ""
+    with dark(work, boards, "scan", with_hv) as able:
+        assert able == ([] if with_hv else boards)
+    assert [problem.where for problem in work.problems] == (
+        [quabo.ip for quabo in boards] if with_hv else []
+    )
+    said = f"{driver} drives, may be open: it is absent" if with_hv else f"{driver}, which drives"
+    assert said in capsys.readouterr().err

@@ -138,24 +138,39 @@ def with_present_maroc(work: Work, boards: Sequence[Quabo]) -> list[Quabo]:
 
 
 @contextmanager
-def dark(work: Work, boards: Sequence[Quabo], step: Step | str) -> Iterator[list[Quabo]]:
+def dark(
+    work: Work, boards: Sequence[Quabo], step: Step | str, with_hv: bool = False
+) -> Iterator[list[Quabo]]:
     """With the shutters of these boards closed: the boards in the dark that have not failed.
 
-    Where a shutter does not close, all boards of its module become faults of `step`.  Shutters
-    that the ledger knows as open are opened again.
+    Where a shutter does not close, all boards of its module become faults of `step`.  So do they
+    where nobody can close it, its driver being absent, if their detectors have HV; without HV that
+    is a warning.  Shutters that the ledger knows as open are opened again.
     """
-    drivers = _drivers(work, boards)
+    drivers, absent = _drivers(work, boards)
     reopen = [q for q in drivers if shutter_state(work, q) == OPEN]
     close = [q for q in drivers if shutter_state(work, q) != CLOSED]
     if close:
         move_shutters(work, close, CLOSED)
         time.sleep(SHUTTER_S)
-    lit = {q.module_id: q.ip for q in drivers if shutter_state(work, q) != CLOSED}
+    shutter = "the shutter of its module, which"
+    lit = {
+        q.module_id: f"{shutter} {q.ip} drives, is not closed"
+        for q in drivers
+        if shutter_state(work, q) != CLOSED
+    }
+    if with_hv:
+        lit |= {q.module_id: f"{shutter} {q.ip} drives, may be open: it is absent" for q in absent}
+    else:
+        for quabo in absent:
+            work.console.warn(
+                f"{work.site.obs.module(quabo.module_id).label}: {quabo.ip}, which drives its"
+                " shutter, is absent: whether light falls on its detectors is not known"
+            )
     for quabo in boards:
-        driver = lit.get(quabo.module_id)
-        if driver is not None and quabo.ip not in work.failed:
-            text = f"left out: the shutter of its module, which {driver} drives, is not closed"
-            work.board_fault(quabo.ip, step, text)
+        reason = lit.get(quabo.module_id)
+        if reason is not None and quabo.ip not in work.failed:
+            work.board_fault(quabo.ip, step, f"left out: {reason}")
     try:
         yield [quabo for quabo in boards if quabo.ip not in work.failed]
     finally:
@@ -252,17 +267,12 @@ def shutter_drivers(boards: Sequence[Quabo]) -> list[Quabo]:
     return [quabo for quabo in boards if quabo.index == SHUTTER_QUABO]
 
 
-def _drivers(work: Work, boards: Sequence[Quabo]) -> list[Quabo]:
-    """The boards that drive the shutters in front of these boards, as far as they are present."""
+def _drivers(work: Work, boards: Sequence[Quabo]) -> tuple[list[Quabo], list[Quabo]]:
+    """The boards that drive the shutters in front of these boards: present ones, absent ones."""
     modules = [work.site.obs.module(i) for i in dict.fromkeys(q.module_id for q in boards)]
     drivers = [module.quabos[SHUTTER_QUABO] for module in modules]
-    for module, driver in zip(modules, drivers, strict=True):
-        if not work.uids.get(driver.ip):
-            work.console.warn(
-                f"{module.label}: {driver.ip}, which drives its shutter, is absent: whether light"
-                " falls on its detectors is not known"
-            )
-    return [driver for driver in drivers if work.uids.get(driver.ip)]
+    present = [driver for driver in drivers if work.uids.get(driver.ip)]
+    return present, [driver for driver in drivers if driver not in present]
 
 
 def hv_off(

@@ -83,13 +83,14 @@ def measure_thresholds(
     """Scan boards in the dark and propose calibrations and masks.
 
     Shutters are closed meanwhile, and the MAROC settings of data taking loaded again at the end; a
-    module whose shutter does not close is left out, since its detectors have high voltage.
+    module whose shutter does not close, or whose driver of it is absent, is left out, since its
+    detectors have high voltage.
     High voltage must be on.  RefusedError during a run or beside a pipeline on this computer.
     """
     _refuse(work)
     boards = [quabo for quabo in boards if _is_known(work, quabo)]
     gain = round(work.site.data.gain)
-    with dark(work, boards, STEP) as boards:  # those that see no light
+    with dark(work, boards, STEP, with_hv=True) as boards:  # those that see no light
         had_settings = [q for q in boards if work.ledger.done(q.ip, Step.MAROC)]
         for quabo in boards:
             work.ledger.forget(quabo.ip, [Step.MAROC])
