@@ -9,8 +9,13 @@ from pathlib import Path
 import pytest
 
 from panoseti.boards.board_work import Work
+from panoseti.boards.outlets import Feed
+from panoseti.bringup import power
 from panoseti.bringup.board_setup import SHUTTER_QUABO, calibrate_ph, dark
+from panoseti.bringup.config_request import Job, Request
+from panoseti.bringup.device_tasks import DEVICE_TASKS
 from panoseti.bringup.ledger import Ledger, Step
+from panoseti.configs.site import PowerSwitch
 from tests.site_work import site_work
 
 
@@ -80,3 +85,22 @@ def test_who_can_close_no_shutter_is_not_in_the_dark(
     )
     said = f"{driver} drives, may be open: it is absent" if with_hv else f"{driver}, which drives"
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("came", [True, False])
+def test_a_board_that_does_not_come_with_its_power_is_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, came: bool
+) -> None:
+    work = site_work(tmp_path)
+    module = work.modules[0]
+    feed = Feed(PowerSwitch("wps", "http://127.0.0.1", 1), (module,))
+    monkeypatch.setattr(power, "_switch", lambda work, wanted, on: list(wanted))
+    monkeypatch.setattr(power, "whole_feeds", lambda work: [feed])
+    monkeypatch.setattr(power, "unpowered", lambda work, modules: [feed])
+    monkeypatch.setattr(power, "states", lambda work, needed: [])
+    monkeypatch.setattr(power, "_await_ping", lambda work, ips, limit_s: [] if came else ips[2:])
+    (task,) = [task for task in DEVICE_TASKS if task.name == "power_on"]
+    task.do(Job(work, Request(), {}))
+    assert [problem.where for problem in work.problems] == (
+        [] if came else [quabo.ip for quabo in work.boards[2:]]
+    )

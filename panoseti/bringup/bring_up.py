@@ -123,7 +123,8 @@ class BringUp:
         off = power.unpowered(work, work.modules)
         items = [Due(POWER, feed.label, "the outlet is off") for feed in off]
         if self.plan(items):
-            power.power_on(work, off)
+            for ip in power.power_on(work, off):
+                work.console.warn(f"{ip}: {power.STEP}: no answer yet")
         if self.asked_again(POWER):
             on = [f for f in outlets.feeds(work.site.obs, work.modules) if f not in off]
             if self.plan([Due(POWER, feed.label, "asked for by --redo") for feed in on]):

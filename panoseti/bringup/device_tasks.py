@@ -32,7 +32,10 @@ def _query(job: Job) -> None:
 def _on(job: Job) -> None:
     found = power.whole_feeds(job.work)
     off = power.unpowered(job.work, [module for feed in found for module in feed.modules])
-    power.power_on(job.work, off)
+    limit_s = job.work.site.obs.power_on_timeout_s
+    for ip in power.power_on(job.work, off):
+        text = f"no answer {limit_s:g} s after its outlet was switched on; look at its cables"
+        job.work.board_fault(ip, power.STEP, text)
     show_power(job)
     if off and not job.work.problems:
         job.console.note("next: config.py, which boots these boards and sets them up")

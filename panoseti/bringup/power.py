@@ -91,8 +91,9 @@ def _note_on(work: Work, feed: Feed) -> None:
 # --- on ---------------------------------------------------------------------------------------
 
 
-def power_on(work: Work, off: Sequence[Feed]) -> None:
-    """Switch outlets on and wait until their boards answer ping, or their time is over.
+def power_on(work: Work, off: Sequence[Feed]) -> list[str]:
+    """Switch outlets on and wait until their boards answer ping, or their time is over; the boards
+    that have not.
 
     Whatever was done to these boards is undone by it.
     """
@@ -101,8 +102,7 @@ def power_on(work: Work, off: Sequence[Feed]) -> None:
         _forget(work, feed)
     switched = _switch(work, off, on=True)
     awaited = [quabo.ip for feed in switched for quabo in _expected(work, feed)]
-    for ip in _await_ping(work, awaited, work.site.obs.power_on_timeout_s):
-        work.console.warn(f"{ip}: {STEP}: no answer yet")
+    return _await_ping(work, awaited, work.site.obs.power_on_timeout_s)
 
 
 def switch_on_again(work: Work, on: Sequence[Feed]) -> None:
