@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from panoseti.boards.board_work import Work
+from panoseti.boards.board_work import Result, Work
 from panoseti.boards.outlets import Feed
-from panoseti.bringup import power
-from panoseti.bringup.board_setup import SHUTTER_QUABO, calibrate_ph, dark
+from panoseti.bringup import board_setup, power
+from panoseti.bringup.board_setup import (
+    SHUTTER_QUABO,
+    calibrate_ph,
+    dark,
+    load_masks,
+    quabo_config_file,
+)
 from panoseti.bringup.config_request import Job, Request
 from panoseti.bringup.device_tasks import DEVICE_TASKS
 from panoseti.bringup.ledger import Ledger, Step
@@ -104,3 +111,28 @@ def test_a_board_that_does_not_come_with_its_power_is_a_fault(
     assert [problem.where for problem in work.problems] == (
         [] if came else [quabo.ip for quabo in work.boards[2:]]
     )
+
+
+@pytest.mark.parametrize("damage", [b"", b"[1]", b'{"GAIN": "1,2"', b"\xff\xfe", None])
+def test_a_damaged_record_of_a_board_stops_nobody(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    damage: bytes | None,
+) -> None:
+    work = site_work(tmp_path)
+    paths = [quabo_config_file(tmp_path, quabo.ip) for quabo in work.boards]
+    paths[0].parent.mkdir()
+    earlier = json.dumps({"GAIN0": "1"}).encode()
+    for path in paths:
+        path.write_bytes(earlier)
+    if damage is not None:
+        paths[1].write_bytes(damage)
+    monkeypatch.setattr(
+        board_setup, "run_plans", lambda work, plans, through: dict.fromkeys(plans, Result())
+    )
+    assert load_masks(work, work.boards) == list(work.boards) and not work.problems
+    records = [json.loads(path.read_text()) for path in paths]
+    assert all("GOEMASK" in record for record in records)
+    assert ["GAIN0" in record for record in records] == [True, damage is None, True, True]
+    assert ("written anew" in capsys.readouterr().err) is bool(damage)

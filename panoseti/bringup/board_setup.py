@@ -340,11 +340,26 @@ def _record(work: Work, told: Mapping[str, _Told]) -> None:
         for ip, one in told.items():
             path = quabo_config_file(work.site.head_data_dir, ip)
             path.parent.mkdir(parents=True, exist_ok=True)
-            earlier = path.read_text() if path.exists() else ""
-            words = tuple(one.masks[0].words) if one.masks else None
-            goe = one.masks[1].value if one.masks else None
-            files[path] = quabo_config_json(earlier, one.registers, words, goe, path.name).encode()
+            files[path] = _record_text(work, path, one).encode()
         write_states(files)
     except OSError as error:
         where = error.filename or work.site.head_data_dir / QUABO_CONFIG_FOLDER
         raise ObsError(f"{where}: cannot be written: {error.strerror}") from error
+
+
+def _record_text(work: Work, path: Path, one: _Told) -> str:
+    """The record of a board with what it was told now; a damaged one is begun anew."""
+    words = tuple(one.masks[0].words) if one.masks else None
+    goe = one.masks[1].value if one.masks else None
+    record = partial(
+        quabo_config_json,
+        registers=one.registers,
+        channel_mask=words,
+        goe_mask=goe,
+        name=path.name,
+    )
+    try:
+        return record(path.read_text() if path.exists() else "")
+    except (ConfigError, ValueError) as error:  # also what is no UTF-8
+        work.console.warn(f"{path}: damaged ({error}); it is written anew")
+        return record("")
