@@ -42,6 +42,11 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add("--background", action="store_true", help="do not wait for the collection")
     add("--run", type=run_name, metavar="NAME", help="collect this run (again)")
     add(
+        "--if_in_progress",
+        action="store_true",
+        help="with --run: do nothing when somebody else has ended it (so asks the run's watcher)",
+    )
+    add(
         "--force",
         action="store_true",
         help="stop what another head node has begun, too (asks when on a terminal)",
@@ -52,6 +57,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.background and args.no_collect:
         parser.error("--background is about the collection, and --no_collect wants none")
+    if args.if_in_progress and args.run is None:
+        parser.error("--if_in_progress is about the run that --run names")
     return args
 
 
@@ -75,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
     flight.command(argv)
     options = StopOptions(
         collect=not args.no_collect, cleanup=not args.no_cleanup, background=args.background,
-        run=args.run, force=args.force,
+        run=args.run, if_in_progress=args.if_in_progress, force=args.force,
     )  # fmt: skip
     report = run_stop.stop(found.site, options, out, flight)
     run_report.show_stop(report, out)

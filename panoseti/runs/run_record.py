@@ -233,3 +233,9 @@ def unfinished(document: dict[str, Any]) -> list[dict[str, Any]]:
 def collection_broken_off(document: dict[str, Any]) -> bool:
     """Whether a collection was asked for that never came to an end, not even to a bad one."""
     return bool(document.get("collect_asked"))
+
+
+def cleanup_asked(document: dict[str, Any]) -> bool:
+    """Whether the collection that was asked for is to delete the copies on the nodes, too."""
+    asked = document.get("collect_asked")
+    return not isinstance(asked, dict) or bool(asked.get("cleanup", True))

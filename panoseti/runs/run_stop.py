@@ -9,7 +9,7 @@ collection that was broken off is taken up again.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from panoseti.configs.load_configs import Site
@@ -25,6 +25,7 @@ from panoseti.runs.run_finish import Finished, finish, only_collector
 from panoseti.runs.run_record import (
     RUN_JSON,
     RunRecord,
+    cleanup_asked,
     collection_broken_off,
     read_record,
 )
@@ -43,6 +44,7 @@ class StopOptions:
 
     collect, cleanup: False = leave the data on the nodes, or leave them there as well; background:
     another process collects; run: finish this run (collect it again), whatever is in progress;
+    if_in_progress: not where somebody else has ended it (of the watcher, which may wait for him);
     only: stop only the run of this holder (of --nsecs); force: stop what another head node has
     begun, too.
     """
@@ -51,6 +53,7 @@ class StopOptions:
     cleanup: bool = True
     background: bool = False
     run: str | None = None
+    if_in_progress: bool = False
     only: Holder | None = None
     force: bool = False
 
@@ -111,13 +114,17 @@ class _Stop:
             if self._is_about_the_present():
                 ending = self._present_run()
         if ending is None:
-            self._old_run(self._options.run or "")
+            run = self._options.run or ""
+            if self._options.if_in_progress and not self._bad_run_name:
+                self._note(f"{run} was ended by somebody else: it is left as they want it")
+            else:
+                self._old_run(run)
         elif ending.record is not None:
             self._finish(ending.record.path.parent, ending)
         elif self._report.run is None:
-            run = self._broken_off()
-            if run is not None:
-                self._old_run(run)
+            going_on = self._broken_off()
+            if going_on is not None:
+                self._old_run(going_on)
         return self._report
 
     def _is_about_the_present(self) -> bool:
@@ -181,7 +188,12 @@ class _Stop:
             self._note(f"the collection of {run} was broken off, too: stop.py --run {run}")
         if not found:
             return None
-        self._note(f"the collection of {found[-1]} was broken off: going on with it")
+        folder = run_state.run_dir(self._data_dir, found[-1])
+        as_asked = ""
+        if not cleanup_asked(read_record(folder).document):
+            self._options = replace(self._options, cleanup=False)
+            as_asked = ", without clean-up, as it was asked for"
+        self._note(f"the collection of {found[-1]} was broken off: going on with it{as_asked}")
         return found[-1]
 
     def _is_broken_off(self, folder: Path) -> bool:

@@ -25,8 +25,8 @@ def output_path(data_dir: Path, who: str) -> Path:
 class StopInBackground:
     """Stops the run `run` and no other, or (None) whatever run is in progress.
 
-    Asked again while it is at work it does nothing; when it has failed, it is tried again after a
-    minute.
+    A run that an operator ends at the same moment is left as the operator wants it.  Asked again
+    while it is at work it does nothing; when it has failed, it is tried again after a minute.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class StopInBackground:
         self._config_dir = config_dir
         self._words = ["--data_dir", str(data_dir)]
         if run is not None:
-            self._words += ["--run", run]
+            self._words += ["--run", run, "--if_in_progress"]
         self._output = output_path(data_dir, who)
         self._flight = flight
         self._child: subprocess.Popen[bytes] | None = None

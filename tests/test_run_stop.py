@@ -1,0 +1,70 @@
+"""What a stop does with a run that another one has ended, or has begun to collect."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import stop
+from panoseti.configs.load_configs import Site, load_site
+from panoseti.console import Console
+from panoseti.flight import FlightRecorder
+from panoseti.runs import run_state, run_stop
+from panoseti.runs.run_record import Expected, RunRecord, new_document
+from panoseti.runs.run_state import Holder
+from panoseti.runs.run_stop import StopOptions
+from panoseti.runs.stop_in_background import StopInBackground
+from tests.site_files import DAQ, write_site
+
+RUN = "obs_Test.start_2024-07-25T04:34:06Z.runtype_sci-data.pffd"
+QUIET = FlightRecorder(None, "")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    """With one run that is not in progress."""
+    (tmp_path / "data" / RUN).mkdir(parents=True)
+    daq = {**DAQ, "head_node_data_dir": str(tmp_path / "data")}
+    return load_site(write_site(tmp_path / "configs", daq=daq))
+
+
+def record_of(site: Site) -> RunRecord:
+    folder = run_state.run_dir(site.head_data_dir, RUN)
+    return RunRecord(folder, new_document(Holder(RUN), (), {}, Expected((), {})))
+
+
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("now", [True, False])
+def test_a_collection_goes_on_as_it_was_asked_for(site: Site, asked: bool, now: bool) -> None:
+    """A plain stop.py does not delete what a stop.py --no_cleanup before it was to leave."""
+    record_of(site).set(collect_asked={"unix": 1.0, "cleanup": asked})
+    stopping = run_stop._Stop(site, StopOptions(cleanup=now), Console(), QUIET)
+    assert stopping._broken_off() == RUN
+    assert stopping._options.cleanup is (asked and now)
+    assert ("without clean-up" in stopping._report.notes[-1]) is not asked
+
+
+def test_a_watcher_leaves_a_run_that_an_operator_has_ended(site: Site) -> None:
+    """Its stop.py waited behind that of the operator, who may want the data left on the nodes."""
+    record_of(site).set()
+    before = (site.head_data_dir / RUN / "run.json").read_bytes()
+    watcher = StopInBackground(site.command_dir, site.head_data_dir, RUN, "watcher", QUIET)
+    args = stop.parse_args(watcher._words)
+    options = StopOptions(run=args.run, if_in_progress=args.if_in_progress)
+    report = run_stop.stop(site, options, Console(), QUIET)
+    assert report.ok and report.finished is None and "ended by somebody else" in report.notes[0]
+    assert (site.head_data_dir / RUN / "run.json").read_bytes() == before
+    with pytest.raises(SystemExit):
+        stop.parse_args(["--if_in_progress"])
+
+
+def test_an_unusable_run_name_does_not_keep_a_watcher_from_its_run(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_state.run_name_path(site.head_data_dir).write_text(json.dumps("?"))
+    ended: list[str] = []
+    monkeypatch.setattr(run_stop._Stop, "_old_run", lambda self, run: ended.append(run))
+    run_stop.stop(site, StopOptions(run=RUN, if_in_progress=True), Console(), QUIET)
+    assert ended == [RUN]
