@@ -15,16 +15,24 @@ from panoseti.boards.board_work import Work
 from panoseti.bringup import readiness, session_setup
 from panoseti.bringup.ledger import Ledger, differences
 from panoseti.bringup.ledger_file import LedgerFile
-from panoseti.bringup.session import SESSION_DAEMONS
-from panoseti.bringup.session_setup import HvLack, end_watched_hv, hv_lacks, wanted_inputs
+from panoseti.bringup.session import SESSION_DAEMONS, DaemonState
+from panoseti.bringup.session_setup import (
+    HvLack,
+    confirm_hv,
+    end_watched_hv,
+    hv_lacks,
+    wanted_inputs,
+)
 from panoseti.configs.load_configs import Site, load_site
 from panoseti.console import Console
 from panoseti.flight import FlightRecorder
 from panoseti.launch import HEARTBEAT_VERSION, heartbeat_path
+from simulator.sites import uid_of
 from tests.site_files import DAQ, OBS, changed, write_site
 
 ON: Mapping[str, Any] = {"hv": "on", "hk_unix": 100.0}
 RISING: Mapping[str, Any] = {"hv": "rising", "coming": True, "reason": "on its way up"}
+PAUSED: Mapping[str, Any] = {"hv": "off", "paused": True, "reason": "no detector follows"}
 TRIPPED: Mapping[str, Any] = {"hv": "off", "coming": False, "reason": "too hot"}
 
 
@@ -102,6 +110,31 @@ def test_on_must_have_been_seen_after_what_takes_it_away(site: Site) -> None:
     updater_says(site, ON)
     assert hv_lacks(site, [board], {board.ip: 100.0}) == {}
     assert hv_lacks(site, [board], {board.ip: 100.1})[board.ip].coming
+
+
+@pytest.mark.parametrize(("second", "waits"), [(ON, False), (PAUSED, False), (RISING, True)])
+def test_a_board_that_does_not_rise_is_not_waited_for(
+    site: Site, monkeypatch: pytest.MonkeyPatch, second: Mapping[str, Any], waits: bool
+) -> None:
+    """For a minute, that is; another one that is on its way is."""
+    boards, waited = site.obs.quabos[:2], []
+
+    def sleep(pause_s: float) -> None:
+        waited.append(pause_s)
+        updater_says(site, PAUSED, ON)
+
+    monkeypatch.setattr(session_setup.time, "sleep", sleep)
+    works = DaemonState("hv_updater", os.getpid(), None)
+    monkeypatch.setattr(session_setup.session, "state", lambda name, data_dir: works)
+    updater_says(site, PAUSED, second)
+    book = LedgerFile(site.head_data_dir, Ledger(), keep=False)
+    flight = FlightRecorder(None, "test")
+    work = Work(site, boards, book, Console(), flight, {q.ip: uid_of(q.boardloc) for q in boards})
+    confirm_hv(work, boards)
+    assert bool(waited) is waits
+    told = {problem.where: problem.text for problem in work.problems}
+    assert told[boards[0].ip] == "off: no detector follows; tried again every minute"
+    assert (boards[1].ip in told) is (second is PAUSED)
 
 
 @pytest.mark.parametrize(

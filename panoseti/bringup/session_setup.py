@@ -192,7 +192,8 @@ def _await_hv(work: Work, boards: Sequence[Quabo], heard: Callable[[str], None])
         for ip in sorted(off - lacks.keys()):
             heard(ip)
         off = set(lacks)
-        if not lacks or not found.works or time.monotonic() > deadline:
+        waiting = any(not lack.paused for lack in lacks.values())
+        if not waiting or not found.works or time.monotonic() > deadline:
             break
         time.sleep(0.1)
     if not found.works:
@@ -209,10 +210,13 @@ def _disturbed_unix(work: Work, ip: str) -> float:
 
 @dataclass(frozen=True)
 class HvLack:
-    """Why the HV of a board is not on; coming: it is on its way, and needs nothing but time."""
+    """Why the HV of a board is not on; coming: it is on its way, and needs nothing but time;
+    paused: it did not rise, and waiting is of no use.
+    """
 
     reason: str
     coming: bool = False
+    paused: bool = False
 
 
 def hv_lacks(
@@ -229,8 +233,10 @@ def hv_lacks(
         state = states.get(quabo.ip, {})
         if state.get("hv") != "on":
             said = state.get("reason") or state.get("problem") or "hv_updater does not know it"
-            coming = bool(state.get("coming"))
-            lacks[quabo.ip] = HvLack(said if coming else f"off: {said}", coming)
+            coming, paused = bool(state.get("coming")), bool(state.get("paused"))
+            if paused:
+                said = f"{said}; tried again every minute"
+            lacks[quabo.ip] = HvLack(said if coming else f"off: {said}", coming, paused)
         elif float(state.get("hk_unix", 0.0)) < (since or {}).get(quabo.ip, 0.0):
             lacks[quabo.ip] = HvLack("not seen on since the reboot or the PH baseline", True)
     return lacks

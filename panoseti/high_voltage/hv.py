@@ -391,6 +391,7 @@ def _beat(daemon: Daemon, updater: HvUpdater, problem: str) -> None:
         ip: {
             "hv": hv.stage.value,
             "coming": hv.coming,
+            "paused": hv.paused,
             "codes": hv.codes,
             "reason": hv.reason,
             "problem": hv.problem,
