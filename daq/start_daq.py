@@ -88,6 +88,7 @@ def main(argv: Sequence[str]) -> Document:
     open_data_dir(args.data_dir)
     begin = time.monotonic()
     about = f"{A_START}{order.run} by {order.started_by or order.owner} since {utc_text()}"
+    refuse_if_over(order.run)  # nobody who starts another one is to wait for that
     with Lock(about):
         replaced = _check_idle(order)
         attempt, launch = Attempt(), Launch(Interruption())

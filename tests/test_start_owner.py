@@ -8,18 +8,23 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
+import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
 from panoseti.errors import RefusedError
+from panoseti.flight import read_flight, user_name
 from panoseti.runs import activities, run_record, run_start, run_state
+from panoseti.runs.watch_log import WATCH_LOG
 from simulator.site_writer import head_address
-from tests.helpers import wait_for
+from tests.helpers import REPO, wait_for
 from tests.second_head import QUICK, SecondHead, another_start_in_between, second_head
-from tests.typed_site import QUIET, Obs, put_right, typed_site
+from tests.typed_site import QUIET, Obs, frames_of, put_right, typed_site
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +106,78 @@ def left_alone(obs: Obs, other: SecondHead) -> dict[str, str]:
     boards = {what: text for what, text in lines.items() if what.startswith("quabo")}
     assert len(boards) == len(obs.quabos) and all("--force" in text for text in boards.values())
     return boards
+
+
+def test_force_asks_at_the_terminal_and_who_overrode_whom_is_recorded(
+    obs: Obs, other: SecondHead
+) -> None:
+    started = obs.start_here(**QUICK)
+    whose, run = started.holder.owner, started.holder.run
+    code, said, pid = stop_by_force(other, "no")
+    assert whose in said and run in said and "somebody else is using the observatory" in said
+    assert code == 1 and "overrode" not in said
+    assert activities.pipelines() and (obs.node_dir / "current_run_daq").exists()
+    assert all(board["streams"]["image"] for board in obs.boards().values())
+    assert overridden(other) == []
+    code, said, pid = stop_by_force(other, "yes")
+    assert code == 0, said
+    assert not activities.pipelines() and not (obs.node_dir / "current_run_daq").exists()
+    assert all(board["streams"]["image"] is None for board in obs.boards().values())
+    by = f"{user_name()}@{socket.gethostname()}[{pid}]"
+    assert f"{by} overrode:" in said
+    (line,) = overridden(other)
+    assert f'by="{by}"' in line and run in line and whose in line
+    assert obs.stop_here().ok
+
+
+@pytest.mark.long
+def test_what_was_taken_by_force_is_neither_mended_nor_stopped_by_its_former_owner(
+    obs: Obs, other: SecondHead
+) -> None:
+    """Its watcher lives, and its own stop comes when the other one records already."""
+    started = obs.start_here(**QUICK)
+    run = started.holder.run
+    assert other.stop(force=True).ok
+    log = started.run_dir / WATCH_LOG
+    wait_for(lambda: f"run {run} is over on this node" in log.read_text(), "its watcher to give in")
+    assert not activities.pipelines()
+    other.start()
+    report = obs.stop_here(run=run)  # of a run that is over
+    assert all(board["streams"]["image"] for board in obs.boards().values()), "they are the other's"
+    bad = {line.what: line.now for line in report.lines if not line.ok}
+    assert len(bad) == 1 + len(obs.quabos) and all("--force" in now for now in bad.values()), bad
+    assert obs.stop_here(run=run).ok and frames_of(started.run_dir)
+    report = other.stop()
+    assert report.ok and report.finished is not None and report.finished.verdict == "good", report
+
+
+def overridden(other: SecondHead) -> list[str]:
+    """What the flight recorder of the other head node says of it."""
+    return [line.text for line in read_flight(other.data_dir) if line.what == "override"]
+
+
+def stop_by_force(other: SecondHead, answer: str) -> tuple[int, str, int]:
+    """stop.py --force at a terminal: its exit code, all it said, its pid."""
+    ours, theirs = os.openpty()
+    stop = subprocess.Popen(
+        [str(REPO / "stop.py"), "--force"], cwd=other.command_dir,
+        stdin=theirs, stdout=theirs, stderr=theirs,
+        env={**os.environ, "COLUMNS": "1000", "NO_COLOR": "1"},
+    )  # fmt: skip
+    os.close(theirs)
+    said = b""
+    with os.fdopen(ours, "r+b", buffering=0) as terminal:
+        try:
+            with suppress(OSError):  # that is how a terminal tells that nobody is there any more
+                while data := terminal.read(65536):
+                    said += data
+                    if said.endswith(b"[yes/no] "):
+                        terminal.write(f"{answer}\n".encode())
+            return stop.wait(60), said.decode(), stop.pid
+        finally:
+            if stop.poll() is None:
+                stop.kill()
+                stop.wait()
 
 
 # --- the last moment of a start ---
