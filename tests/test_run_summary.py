@@ -27,7 +27,7 @@ from panoseti.runs.run_state import Marker
 from panoseti.runs.run_summary import ProductRow, QuaboSums, RunSummary, summarize
 from panoseti.runs.run_verdict import judge
 from panoseti.runs.watch_log import Span
-from tests.site_files import DAQ, DATA, write_site
+from tests.site_files import DAQ, DATA, OBS, write_site
 
 START_S = 1721882050
 HOUR_S = 3600.0
@@ -282,6 +282,15 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...], Verdict,
         {}, {"quabos": {(1, 0): QuaboSums(5, 5)}}, (), Verdict.PARTIAL, "no data of 192.168.0.5"),
     "a dead node": ({}, {}, ("daq2: dead",), Verdict.PARTIAL, "daq2: dead"),
     "nothing": ({}, {"rows": ()}, (), Verdict.FAILED, "no frame was recorded"),
+    "nothing, and that was to be expected": (
+        {}, {"rows": (), "quabos": {}, "quiet": True}, (), Verdict.PARTIAL,
+        "no data of 192.168.0.4, 192.168.0.5"),
+    "nothing in a start that failed": (
+        {"recording_unix": None}, {"rows": (), "quabos": {}, "quiet": True}, (), Verdict.FAILED,
+        "the start failed, or was broken off"),
+    "nothing, and a lost record": (
+        {**RECORD_LOST, LOST: "x"}, {"rows": (), "quiet": True}, (), Verdict.FAILED,
+        "no frame was recorded"),
     "a failed start": (
         {"recording_unix": None}, {}, (), Verdict.FAILED, "the start failed, or was broken off"),
     "housekeeping alone": (
@@ -307,6 +316,34 @@ def test_verdicts(case: str) -> None:
     judged, reasons = judge(document(**fields), summary_of(**found), missing)
     assert judged is verdict
     assert any(reason in text for text in reasons) if reason else reasons == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "quiet"),
+    [
+        ({}, True),
+        ({"policy": False}, False),
+        ({"image": {"integration_time_usec": 1000, "quabo_sample_size": 16}}, False),
+        ({"received": 1}, False),
+        ({"state": "running"}, False),
+        ({"nodes": 2}, False),
+    ],
+)
+def test_silence_is_expected_where_the_policy_says_so_and_all_have_listened(
+    tmp_path: Path, changes: dict[str, Any], quiet: bool
+) -> None:
+    data = {**DATA, "image": changes.get("image")}
+    write_site(
+        tmp_path,
+        obs={**OBS, "run_policy": {"ph_may_be_quiet": changes.get("policy", True)}},
+        data={key: value for key, value in data.items() if value is not None},
+    )
+    nodes = [f"10.0.0.{last}" for last in range(1, 1 + changes.get("nodes", 1))]
+    write_record(tmp_path, expected={"quabos": ["192.168.0.4"], "nodes": dict.fromkeys(nodes, [1])})
+    told = json.loads(account({}, state=changes.get("state", "ended")))
+    told["totals"]["received"] = changes.get("received", 0)
+    (tmp_path / "hp_status_10.0.0.1.json").write_text(json.dumps(told))
+    assert summarize(tmp_path).quiet is quiet
 
 
 # --- a run whose run.json was lost ---

@@ -655,6 +655,16 @@ def test_pulse_heights_alone_must_come_too_unless_the_policy_lets_them_be_rare(
     (waited,) = [step["text"] for step in steps if step["what"] == "wait for data of every board"]
     assert silent in waited and report.finished is not None
     assert report.finished.verdict == "partial" and f"no data of {silent}" in str(report)
+    with obs.private.client() as client:  # a night without any trigger
+        client.science("all", loss=1.0, seed=1)
+    try:
+        obs.start_here(hv=False, redis=False)
+        report = obs.stop_here()
+    finally:
+        with obs.private.client() as client:
+            client.science("all", loss=0.0, seed=1)
+    assert report.ok and report.finished is not None and report.finished.verdict == "partial"
+    assert report.finished.reasons[0].startswith(f"no data of {obs.quabos[0]}, {obs.quabos[1]}")
 
 
 # --- with the healthy part ---

@@ -60,7 +60,8 @@ class RunSummary:
 
     problems: in words, none = all well; missing: those of them that say what pipelines wrote and
     is not here; checked_all: whether every frame was looked at, and all of the housekeeping;
-    files_left: no file was looked at, they were left on the nodes.
+    files_left: no file was looked at, they were left on the nodes; quiet: that nothing was recorded
+    was to be expected (see `_is_quiet`).
     """
 
     run: str
@@ -79,6 +80,7 @@ class RunSummary:
     restarts: Mapping[str, int] = field(default_factory=dict)
     files_left: bool = False
     missing: tuple[str, ...] = ()
+    quiet: bool = False
 
     @property
     def checked(self) -> str:
@@ -127,6 +129,7 @@ class RunSummary:
             "problems": list(self.problems),
             "checked_all": self.checked_all,
             "checked": self.checked,
+            "quiet": self.quiet,
         }
 
 
@@ -187,7 +190,18 @@ def summarize(
         restarts={node: count for node, count in account.restarts.items() if count},
         files_left=left is not None,
         missing=tuple(missing),
+        quiet=_is_quiet(site, account, len(document.get("expected", {}).get("nodes", ()))),
     )
+
+
+def _is_quiet(site: Site | None, account: Account, nodes: int) -> bool:
+    """Whether nothing came though the pipelines of all nodes listened until the end, of boards that
+    the policy lets be quiet: there are pulse heights alone.
+    """
+    if site is None or site.data.image is not None or not site.obs.run_policy.ph_may_be_quiet:
+        return False
+    listened = account.found >= nodes > 0 and not account.problems
+    return listened and account.totals["received"] == 0
 
 
 def _missing(account: Account, checks: Sequence[ProductCheck]) -> list[str]:

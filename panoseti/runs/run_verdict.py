@@ -1,7 +1,8 @@
 """What a run was in the end: good, lossy, partial or failed, and why.  Pure.
 
-failed: nothing was recorded, or the start failed.  partial: something that belongs to it is not
-there, or was not until the end: boards, nodes, files.  lossy: all of it is there, with gaps.
+failed: nothing was recorded (unless that was to be expected), or the start failed.  partial:
+something that belongs to it is not there, or was not until the end: boards, nodes, files.  lossy:
+all of it is there, with gaps.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def judge(
     recorded = sum(row.recorded for row in summary.rows)
     if LOST in document:
         missing = [*missing, _lost(document)]
-    if (expected or LOST in document) and not recorded:
+    quiet = summary.quiet and LOST not in document
+    if (expected or LOST in document) and not recorded and not quiet:
         return Verdict.FAILED, [*missing, "no frame was recorded"]
     begun = any(step.get("phase") == "start" for step in document["steps"])
     if begun and document.get("recording_unix") is None:
@@ -46,9 +48,12 @@ def judge(
     without = left_out(document).items()
     partial = [*missing, *(f"started without {name}: {why}" for name, why in without)]
     # Without the account of any pipeline it is not known which boards took part.
-    nothing_of = [ip for ip in expected if summary.quabos and not _sums(summary, ip).recorded]
+    known = quiet or bool(summary.quabos)
+    nothing_of = [ip for ip in expected if known and not _sums(summary, ip).recorded]
     if nothing_of:
         partial.append(f"no data of {joined(nothing_of, ', ')}")
+    if quiet:
+        partial.append("nothing triggered, as ph_may_be_quiet in run_policy foresees")
     lossy = _losses(expected, summary)
     for name, group in summary.outages.items():
         text = f"{name}: its pipeline did not work for {_how_long(group)}"
@@ -61,7 +66,7 @@ def judge(
         text = f"{ip}: silent for {_how_long(group)}"
         (partial if _is_long(group, run_s) else lossy).append(text)
     lossy += _housekeeping(document, expected, summary, run_s)
-    if expected and not summary.quabos:
+    if expected and not known:
         lossy.append("no pipeline left an account of its packets")
     partial += summary.missing
     lossy += [problem for problem in summary.problems if problem not in summary.missing]
