@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +20,7 @@ from panoseti.nodes.daq_nodes import NodeShells, Order
 from panoseti.nodes.node_types import NodeStatus
 from panoseti.nodes.remote import Shell, UnreachableError
 from simulator.private_services import OperatorKeys, PrivateSshd, private_sshd
-from tests.helpers import free_port
+from tests.helpers import free_port, wait_for
 from tests.node_dir import OTHER_RUN, RUN, end_hashpipes, hashpipe_pids, is_alive, pipeline_built
 from tests.nodes import daq_node, obs_config
 
@@ -96,6 +98,27 @@ def test_helpers_that_are_not_there(shell: Shell) -> None:
     (Path(shell.node.data_dir) / "status_daq.py").write_text("print('{\"ok\": true}')\n")
     with pytest.raises(RemoteError, match=r"its answer is not understood \(no 'time_unix'\)"):
         daq_nodes.status(shell)
+
+
+def test_a_stop_where_nothing_was_ever_brought(shell: Shell) -> None:
+    """There is nothing to stop, as long as no run is named and no pipeline runs all the same."""
+    stopped = daq_nodes.stop_recording(shell, owner="token1")
+    (note,) = stopped.notes
+    assert not stopped.was_running and "no hashpipe runs there" in note
+    assert "config.py --init_daq_nodes" in note and shell.node.data_dir in note
+    missing = r"stop_daq\.py is not there; config\.py --init_daq_nodes"
+    with pytest.raises(RemoteError, match=missing):
+        daq_nodes.stop_recording(shell, owner="token1", over=RUN)
+    folder = Path(shell.node.data_dir)
+    folder.mkdir()
+    shutil.copy(shutil.which("sleep") or "/bin/sleep", folder / "hashpipe")
+    with subprocess.Popen([folder / "hashpipe", "60"]) as stray:
+        try:
+            wait_for(lambda: stray.pid in hashpipe_pids(), "it to run")
+            with pytest.raises(RemoteError, match=missing):
+                daq_nodes.stop_recording(shell, owner="token1")
+        finally:
+            stray.kill()
 
 
 def test_a_run(shell: Shell) -> None:

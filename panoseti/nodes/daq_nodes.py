@@ -22,6 +22,7 @@ from typing import Any, Generic, TypeVar
 from daq.daq_facts import (
     EXIT_FAILED,
     EXIT_REFUSED,
+    LAUNCHER,
     check_run_name,
     helpers_digest,
 )
@@ -65,6 +66,10 @@ class Order:
     obs_name: str
     max_file_size_mb: int = 0
     group_ph_frames: bool = False
+
+
+class NoHelperError(RemoteError):
+    """A node has no such helper: it was never brought up, or its data directory is not mounted."""
 
 
 def current_helpers() -> str:
@@ -116,7 +121,8 @@ def _document(shell: Shell, script: str, result: Result, step: str) -> dict[str,
         why = result.last_words
         raise shell.error(step, why, "correct its line in authorized_keys there (docs/ssh.md)")
     if "can't open file" in result.err:
-        raise shell.error(step, f"{_path(shell.node, script)} is not there", INIT_REMEDY)
+        why = f"{_path(shell.node, script)} is not there"
+        raise NoHelperError(str(shell.error(step, why, INIT_REMEDY)))
     why = f"{script} failed (exit code {result.code}: {result.last_words})"
     raise shell.error(step, why, f"if its helpers are old: {INIT_REMEDY}")
 
@@ -185,7 +191,8 @@ def stop_recording(
     over: a run that is over now: what its start, if it was killed, asks for late is refused;
     run: only this run; owner: token, refuse (RefusedError) what belongs to another head node;
     force: neither counts.  Returns when nothing of it runs any more; RemoteError when something
-    still does.
+    still does.  A node without helpers on which no hashpipe runs has nothing to stop, unless a run
+    is named: then something is wrong.
     """
     words = ["--data_dir", shell.node.data_dir]
     words += ["--deadline_s", f"{deadline_s:g}", "--drain_s", f"{drain_s:g}"]
@@ -195,8 +202,26 @@ def stop_recording(
     words += ["--force"] if force else []
     step = "stop recording"
     timeout_s = 2 * deadline_s + drain_s + 2 * MARGIN_S
-    document = _helper(shell, "stop_daq.py", words, timeout_s, step)
+    try:
+        document = _helper(shell, "stop_daq.py", words, timeout_s, step)
+    except NoHelperError:
+        if run is None and over is None and _no_hashpipe_runs(shell):
+            return _nothing_to_stop(shell)
+        raise
     return _parse(shell, node_types.stopped, document, step)
+
+
+def _no_hashpipe_runs(shell: Shell) -> bool:
+    found = shell.run(["pgrep", "-x", LAUNCHER], MARGIN_S, step="look for pipelines")
+    return (found.code, found.out, found.err) == (1, "", "")  # what pgrep says when there is none
+
+
+def _nothing_to_stop(shell: Shell) -> Stopped:
+    note = (
+        f"no helpers in {shell.node.data_dir}, and no {LAUNCHER} runs there: nothing was ever"
+        f" begun there, or its disk is not mounted; {INIT_REMEDY} brings them"
+    )
+    return Stopped(None, None, None, False, (), None, (note,))
 
 
 def status(
