@@ -24,7 +24,7 @@ from panoseti.nodes.daq_nodes import NodeShells
 from panoseti.nodes.node_types import NodeStatus, Pipeline, Stopped
 from panoseti.nodes.remote import Shell
 from panoseti.runs import activities
-from panoseti.runs.run_owner import head_token, others_run
+from panoseti.runs.run_owner import head_token, others_pipeline, others_run
 from panoseti.runs.run_part import boards_left_out, left_out, never_asked
 from panoseti.runs.run_record import RunRecord
 from panoseti.runs.run_state import Holder
@@ -80,8 +80,9 @@ class Ending:
         self._take_token(holder.token if holder is not None else "")
         with NodeShells(self.nodes(), self.site.obs, self.flight) as shells:
             self._find_others(shells)
-            if self.force and self._others_runs:
-                self._override()
+            whose = [*self._others_runs.values(), *self._others_here().values()]
+            if self.force and whose:
+                self._override(joined(list(dict.fromkeys(whose))))
             self._boards()
             ended = self._pipelines(shells, self._end_pipeline)
         ended = self._here() and ended
@@ -170,10 +171,16 @@ class Ending:
             why = others_run(node.ip_addr, status, self._token)
             if why is not None:
                 self._others_runs[node] = why
+        here = list(self._others_here().values())
         for node in shells.nodes:
-            if node not in statuses and self._others_runs:
-                first = next(iter(self._others_runs.values()))
-                self._unasked[node] = f"{node.ip_addr}: cannot be asked, and {first}"
+            seen = [*self._others_runs.values(), *(here if self._is_here(node) else ())]
+            if node not in statuses and seen:
+                self._unasked[node] = f"{node.ip_addr}: cannot be asked, and {seen[0]}"
+
+    def _others_here(self) -> dict[int, str]:
+        """Pipelines on this computer, by pid, that belong to a run of another head node."""
+        found = {one.pid: others_pipeline(one, self._token) for one in activities.pipelines()}
+        return {pid: why for pid, why in found.items() if why is not None}
 
     # --- the acts ---
 
@@ -185,9 +192,8 @@ class Ending:
         with self.record.act("stop", what, subject) as act:
             act.text = body()
 
-    def _override(self) -> None:
+    def _override(self, whose: str) -> None:
         """Stop another head node's run, if the operator really means it; who did is recorded."""
-        whose = joined(list(self._others_runs.values()))
         if not self.ask(f"{whose}: somebody else is using the observatory; stop it all the same?"):
             self.force = False
             return
@@ -303,8 +309,12 @@ class Ending:
         """Programs on the head node itself: HK recorders, and pipelines that no node has ended."""
         recorders = activities.hk_recorders(self.site.head_data_dir)
         results = activities.end(recorders, self.flight)
-        if not any(self._is_here(node) for node in self._others_runs):
-            results += activities.end(activities.pipelines(), self.flight, DRAIN_S)
+        others = {} if self.force else self._others_here()
+        ours = [one for one in activities.pipelines() if one.pid not in others]
+        results += activities.end(ours, self.flight, DRAIN_S)
+        for pid, why in others.items():
+            now = f"left alone: {why}; {NOT_OURS}"
+            self.lines.append(Line(f"{activities.PIPELINE} (pid {pid})", END, now, False))
         for activity, how in results:
             self.lines.append(Line(str(activity), END, how, how != "still runs"))
         if not recorders:

@@ -31,7 +31,7 @@ from panoseti.launch import Heartbeat, why_unwritable
 from panoseti.nodes import daq_nodes
 from panoseti.nodes.daq_nodes import NodeShells
 from panoseti.nodes.node_types import NodeStatus
-from panoseti.runs import activities, run_state
+from panoseti.runs import activities, run_owner, run_state
 from panoseti.runs.collect_progress import read_progress
 from panoseti.runs.run_part import left_out
 from panoseti.runs.run_record import RUN_JSON, read_record, unfinished
@@ -198,8 +198,14 @@ def _look(site: Site, flight: FlightRecorder) -> ObservatoryStatus:
     found = ObservatoryStatus(time.time(), site.obs.name, str(site.head_data_dir))
     holder = _look_at_run(site, found)
     found.open_runs = _open_runs(site.head_data_dir, holder.run if holder else None)
+    token = run_owner.head_token(site.head_data_dir)
     found.activities = [
-        {"what": one.what, "pid": one.pid, "command": one.command}
+        {
+            "what": one.what,
+            "pid": one.pid,
+            "command": one.command,
+            "others": run_owner.others_pipeline(one, token),
+        }
         for one in activities.hk_recorders(site.head_data_dir) + activities.pipelines()
     ]
     seen = None
@@ -393,10 +399,25 @@ def _advice(found: ObservatoryStatus, holder: Holder | None) -> list[str]:
             advice.append(f"{one.run} is {done}: stop.py --run {one.run}")
     advice += _advice_on_killed(found)
     if holder is None:
-        if found.activities or any(n.status and n.status.running for n in found.nodes):
-            advice.append("something records though no run is in progress: stop.py ends it")
-        return advice
+        return advice + _advice_on_strays(found)
     return advice + _advice_on_run(found, holder)
+
+
+def _advice_on_strays(found: ObservatoryStatus) -> list[str]:
+    """Where something records with no run in progress here."""
+    token = run_owner.head_token(Path(found.data_dir))
+    whose = [one["others"] for one in found.activities]
+    whose += [
+        run_owner.others_run(node.ip_addr, node.status, token)
+        for node in found.nodes
+        if node.status is not None and node.status.running
+    ]
+    advice = []
+    if None in whose:
+        advice.append("something records though no run is in progress: stop.py ends it")
+    if others := [why for why in whose if why is not None]:
+        advice.append(f"{joined(others)}: stop it there, or with stop.py --force here")
+    return advice
 
 
 def _advice_on_killed(found: ObservatoryStatus) -> list[str]:

@@ -6,13 +6,21 @@ A token is "<head node>-<random>".  A head node is a computer and its data direc
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from daq.daq_facts import head_of
+import psutil
+
+from daq.daq_facts import RUN_FILE, VERSION, head_of
 from panoseti.nodes.node_types import NodeStatus
+from panoseti.runs.activities import Activity
+from panoseti.state_files import StateError, read_json
 
 MACHINE_ID = Path("/etc/machine-id")
 
@@ -51,5 +59,39 @@ def others_run(where: str, status: NodeStatus, token: str) -> str | None:
     return None
 
 
-def _is_others(owner: str | None, token: str) -> bool:
+def others_pipeline(pipeline: Activity, token: str) -> str | None:
+    """What a pipeline on this computer does for another head node than that of `token`; None =
+    nothing, as far as is known.
+    """
+    state = _claim_on(pipeline.process)
+    if not _is_others(state.get("owner"), token):
+        return None
+    whose = str(state.get("started_by") or "somebody unknown")
+    with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError, OSError):
+        since = time.gmtime(state["started_unix"])
+        whose += f" since {time.strftime('%Y-%m-%dT%H:%M:%SZ', since)}"
+    return f"{pipeline} records {state.get('run')} of {whose}, another head node"
+
+
+def _claim_on(pipeline: psutil.Process) -> Mapping[str, Any]:
+    """The state file of a DAQ node that tells of the run of a pipeline; empty = nobody's claim.
+
+    It lies where the pipeline works; a launcher with privileges does not show where that is, but
+    its plugin lies there, too.
+    """
+    try:
+        words = pipeline.cmdline()
+    except psutil.Error:
+        return {}
+    plugins = [Path(words[k + 1]).parent for k in range(len(words) - 1) if words[k] == "-p"]
+    for folder in (Path(f"/proc/{pipeline.pid}/cwd"), *plugins):
+        try:
+            state = read_json(folder / RUN_FILE, VERSION)
+        except (OSError, StateError):
+            continue
+        return state if f"RUNDIR={state.get('run')}" in words else {}
+    return {}
+
+
+def _is_others(owner: object, token: str) -> bool:
     return bool(owner) and head_of(str(owner)) != head_of(token)

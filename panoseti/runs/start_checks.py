@@ -26,7 +26,7 @@ from panoseti.nodes.daq_nodes import NodeOutcome, NodeShells
 from panoseti.nodes.node_types import NodeStatus
 from panoseti.runs import activities, disk_room, recording_room
 from panoseti.runs.disk_room import HOUR_S, Volume
-from panoseti.runs.run_owner import head_token, others_run
+from panoseti.runs.run_owner import head_token, others_pipeline, others_run
 from panoseti.runs.run_part import Part
 from panoseti.runs.run_state import in_progress_text, read_holder
 from panoseti.words import joined
@@ -87,7 +87,7 @@ def check_head_and_run(site: Site) -> None:
 
 def check_rest(site: Site, options: StartOptions, shells: NodeShells) -> Checked:
     """All other checks; the nodes are asked at once."""
-    _check_activities_here(site)
+    check_activities_here(site)
     outcomes = shells.each(daq_nodes.status)
     _check_activities_there(outcomes)
     _check_claims(site, outcomes)
@@ -148,8 +148,17 @@ def _check_disks(
     return volumes, disk_room.refuse_or_warn(volumes, min_s, warn_s, options.duration_s)
 
 
-def _check_activities_here(site: Site) -> None:
-    found = activities.hk_recorders(site.head_data_dir) + activities.pipelines()
+def check_activities_here(site: Site) -> None:
+    """Refuse where something records on this computer; whose it is, where that is known."""
+    pipelines = activities.pipelines()
+    token = head_token(site.head_data_dir)
+    others = [why for one in pipelines if (why := others_pipeline(one, token)) is not None]
+    if others:
+        raise RefusedError(
+            f"{joined(others)}, on this computer; somebody else may be using the observatory: stop"
+            " it there, or with stop.py --force here"
+        )
+    found = activities.hk_recorders(site.head_data_dir) + pipelines
     if found:
         raise RefusedError(
             f"{joined([str(one) for one in found])} active on the head node though no run is in"
