@@ -228,6 +228,18 @@ def test_locks_name_their_holder_and_end_with_it(
     assert run_state.collector_pid(tmp_path) is run_state.control_pid(tmp_path) is None
 
 
+def test_a_full_disk_keeps_nobody_from_the_lock(tmp_path: Path) -> None:
+    """Once taken it must be given back, and known to be ours: the words in it are for others."""
+    path = tmp_path / "log" / run_state.CONTROL_LOCK
+    path.parent.mkdir()
+    path.symlink_to("/dev/full")
+    with ControlLock(tmp_path) as first:
+        assert first.take("stop.py") and not ControlLock(tmp_path).take("stop.py")
+        assert run_state.control_pid(tmp_path) == os.getpid()
+    with ControlLock(tmp_path) as next_one:
+        assert next_one.take("stop.py"), "it was not given back"
+
+
 # --- run.json ---
 
 

@@ -260,7 +260,7 @@ class ControlLock:
         self._fd: int | None = None
 
     def take(self, what: str) -> bool:
-        """Try to take it, as `what` ("start.py"); OSError when the file cannot be written."""
+        """Try to take it, as `what` ("start.py"); OSError when there can be no such file."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -271,11 +271,12 @@ class ControlLock:
         except BaseException:
             os.close(fd)
             raise
-        os.ftruncate(fd, 0)
+        self._fd = fd
         pid = os.getpid()
         said = f"{pid} {what} of {owner()} since {utc_text(time.time())}\n{start_ticks(pid)}\n"
-        os.pwrite(fd, said.encode(), 0)
-        self._fd = fd
+        with contextlib.suppress(OSError):  # a full disk only costs the words for others
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, said.encode(), 0)
         return True
 
     def held_by(self) -> AtWork:
