@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from pathlib import Path
+from typing import Any
 
 RUN_NAME = re.compile(
     r"obs_(?P<obs>[A-Za-z0-9][A-Za-z0-9_-]*)"
@@ -98,6 +100,15 @@ def check_host_word(text: str) -> str:
     if not HOST_WORD.fullmatch(text):
         raise ValueError(f"{text!r} is not an address or host name")
     return text
+
+
+def check_time(value: Any) -> float:
+    """A Unix time (s) out of a file, if a calendar can show it, else ValueError."""
+    try:
+        time.gmtime(float(value))
+    except (TypeError, OverflowError, OSError):
+        raise ValueError(f"{value!r} is no time")
+    return float(value)
 
 
 def head_of(token: str) -> str:

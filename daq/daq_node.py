@@ -29,6 +29,7 @@ from daq_facts import (
     VERSION,
     check_host_word,
     check_run_name,
+    check_time,
     helpers_digest,
 )
 
@@ -247,7 +248,7 @@ def read_run_state(folder: Path) -> Optional[RunState]:
             owner=str(content["owner"]),
             started_by=str(content["started_by"]),
             daq_ip=check_host_word(str(content["daq_ip"])),
-            started_unix=float(content["started_unix"]),
+            started_unix=check_time(content["started_unix"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise StateError(f"{path.absolute()} is not a state file of ours ({error})")

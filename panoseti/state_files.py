@@ -122,7 +122,7 @@ def read_json(path: Path, version: int) -> dict[str, Any]:
     content = read_bytes(path)
     try:
         document = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         what = "empty" if not content.strip() else f"not JSON ({error})"
         raise StateError(f"{path}: {what}; it is not used") from error
     if not isinstance(document, dict) or document.get("version") != version:

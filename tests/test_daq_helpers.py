@@ -712,7 +712,9 @@ def test_after_a_reboot(tmp_path: Path) -> None:
 
 
 CONTENTS = [b"", b"\0" * 100, b"obs_Test", b"{", b"[]", b"{}", b'{"version": 2}',
-            b'{"version": 1, "run": "..", "owner": "x"}', b"\xff\xfe", b"x" * 100_000]  # fmt: skip
+            b'{"version": 1, "run": "..", "owner": "x"}', b"\xff\xfe", b"x" * 100_000,
+            b'{"version": 1, "run": "%s", "owner": "x", "started_by": "x", "daq_ip": "x",'
+            b' "started_unix": 1e300}' % RUN.encode()]  # fmt: skip
 
 
 @pytest.mark.parametrize(

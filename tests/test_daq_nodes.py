@@ -237,9 +237,20 @@ def test_many_nodes(shell: Shell, obs: ObsConfig, tmp_path: Path) -> None:
         assert time.monotonic() - begin < 10
         statuses = [outcome.value for outcome in outcomes.values()]
         assert all(isinstance(status, NodeStatus) for status in statuses)
-        with pytest.raises(ZeroDivisionError):
-            shells.each(lambda s: 1 // 0)
     assert shells.each(daq_nodes.status, []) == {}
+
+
+def test_a_fault_of_the_program_on_one_node_is_not_that_of_the_others(
+    shell: Shell, obs: ObsConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    nodes = [dataclasses.replace(shell.node, data_dir=f"/{k}") for k in range(3)]
+    with NodeShells(nodes, obs) as shells:
+        outcomes = shells.each(lambda one: 6 // int(one.node.data_dir[1:]))
+    assert [outcome.result for outcome in outcomes.values()] == [None, 6, 3]
+    assert f"{nodes[0].ip_addr}: a fault of this program: ZeroDivision" in str(
+        outcomes[nodes[0]].problem
+    )
+    assert "Traceback" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -17,6 +18,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
 
 from panoseti.configs.site import DaqNode, ObsConfig
 from panoseti.errors import RemoteError
@@ -321,14 +328,31 @@ def test_server_that_asks_for_a_password(
         server.end()
 
 
+def key_of_security_token() -> str:
+    """As much of an "sk" key, in the format of OpenSSH, as is read before it is known for one."""
+    words = [b"none", b"none", b"", b"sk-ssh-ed25519@openssh.com"]
+    sized = [struct.pack(">I", len(word)) + word for word in words]
+    public = struct.pack(">I", len(sized[3])) + sized[3]
+    data = b"openssh-key-v1\0" + b"".join(sized[:3]) + struct.pack(">I", 1) + public
+    lines = base64.encodebytes(data).decode()
+    return f"-----BEGIN OPENSSH PRIVATE KEY-----\n{lines}-----END OPENSSH PRIVATE KEY-----\n"
+
+
 def test_keys_that_cannot_be_used(node: DaqNode, obs: ObsConfig, tmp_path: Path) -> None:
     locked, junk = tmp_path / "locked", tmp_path / "junk"
+    ed448, token = tmp_path / "ed448", tmp_path / "of a security token"
+    ed448.write_bytes(
+        Ed448PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    token.write_text(key_of_security_token())
     command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", str(locked)]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     junk.write_text("not a key\n")
     for path, why in (
         (locked, "is protected by a passphrase"),
         (junk, "is not a private key"),
+        (ed448, "is not a private key that can be used"),
+        (token, "is not a private key that can be used"),
         (tmp_path / "absent", "cannot be read"),
     ):
         with Shell(node, dataclasses.replace(obs, ssh_key=str(path))) as shell:

@@ -100,7 +100,13 @@ def test_a_bare_name_is_a_run_of_somebody_unknown(tmp_path: Path) -> None:
         f"{RUN}\r\n".encode(), b"\xff\xfe", f'{RUN}\n{{"version": 1\n'.encode(),
         f'{RUN}\n{{"version": 99}}\n'.encode(), f"{RUN}\ngarbage\n".encode(),
         f"{RUN}\n[]\n".encode(), f'{RUN}\n{{"version": 1}}\n'.encode(), b"x" * 5000,
+        f"{RUN}\n{'[' * 100_000}\n".encode(),
+        *(
+            f'{RUN}\n{{"version": 1, "owner": "", "token": "", "command_dir": "",'
+            f' "since_unix": {since}}}\n'.encode() for since in ("1e300", "NaN", '"soon"', "[]")
+        ),
     ],
+    ids=lambda content: repr(content[-40:]),
 )  # fmt: skip
 def test_anything_else_is_refused_with_its_path(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "run_name"
@@ -317,6 +323,7 @@ def test_start_begins_nothing_it_cannot_record_but_stop_goes_on(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"version": 2}', '{"version": 1}',
+                                     pytest.param("[" * 100_000, id="deep"),
                                      '{"version": 1, "steps": [3]}',
                                      '{"version": 1, "steps": [], "run": ".."}'])  # fmt: skip
 def test_an_unusable_record_is_refused_with_its_path(tmp_path: Path, content: str) -> None:
@@ -330,6 +337,7 @@ def test_an_unusable_record_is_refused_with_its_path(tmp_path: Path, content: st
     [
         ("expected", None), ("expected", {"quabos": []}), ("expected", {"quabos": [], "nodes": []}),
         ("recording_unix", None), ("recording_unix", "soon"), ("steps", [{"phase": "start"}]),
+        ("planned_end_unix", 1e300), ("ended_unix", float("inf")),
         ("collection", [3]), ("collection", [{"nodes": [{}]}]),
     ],
 )  # fmt: skip

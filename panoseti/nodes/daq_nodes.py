@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import secrets
 import time
@@ -41,6 +42,8 @@ from panoseti.nodes.node_types import (
     Stopped,
 )
 from panoseti.nodes.remote import Result, Shell
+
+logger = logging.getLogger(__name__)
 
 REPO = Path(__file__).resolve().parents[2]
 INIT_REMEDY = "config.py --init_daq_nodes"
@@ -111,7 +114,7 @@ def _helper(
 
 def _document(shell: Shell, script: str, result: Result, step: str) -> dict[str, Any]:
     """The one JSON document a helper prints, whatever its exit code."""
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         document = json.loads(result.out)
         if isinstance(document, dict) and "ok" in document:
             return document
@@ -428,6 +431,10 @@ class NodeShells:
             return NodeOutcome(node, action(self._shells[node]), None)
         except ObsError as error:
             return NodeOutcome(node, None, error)
+        except Exception as error:  # whatever it is, the other nodes have their outcomes
+            logger.exception("%s: a fault of this program", node.ip_addr)
+            text = f"{node.ip_addr}: a fault of this program: {type(error).__name__}: {error}"
+            return NodeOutcome(node, None, RemoteError(" ".join(text.split())))
 
 
 def problems(outcomes: Mapping[DaqNode, NodeOutcome[Any]]) -> list[str]:

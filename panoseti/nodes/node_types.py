@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from daq.daq_facts import check_time
+
 Document = Mapping[str, Any]
 T = TypeVar("T")
 
@@ -374,7 +376,7 @@ def _volume(entry: Document) -> Volume:
 
 def node_status(document: Document, asked_unix: float, answered_unix: float) -> NodeStatus:
     """status_daq's document; our clock when it was asked for and when it had come."""
-    time_unix = float(document["time_unix"])
+    time_unix, started_unix = float(document["time_unix"]), document["started_unix"]
     early, late = time_unix - asked_unix, time_unix - answered_unix
     return NodeStatus(
         host=str(document["host"]),
@@ -383,7 +385,7 @@ def node_status(document: Document, asked_unix: float, answered_unix: float) -> 
         run=document["run"],
         owner=document["owner"],
         started_by=document["started_by"],
-        started_unix=document["started_unix"],
+        started_unix=None if started_unix is None else check_time(started_unix),
         pid=document["pid"],
         processes=tuple(_process(entry) for entry in document["processes"]),
         pipeline=pipeline(document["pipeline"]),

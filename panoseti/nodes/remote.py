@@ -24,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 
 import paramiko
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from panoseti.configs.site import DaqNode, ObsConfig
 from panoseti.errors import RemoteError
@@ -367,7 +368,11 @@ def _check_host_key(
     pinned: Sequence[PinnedKey],
     step: str,
 ) -> None:
-    key = transport.get_remote_server_key()
+    try:
+        key = transport.get_remote_server_key()
+    except paramiko.SSHException as error:  # it has been lost since the handshake
+        why = f"no ssh connection ({_words(error)})"
+        raise UnreachableError(_sentence(node, step, why, "try again")) from error
     data = key.get_base64()
     if any(pin.data == data and pin.revoked for pin in pinned):
         why = f"its host key {fingerprint(key.asbytes())} is marked as revoked"
@@ -411,7 +416,9 @@ def _private_keys(node: DaqNode, obs: ObsConfig, step: str) -> list[tuple[Path, 
             problem = f"key {path} cannot be read ({error.strerror})"
         except (paramiko.PasswordRequiredException, TypeError):
             problem = f"key {path} is protected by a passphrase"
-        except (paramiko.SSHException, ValueError) as error:
+        except (
+            paramiko.SSHException, ValueError, paramiko.pkey.UnknownKeyType, UnsupportedAlgorithm
+        ) as error:  # fmt: skip
             problem = f"{path} is not a private key that can be used ({_words(error)})"
     if not keys:
         remedy = "make one without a passphrase (ssh-keygen -t ed25519), or correct ssh_key"

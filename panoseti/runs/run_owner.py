@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from daq.daq_facts import RUN_FILE, VERSION, head_of
+from daq.daq_facts import RUN_FILE, VERSION, check_time, head_of
 from panoseti.nodes.node_types import NodeStatus
 from panoseti.runs.activities import Activity
 from panoseti.state_files import StateError, read_json
@@ -67,8 +67,8 @@ def others_pipeline(pipeline: Activity, token: str) -> str | None:
     if not _is_others(state.get("owner"), token):
         return None
     whose = str(state.get("started_by") or "somebody unknown")
-    with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError, OSError):
-        since = time.gmtime(state["started_unix"])
+    with contextlib.suppress(ValueError):
+        since = time.gmtime(check_time(state.get("started_unix")))
         whose += f" since {time.strftime('%Y-%m-%dT%H:%M:%SZ', since)}"
     return f"{pipeline} records {state.get('run')} of {whose}, another head node"
 

@@ -16,6 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from daq.daq_facts import check_time
 from panoseti.errors import ObsError
 from panoseti.flight import FlightRecorder, owner
 from panoseti.runs.run_state import Holder
@@ -205,7 +206,7 @@ def _fault(document: dict[str, Any]) -> str:
     ):
         return "does not say what was expected"
     for name in ("recording_unix", "planned_end_unix", "ended_unix"):
-        if name not in document or not isinstance(document[name], int | float | None):
+        if name not in document or not _is_time_or_none(document[name]):
             return f"has no {name}"
     if document.get("collection", ()) is not None and not (
         _are(document.get("collection"), {"nodes"})
@@ -213,6 +214,16 @@ def _fault(document: dict[str, Any]) -> str:
     ):
         return "has no list of collections"
     return ""
+
+
+def _is_time_or_none(value: Any) -> bool:
+    if value is None:
+        return True
+    try:
+        check_time(value)
+    except ValueError:
+        return False
+    return isinstance(value, int | float)
 
 
 _STEP = {"phase", "what", "subject", "intent_unix", "result_unix", "ok"}

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from daq.daq_facts import RUN_NAME, check_run_name
+from daq.daq_facts import RUN_NAME, check_run_name, check_time
 from panoseti.errors import RefusedError
 from panoseti.flight import owner
 from panoseti.launch import log_dir
@@ -122,10 +122,10 @@ def read_holder(data_dir: Path) -> Holder | None:
             run=run,
             owner=str(said["owner"]),
             token=str(said["token"]),
-            since_unix=None if since is None else float(since),
+            since_unix=None if since is None else check_time(since),
             command_dir=str(said["command_dir"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StateError(_unusable(path, f"its second line is unknown ({error})")) from error
 
 
