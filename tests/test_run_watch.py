@@ -11,11 +11,15 @@ import pytest
 from panoseti.boards.addresses import boardloc
 from panoseti.configs.site import Quabo
 from panoseti.errors import ObsError
+from panoseti.nodes import daq_nodes
 from panoseti.nodes.node_types import NodeStatus, node_status
+from panoseti.nodes.node_watch import NODE_SILENT_S
 from panoseti.runs.reset_notes import ResetNotes
+from panoseti.runs.run_restarts import Restarts
 from panoseti.runs.run_watch import RunWatch
 from panoseti.runs.watch_facts import Judgement, Kind, Look, NodeLook, Watched
 from panoseti.runs.watch_log import Entry, Span, What, read_entries, spans, write_entry
+from tests.helpers import wait_for
 
 NODE, TOKEN, BEGIN = "10.0.0.1", "token", 1_700_000_000.0
 IPS = ("192.168.0.4", "192.168.0.5", "192.168.0.8", "192.168.0.9")
@@ -134,6 +138,38 @@ def test_a_pipeline_that_hangs_is_ended_unless_its_files_grow(grows: bool) -> No
         seen[at] = watch.judge(look(at, status(at, updated_s=0, written=written)))
     assert kinds(seen[4]) == [] and kinds(seen[6]) == [Kind.HUNG]
     assert not seen[18].hung and bool(seen[38].hung) is not grows
+
+
+def test_a_pipeline_that_was_started_again_has_not_hung_as_long_as_the_one_before() -> None:
+    watch = RunWatch(watched())
+    for at in range(0, 40, 2):
+        judgement = watch.judge(look(at, status(at, updated_s=0)))
+    assert judgement.hung
+    assert not watch.judge(look(40, status(40, pid=8, pipeline=False))).hung, "no status yet"
+    assert watch.judge(look(60, status(60, pid=8, pipeline=False))).hung
+
+
+def test_nothing_is_done_on_the_strength_of_an_answer_from_before_a_restart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A restart lasts: what is known of the node as it ends is what it was before."""
+    begun: list[object] = []
+    monkeypatch.setattr(daq_nodes, "start_recording", lambda shell, order: begun.append(order))
+    told: list[str] = []
+    order: Any = "order"
+    shell: Any = "shell"
+    restarts = Restarts({NODE: shell}, {NODE: order}, 3, lambda kind, *words: told.append(kind))
+
+    def noticed() -> bool:
+        restarts.look(120.0)
+        return "restarted" in told
+
+    restarts.want(NODE, False, 100.0)
+    wait_for(noticed, "the restart", 10)
+    for wanted_s, count in ((120.0, 1), (120.0 + NODE_SILENT_S, 1), (130.0, 2)):
+        restarts.want(NODE, False, wanted_s)
+        assert restarts.counts[NODE] == count, wanted_s
+    wait_for(lambda: len(begun) == 2, "the second restart", 10)
 
 
 SILENT = {

@@ -132,6 +132,7 @@ class NodeWatch:
         self._disks: dict[str, VolumeWatch] = {}
         self._drops, self._writes, self._losses = _Growth(), _Growth(), _Losses()
         self._hung_since_s: float | None = None
+        self._pid: int | None = None
         self._grew_s = 0.0
 
     def judge(self, found: NodeLook, look: Look) -> list[Finding]:
@@ -215,6 +216,8 @@ class NodeWatch:
     def _why_hung(self, status: NodeStatus, now_s: float) -> str:
         """Why a pipeline that runs does not work; "" = it does."""
         pipeline = status.pipeline
+        if status.pid != self._pid:  # one that was started again has not hung as long
+            self._pid, self._hung_since_s = status.pid, None
         if pipeline is None:
             problem = "has written no status"
         elif status.time_unix - pipeline.updated_unix > HUNG_S:

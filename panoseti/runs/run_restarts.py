@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from panoseti.background import Background
 from panoseti.nodes import daq_nodes
 from panoseti.nodes.daq_nodes import Order
+from panoseti.nodes.node_watch import NODE_SILENT_S
 from panoseti.nodes.remote import Shell
 
 # The first attempt is made at once, the others after such pauses.
 PAUSES_S = (0.0, 5.0, 10.0, 20.0, 40.0, 60.0)
 END_S, DRAIN_S = 5.0, 10.0
+# Until then a node may still be judged by an answer from before the attempt.
+LOOK_AGAIN_S = NODE_SILENT_S + 2.0
 
 
 @dataclass
@@ -54,12 +57,13 @@ class Restarts:
         """Whether there are no more attempts for a node."""
         return self._nodes[node].attempts >= self._at_most and not self._work.busy(node)
 
-    def look(self) -> None:
+    def look(self, now_s: float) -> None:
         """Notice the results of attempts."""
-        for name in self._nodes:
+        for name, state in self._nodes.items():
             done = self._work.result(name)
             if done is None:
                 continue
+            state.next_s = max(state.next_s, now_s + LOOK_AGAIN_S)
             if done.problem:
                 why = done.problem.removeprefix(f"{name}: ")
                 self._tell("restart_failed", name, f"{name}: the pipeline was not restarted: {why}")

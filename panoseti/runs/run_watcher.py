@@ -152,7 +152,7 @@ class RunWatcher:
         if self._hk is not None:
             self._resets.look(look.nodes)
         self._report(judgement.findings)
-        self._restarts.look()
+        self._restarts.look(time.monotonic())
         self._act(judgement, self._restarts)
         self._snapshot("alarm" if judgement.findings else "ok", judgement)
         return [finding.text for finding in judgement.findings]
