@@ -45,7 +45,6 @@ NAME = re.compile(
     r"start_\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\.dp_(?P<product>[a-z0-9]+)\.bpp_(?P<bpp>\d)"
     r"\.module_(?P<module>\d+)\.seqno_(?P<seqno>\d+)\.pff"
 )
-_FAIR_ENDS = (signal.SIGINT, signal.SIGTERM)
 
 
 def build(sanitizer: str = "") -> Path:

@@ -39,7 +39,6 @@ from panoseti.configs.site import FirmwareFiles, Quabo
 from panoseti.console import Console
 from panoseti.errors import ConfigError, RefusedError
 from panoseti.flight import FlightRecorder, read_flight
-from panoseti.housekeeping.hk_watch import Firmware as Reported
 from panoseti.runs.run_state import RUN_NAME_FILE
 from panoseti.state_files import StateError
 from simulator.client import SimulatorClient
@@ -387,9 +386,8 @@ def test_what_was_loaded_boots_and_is_listed_with_the_odd_ones(
     assert rows[second.ip].odd.startswith("not 0210 of 2023-06-27")
     assert rows[third.ip].release is None
     assert rows[third.ip].odd.startswith("no housekeeping")
-    assert firmware.running_problem(work, first.ip, Reported("0210", "0x29000000")) == ""
-    wrong = firmware.running_problem(work, last.ip, Reported("0210", "0x29000000"))
-    assert wrong == "firmware of QFP boards on a BGA board"
+    both = firmware.judged(work, dict.fromkeys((first.ip, last.ip), Release("0210", "0x29000000")))
+    assert [board.odd for board in both] == ["", "firmware of QFP boards on a BGA board"]
 
 
 def test_a_stalled_load_is_remembered_refused_and_mended_first(

@@ -219,6 +219,7 @@ def test_spoiled_frames_are_right_where_they_are(night: Done, module: int) -> No
 
 
 def test_after_the_night_the_high_voltage_is_off(night: Done) -> None:
+    assert len(night.at_the_end) == 4 * len(MODULES)
     for ip, board in night.at_the_end.items():
         assert board["hv"]["codes"] == [0, 0, 0, 0], ip
         assert board["streams"] == {"image": None, "ph": None}, "the boards were told to stop"

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from panoseti.boards.pixel_maps import pixel_to_maroc
-from panoseti.calibration.ph_compare import Board, Kind, Limits, compare, lines, not_measured
+from panoseti.calibration.ph_compare import Board, Kind, Limits, compare, lines
 from panoseti.configs.board_files import ph_baseline_text, read_ph_baseline
 from panoseti.configs.site import PhBaseline
 from simulator.response import baseline_of
@@ -105,8 +105,6 @@ def test_without_an_earlier_set_there_is_no_drift() -> None:
         assert (board.shifts, board.drift_rms, board.shifted) == (None, None, ())
         assert [(f.kind, f.value) for f in board.findings] == [(Kind.DEAD, 0), (Kind.HOT, 3)]
         assert lines(board)[0] == f"{UID}: 1 channel dead: channel 0 of chip 0 499"
-    assert not_measured({other: USUAL}, {UID: USUAL}) == [other]
-    assert not_measured(None, {UID: USUAL}) == []
 
 
 def test_many_channels_are_counted_not_listed() -> None:

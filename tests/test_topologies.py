@@ -222,6 +222,8 @@ def test_files_are_moved_where_the_disk_is_the_same_and_fetched_else(night: Nigh
 
 
 def test_after_the_night_the_boards_are_quiet(night: Night) -> None:
+    modules = [module for plan in night.topology.plans for module in plan.modules]
+    assert len(night.boards) == 4 * len(modules) > 0
     for ip, board in night.boards.items():
         assert board["hv"]["codes"] == [0, 0, 0, 0], ip
         assert board["streams"] == {"image": None, "ph": None}, ip

@@ -79,11 +79,6 @@ def get_uid(
     return packets.uid_text(data)
 
 
-def help_text(ip: str, port: int = TFTP_PORT, patience: Patience = QUICK) -> str:
-    """What the board says about its files."""
-    return _read(ip, port, "/help", patience).decode("latin-1")
-
-
 def read_flash(
     ip: str,
     address: int,

@@ -190,10 +190,5 @@ def judged(work: Work, running: Mapping[str, Release | None]) -> list[BoardVersi
     ]
 
 
-def running_problem(work: Work, ip: str, firmware: Firmware) -> str:
-    """What is odd about the firmware a board reports after a reboot, "" = nothing."""
-    return judged(work, {ip: _release(firmware)})[0].odd
-
-
 def _release(firmware: Firmware) -> Release:
     return Release(firmware.version, firmware.built)

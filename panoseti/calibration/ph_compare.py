@@ -134,13 +134,6 @@ def compare(
     ]
 
 
-def not_measured(
-    before: Mapping[str, Sequence[int]] | None, now: Mapping[str, Sequence[int]]
-) -> list[str]:
-    """UIDs of boards that the earlier set has and this one lacks."""
-    return [uid for uid in before or {} if uid not in now]
-
-
 def _board(
     uid: str, board: Board, before: Sequence[int] | None, now: Sequence[int], limits: Limits
 ) -> Comparison:

@@ -38,7 +38,6 @@ from panoseti.state_files import create_state
 
 CALIBRATION_FOLDER = "calibration"
 MASKS_FILE = "masks.json"
-USUAL_PLAN = ScanPlan()
 
 
 @dataclass(frozen=True)
