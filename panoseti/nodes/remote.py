@@ -24,7 +24,6 @@ from pathlib import Path
 from types import TracebackType
 
 import paramiko
-from cryptography.exceptions import UnsupportedAlgorithm
 
 from panoseti.configs.site import DaqNode, ObsConfig
 from panoseti.errors import RemoteError
@@ -416,9 +415,7 @@ def _private_keys(node: DaqNode, obs: ObsConfig, step: str) -> list[tuple[Path, 
             problem = f"key {path} cannot be read ({error.strerror})"
         except (paramiko.PasswordRequiredException, TypeError):
             problem = f"key {path} is protected by a passphrase"
-        except (
-            paramiko.SSHException, ValueError, paramiko.pkey.UnknownKeyType, UnsupportedAlgorithm
-        ) as error:  # fmt: skip
+        except Exception as error:  # of paramiko, or of what it is built on
             problem = f"{path} is not a private key that can be used ({_words(error)})"
     if not keys:
         remedy = "make one without a passphrase (ssh-keygen -t ed25519), or correct ssh_key"
