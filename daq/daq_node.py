@@ -308,7 +308,10 @@ class Lock:
                 if time.monotonic() >= deadline:
                     self.holder = os.pread(self._fd, 500, 0).decode("utf-8", "replace").strip()
                     if self._strict:
-                        raise RefusedError(f"{self.holder or 'another helper'} is at work here")
+                        raise RefusedError(
+                            f"{self.holder or 'another helper'} is at work here; somebody else may"
+                            " be using the observatory: check (status.py)"
+                        )
                     return self
                 self._busy()
                 time.sleep(0.05)

@@ -143,6 +143,7 @@ OPTIONS: Dict[str, Dict[str, Optional[Check]]] = {
         "--cpus": _matching(r"[0-9,]{1,20}"),
         "--deadline_s": _NUMBER,
         "--helpers": _NAME,
+        "--again": None,
         "--copies": None,
         "--hashpipe_dir": _hashpipe_dir,
     },

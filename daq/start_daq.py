@@ -73,6 +73,7 @@ class Order(NamedTuple):
     options: List[str]
     cpus: List[int]
     deadline_s: float
+    again: bool
 
 
 def main(argv: Sequence[str]) -> Document:
@@ -90,6 +91,8 @@ def main(argv: Sequence[str]) -> Document:
     about = f"{A_START}{order.run} by {order.started_by or order.owner} since {utc_text()}"
     refuse_if_over(order.run)  # nobody who starts another one is to wait for that
     with Lock(about):
+        if order.again:
+            _check_begun(order)
         replaced = _check_idle(order)
         attempt, launch = Attempt(), Launch(Interruption())
         try:
@@ -127,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--cpus", help="CPUs of the net, compute and output thread, for example 4,5,6")
     add("--deadline_s", type=float, default=30.0, help="to be ready (default: %(default)g)")
     add("--helpers", help="refuse unless the set of helpers here has this digest")
+    add("--again", action="store_true", help="the run was begun here: its folders must be there")
     add("--copies", action="store_true", help="small files for the run: {name: text} on stdin")
     add("--hashpipe_dir", help="prefix of an installed HASHPIPE whose launcher is to be used")
     return parser
@@ -179,6 +183,7 @@ def _order(args: argparse.Namespace) -> Order:
         options=[f"{key}={value}" for key, value in values.items()],
         cpus=_cpus(args.cpus),
         deadline_s=args.deadline_s,
+        again=args.again,
     )
 
 
@@ -262,6 +267,14 @@ def _start(order: Order, copies: Dict[str, str], attempt: Attempt, launch: Launc
     refuse_if_over(order.run)  # a stop may have looked in between; from now on it sees the pipeline
     launch.wait_recording(identity, _logs(order)[2], deadline)
     return identity
+
+
+def _check_begun(order: Order) -> None:
+    """After a reboot an empty folder may be where a disk was: nothing is recorded into it."""
+    for module in order.modules:
+        folder = Path(daq_facts.module_run_dir(module, order.run))
+        if not folder.is_dir():
+            raise DaqError(f"{folder.absolute()} is gone since the run began: mount its disk")
 
 
 def _check_alone(identity: Identity) -> None:

@@ -306,7 +306,8 @@ def test_hv_off_works_with_broken_configs(ready: PrivateObservatory, look: Look)
     """By the copies in a run; without any, as far as the running updater knows the boards."""
     path = ready.command_dir / "obs_config.json"
     text = path.read_text()
-    run = ready.data_dir / "obs_Simulated.start_2026-11-25T00:36:33Z.runtype_night.pffd"
+    # The latest run, whatever tests before this one recorded.
+    run = ready.data_dir / "obs_Simulated.start_2036-11-25T00:36:33Z.runtype_night.pffd"
     run.mkdir()
     try:
         for name in ("obs_config.json", "daq_config.json"):

@@ -325,6 +325,24 @@ def test_pipeline_that_was_killed(node: NodeDir) -> None:
     assert (stopped.code, stopped.document["final"]["state"]) == (0, "ended")
 
 
+def test_a_run_that_goes_on_wants_its_folders(node: NodeDir) -> None:
+    """An empty folder where a disk was mounted: nothing is recorded into it."""
+    first = node.start()
+    os.kill(first.document["pid"], signal.SIGKILL)
+    wait_for(lambda: not hashpipe_pids(), "it to be gone")
+    folder = node.path / "module_254" / RUN
+    away = folder.rename(node.path / "away")
+    words = node.start_words(RUN)
+    refused = node.helper("start_daq.py", *words, "--again")
+    assert refused.code == 1
+    assert f"module_254/{RUN} is gone since the run began: mount its disk" in refused.error
+    assert not folder.exists()
+    away.rename(folder)
+    again = node.helper("start_daq.py", *words, "--again")
+    assert (again.code, again.document["replaced_run"]) == (0, RUN), again.error
+    assert node.stop().code == 0
+
+
 def test_pipeline_that_was_frozen(node: NodeDir) -> None:
     pid = node.start().document["pid"]
     os.kill(pid, signal.SIGSTOP)

@@ -420,43 +420,25 @@ def remount(host: Host, how: str) -> None:
 @pytest.mark.long
 def test_disk_that_is_not_there(faults: Faults) -> None:
     """A start is refused; a run whose files are not to be seen is never taken for complete."""
-    node, away = faults.site.world["node2"], LINKED_DIR.with_name("away")
-    run = faults.begin()
-    faults.wait_for_frames(run, NODE1, NODE2)
-    faults.stop("--no_collect")
-    node.check(["mv", str(LINKED_DIR), str(away)])
-    try:
-        said = faults.site.script("start.py", code=3)
-        assert f"link to {LINKED_DIR}" in said.err, "before anything is begun"
-        faults.check_idle()
-        done = json.loads(faults.site.script("stop.py", "--json", "--run", run.name, code=1).out)
-        assert any("module_254" in text for text in done["finished"]["problems"])
-        assert not done["finished"]["complete"]
-        faults.check_whole(faults.recording(run), NODE1)
-    finally:
-        node.check(["mv", str(away), str(LINKED_DIR)])
-    assert faults.stop("--run", run.name)["finished"]["complete"]
-    faults.check_whole(faults.recording(run), NODE2)
-    faults.check_over(run)
-
-
-@pytest.mark.long
-def test_disk_that_was_not_mounted_again(faults: Faults) -> None:
-    """After a power cut an empty folder is where the disk was: the run is not complete."""
-    node, away = faults.site.world["node2"], LINKED_DIR.with_name("away")
+    node, disk = faults.site.world["node2"], faults.site.outside("node2", LINKED_DIR)
+    away = disk.with_name("away")
     run = faults.begin()
     faults.wait_for_frames(run, NODE1, NODE2)
     node.power_cut()
-    node.power_on()
-    node.check(["mv", str(LINKED_DIR), str(away)])
-    node.check(["mkdir", str(LINKED_DIR)])
+    disk.rename(away)
+    disk.mkdir()
     try:
+        node.power_on()
+        folder = faults.site.head_data / run.name
+        wait_for(lambda: acts(read_entries(folder), "restart_failed"), "a restart", timeout_s=60)
+        (failed, *_) = acts(read_entries(folder), "restart_failed")
+        assert "is gone since the run began: mount its disk" in failed.text
         done = json.loads(faults.site.script("stop.py", "--json", code=1).out)
         assert any("module 254" in text for text in done["finished"]["problems"])
         assert not done["finished"]["complete"]
     finally:
-        node.check(["rmdir", str(LINKED_DIR)])
-        node.check(["mv", str(away), str(LINKED_DIR)])
+        disk.rmdir()
+        away.rename(disk)
     assert faults.stop("--run", run.name)["finished"]["complete"]
     faults.check_up_to_fault(faults.recording(run), NODE2)
     faults.check_over(run)

@@ -151,10 +151,13 @@ def _tuning_words(tuning: PipelineTuning) -> list[str]:
     return words
 
 
-def start_recording(shell: Shell, order: Order, copies: Mapping[str, bytes] = EMPTY) -> Started:
+def start_recording(
+    shell: Shell, order: Order, copies: Mapping[str, bytes] = EMPTY, again: bool = False
+) -> Started:
     """Start recording; returns when the pipeline runs and has its socket open.
 
-    copies: small text files, such as the configs, for <run>/ on the node.
+    copies: small text files, such as the configs, for <run>/ on the node.  again: the run was
+    begun there, so that its folders must be there.
     """
     node = shell.node
     words = [
@@ -171,6 +174,8 @@ def start_recording(shell: Shell, order: Order, copies: Mapping[str, bytes] = EM
     ]
     if node.hashpipe_dir is not None:
         words += ["--hashpipe_dir", node.hashpipe_dir]
+    if again:
+        words.append("--again")
     data = b""
     if copies:
         words.append("--copies")

@@ -92,4 +92,4 @@ class Restarts:
             daq_nodes.stop_recording(
                 shell, order.run, order.owner, deadline_s=END_S, drain_s=DRAIN_S
             )
-        daq_nodes.start_recording(shell, order)
+        daq_nodes.start_recording(shell, order, again=True)
