@@ -271,7 +271,7 @@ static void put(struct assembly *frame, const struct packet_info *packet, const 
 	frame->stream[q] = packet->stream;
 	board->number = packet->number;
 	board->tai = packet->tai;
-	board->nsec = packet->nsec;
+	board->nsec = packet_nsec(packet);
 	board->tv_sec = (uint32_t)(packet->recv_ns / 1000000000u);
 	board->tv_usec = (uint32_t)(packet->recv_ns % 1000000000u / 1000u);
 	orient_board(frame->pixels + orient_quadrant(q, frame->pixel_bytes),
@@ -279,9 +279,9 @@ static void put(struct assembly *frame, const struct packet_info *packet, const 
 }
 
 enum assembly_verdict assembly_add(struct assembly_ring *ring, const struct packet_info *packet,
-				   const uint8_t *pixels, enum sequence_verdict order,
-				   uint64_t clock_ns)
+				   const uint8_t *pixels, enum sequence_verdict order)
 {
+	uint64_t clock_ns = packet->clock_ns;
 	struct assembly *frame;
 	uint16_t later, k;
 

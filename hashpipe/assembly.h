@@ -66,11 +66,9 @@ struct assembly_ring *assembly_ring_new(int64_t window_ns,
 					assembly_emit *emit, void *context);
 void assembly_ring_free(struct assembly_ring *ring);
 
-/* Adds a packet.  `order` is what sequence_note() said of it, not SEQUENCE_DUPLICATE; `clock_ns`
- * is when it was received, on a clock that is never set. */
+/* Adds a packet.  `order` is what sequence_note() said of it, not SEQUENCE_DUPLICATE. */
 enum assembly_verdict assembly_add(struct assembly_ring *ring, const struct packet_info *packet,
-				   const uint8_t *pixels, enum sequence_verdict order,
-				   uint64_t clock_ns);
+				   const uint8_t *pixels, enum sequence_verdict order);
 
 /* Lets go what has waited long enough at `clock_ns`, given that everything received before that
  * time has been added. */

@@ -40,7 +40,6 @@ struct packet_block_header {
 	uint32_t n;		      /* packets */
 	uint32_t end;		      /* 1: nothing comes after this block */
 	int32_t next;		      /* block that is filled after this one */
-	int64_t clock_offset_ns;      /* CLOCK_MONOTONIC minus Unix time at hand-over */
 };
 
 struct packet_block {

@@ -11,9 +11,9 @@
 #include <time.h>
 #include <unistd.h>
 
-/* No call to receive takes longer, and no packet waits longer in the kernel. */
-#define CALL_NS 5000000000u
-#define WAITED_NS 600000000000u
+/* Time stamps may be out of order by as much, and a packet come so long after the clocks were read.
+ * A clock that is set by less than this is not noticed, nor does it matter. */
+#define LEEWAY_NS 100000000u
 
 int capture_filter(int fd, const struct sock_filter *filter, unsigned short length)
 {
@@ -47,28 +47,49 @@ void capture_receive_buffer(struct capture *capture, int fd, unsigned bytes)
 			got / 2 / 1000, wanted / 1000, wanted);
 }
 
-/* The stamps of packets are of the computer's clock, which may be set.  Read together with one that
- * never is, once for all the packets of a call. */
-static void read_clocks(struct capture *capture)
+static uint64_t clock_ns(clockid_t clock)
 {
-	struct timespec now, monotonic;
+	struct timespec now;
 
-	clock_gettime(CLOCK_REALTIME, &now);
-	clock_gettime(CLOCK_MONOTONIC, &monotonic);
-	capture->clock_ns = (uint64_t)monotonic.tv_sec * 1000000000u + (uint64_t)monotonic.tv_nsec;
-	capture->clock_offset_ns =
-		capture->clock_ns - ((uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec);
+	clock_gettime(clock, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-/* When a packet came, on the clock that is never set.  One that cannot have come then was stamped
- * after the clock was set, during this very call. */
-static uint64_t clock_of(const struct capture *capture, uint64_t recv_ns)
+/* The stamps of packets are of the computer's clock, which may be set.  Read together with one that
+ * never is, once for many packets. */
+void capture_read_clocks(struct capture *capture)
 {
-	uint64_t clock_ns = recv_ns + capture->clock_offset_ns;
-	bool is_possible = clock_ns <= capture->clock_ns + CALL_NS &&
-			   clock_ns + WAITED_NS >= capture->clock_ns;
+	uint64_t unix_ns = clock_ns(CLOCK_REALTIME);
 
-	return is_possible ? clock_ns : capture->clock_ns;
+	capture_set_clocks(capture, unix_ns, clock_ns(CLOCK_MONOTONIC));
+}
+
+void capture_set_clocks(struct capture *capture, uint64_t unix_ns, uint64_t monotonic_ns)
+{
+	capture->clock_ns = monotonic_ns;
+	capture->offset_now_ns = monotonic_ns - unix_ns;
+	/* Set, if by more than a little; then packets of before that may come first. */
+	if (capture->offset_now_ns - capture->offset_ns + LEEWAY_NS <= 2 * LEEWAY_NS)
+		capture->offset_ns = capture->offset_now_ns;
+}
+
+/* Whether a packet can have come then: hardly before the one taken before it, nor in future. */
+static bool is_possible(const struct capture *capture, uint64_t clock_ns)
+{
+	return clock_ns + LEEWAY_NS >= capture->newest_clock_ns &&
+	       clock_ns <= capture->clock_ns + LEEWAY_NS;
+}
+
+/* When the packet came that is taken now, on the clock that is never set.  The first that cannot
+ * have come then was stamped after the other was set; perhaps a moment ago, since they were read.
+ */
+static uint64_t clock_of(struct capture *capture, uint64_t recv_ns)
+{
+	if (!is_possible(capture, recv_ns + capture->offset_ns))
+		capture->offset_ns = capture->offset_now_ns;
+	if (!is_possible(capture, recv_ns + capture->offset_ns))
+		return capture->clock_ns;
+	return recv_ns + capture->offset_ns;
 }
 
 /* A packet that seems to be older than the one before is not: the clock was set back, or packets
@@ -94,10 +115,12 @@ bool capture_judge(struct capture *capture, const uint8_t *payload, size_t lengt
 	count(&account->received, 1);
 	count(&account->bytes, length);
 	capture->newest_recv_ns = recv_ns;
+	capture->newest_clock_ns = clock_of(capture, recv_ns);
 	if (verdict == PACKET_OK) {
 		info->recv_ns = recv_ns;
+		info->clock_ns = capture->newest_clock_ns;
 		stream = &account->net[stream_index(info->module, info->quabo, info->stream)];
-		note_time(stream, clock_of(capture, recv_ns));
+		note_time(stream, info->clock_ns);
 		count(&stream->received, 1);
 		set_counter(&stream->last_recv_ns, recv_ns);
 		return true;
@@ -173,8 +196,11 @@ int capture_start(struct capture *capture, char *fault, size_t fault_size)
 
 int capture_receive(struct capture *capture, struct capture_target *target, int timeout_ms)
 {
-	read_clocks(capture);
-	return capture->kind->receive(capture, target, timeout_ms);
+	int n = capture->kind->receive(capture, target, timeout_ms);
+
+	if (n == 0) /* nothing is left that was stamped before the clock was set */
+		capture->offset_ns = capture->offset_now_ns;
+	return n;
 }
 
 void capture_count_drops(struct capture *capture)

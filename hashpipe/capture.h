@@ -41,9 +41,11 @@ struct capture {
 	const struct options *options;
 	int fd;
 	int wake_fd;		  /* eventfd of the caller: readable means do not sleep; -1: none */
-	uint64_t newest_recv_ns;  /* Unix time stamp of the newest packet taken so far */
-	uint64_t clock_ns;	  /* CLOCK_MONOTONIC when capture_receive was called, */
-	uint64_t clock_offset_ns; /* ... and by how much it was ahead of Unix time */
+	uint64_t newest_recv_ns;  /* Unix time stamp of the packet taken last */
+	uint64_t newest_clock_ns; /* ... on CLOCK_MONOTONIC */
+	uint64_t offset_ns;	  /* by how much that was ahead of Unix time when it came */
+	uint64_t clock_ns;	  /* CLOCK_MONOTONIC when packets were last asked for, */
+	uint64_t offset_now_ns;	  /* ... and by how much it was ahead of Unix time */
 	uint64_t lag_ns;    /* how long a packet may be in the kernel without being handed out */
 	uint64_t gather_ns; /* for the caller to let packets gather; 0: the kernel has done so */
 	void *own;	    /* of the kind */
@@ -85,6 +87,12 @@ uint64_t capture_held(struct capture *capture);
 
 /* Closes; a capture that was never opened (all zero) is left alone. */
 void capture_close(struct capture *capture);
+
+/* For the kinds: reads the clocks, between waiting for packets and taking them. */
+void capture_read_clocks(struct capture *capture);
+
+/* The same with what they say. */
+void capture_set_clocks(struct capture *capture, uint64_t unix_ns, uint64_t monotonic_ns);
 
 /* For the kinds: checks a datagram, counts it, notes a new kind of bad packet in the journal.
  * Returns true if it is accepted; *info is then complete. */

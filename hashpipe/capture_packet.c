@@ -330,6 +330,7 @@ static int packet_receive(struct capture *capture, struct capture_target *target
 		if (err)
 			return err;
 	}
+	capture_read_clocks(capture);
 	while (target->n < target->size && is_ours(ring)) {
 		if (!ring->next) {
 			struct tpacket_block_desc *block = current(ring);

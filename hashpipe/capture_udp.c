@@ -39,14 +39,6 @@ struct udp {
 	unsigned capacity;		 /* packets that the receive buffer holds, cautiously */
 };
 
-static uint64_t clock_ns(clockid_t clock)
-{
-	struct timespec now;
-
-	clock_gettime(clock, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 /* Drops of the socket since it was made, as in SO_RXQ_OVFL but without waiting for a packet. */
 static uint32_t kernel_counter(int fd)
 {
@@ -196,11 +188,11 @@ static void nap(struct capture *capture, int timeout_ms)
 static int take(struct capture *capture, struct capture_target *target, unsigned room)
 {
 	struct udp *udp = capture->own;
-	uint64_t now_ns = clock_ns(CLOCK_MONOTONIC);
 	int n;
 
-	udp->interval_ns = now_ns - udp->called_ns;
-	udp->called_ns = now_ns;
+	capture_read_clocks(capture);
+	udp->interval_ns = capture->clock_ns - udp->called_ns;
+	udp->called_ns = capture->clock_ns;
 	for (unsigned k = 0; k < room; k++) {
 		udp->iov[k] = (struct iovec){ target->payload[target->n + k], PACKET_MAX_BYTES };
 		udp->message[k].msg_hdr = (struct msghdr){
@@ -245,7 +237,7 @@ static void keep(struct capture *capture, struct capture_target *target, unsigne
 
 		if (!capture_judge(capture, payload, udp->message[k].msg_len,
 				   ntohl(udp->source[k].sin_addr.s_addr),
-				   recv_ns ? recv_ns : clock_ns(CLOCK_REALTIME),
+				   recv_ns ? recv_ns : capture->clock_ns - capture->offset_now_ns,
 				   &target->info[target->n]))
 			continue;
 		if (target->n != first + k)

@@ -100,24 +100,20 @@ static uint8_t *reserve(void *context, const struct frame_info *frame)
 /* Frames of one packet block.  Returns whether it was the last. */
 static bool process(struct compute *compute, struct packet_block *block)
 {
-	uint64_t clock_ns = 0;
 	bool end;
 	int next;
 
 	atomic_load_explicit(&block->header.handed_over, memory_order_acquire);
 	for (unsigned k = 0; k < block->header.n; k++) {
-		const struct packet_info *packet = &block->info[k];
-
-		clock_ns = packet->recv_ns + (uint64_t)block->header.clock_offset_ns;
-		framer_packet(compute->framer, packet, block->payload[k] + PACKET_HEADER_BYTES,
-			      clock_ns);
+		framer_packet(compute->framer, &block->info[k],
+			      block->payload[k] + PACKET_HEADER_BYTES);
 	}
 	if (block->header.n) {
 		const struct packet_info *last = &block->info[block->header.n - 1];
 
 		set_counter(&compute->pipeline->account.last_board,
 			    last->module * (uint64_t)MODULE_QUABOS + last->quabo);
-		framer_expire(compute->framer, clock_ns);
+		framer_expire(compute->framer, last->clock_ns);
 	}
 	end = block->header.end;
 	next = block->header.next;

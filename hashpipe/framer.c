@@ -59,7 +59,7 @@ static void emit_board_frame(struct framer *framer, const struct packet_info *pa
 	struct pff_board board = {
 		.number = packet->number,
 		.tai = packet->tai,
-		.nsec = packet->nsec,
+		.nsec = packet_nsec(packet),
 		.tv_sec = (uint32_t)(packet->recv_ns / 1000000000u),
 		.tv_usec = (uint32_t)(packet->recv_ns % 1000000000u / 1000u),
 	};
@@ -122,8 +122,7 @@ void framer_free(struct framer *framer)
 	free(framer);
 }
 
-void framer_packet(struct framer *framer, const struct packet_info *packet, const uint8_t *pixels,
-		   uint64_t clock_ns)
+void framer_packet(struct framer *framer, const struct packet_info *packet, const uint8_t *pixels)
 {
 	struct framer_module *module = &framer->module[packet->module];
 	struct sequence *sequence = &module->sequences[packet->quabo][packet->stream];
@@ -132,7 +131,7 @@ void framer_packet(struct framer *framer, const struct packet_info *packet, cons
 			 ->compute[stream_index(packet->module, packet->quabo, packet->stream)];
 	int64_t lost_before = sequence->lost;
 	enum sequence_verdict order =
-		sequence_note(sequence, packet->number, packet->time_ns, clock_ns);
+		sequence_note(sequence, packet->number, packet->time_ns, packet->clock_ns);
 
 	if (sequence->lost != lost_before)
 		set_counter(&account->lost, (uint64_t)sequence->lost);
@@ -149,7 +148,7 @@ void framer_packet(struct framer *framer, const struct packet_info *packet, cons
 		return;
 	}
 	if (assembly_add(packet->stream == STREAM_PH ? module->pulses : module->images, packet,
-			 pixels, order, clock_ns) == ASSEMBLY_LATE)
+			 pixels, order) == ASSEMBLY_LATE)
 		count(&account->late, 1);
 }
 

@@ -26,10 +26,8 @@ struct framer *framer_new(const struct module_table *modules, bool group_ph,
 			  struct account *account, framer_reserve *reserve, void *context);
 void framer_free(struct framer *framer);
 
-/* Takes one accepted packet: its header values and its 256 pixels as they came.  `clock_ns` as of
- * assembly_add(). */
-void framer_packet(struct framer *framer, const struct packet_info *packet, const uint8_t *pixels,
-		   uint64_t clock_ns);
+/* Takes one accepted packet: its header values and its 256 pixels as they came. */
+void framer_packet(struct framer *framer, const struct packet_info *packet, const uint8_t *pixels);
 
 /* Writes the frames that have waited long enough; see assembly_expire(). */
 void framer_expire(struct framer *framer, uint64_t clock_ns);

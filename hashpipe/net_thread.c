@@ -101,12 +101,6 @@ static bool take_block(struct net *net)
 	return true;
 }
 
-/* What makes CLOCK_MONOTONIC of a time stamp. */
-static int64_t clock_offset_ns(void)
-{
-	return (int64_t)monotonic_ns() - unix_ns();
-}
-
 static void hand_over(struct net *net, bool end)
 {
 	struct packet_block *block = net->block;
@@ -115,7 +109,6 @@ static void hand_over(struct net *net, bool end)
 	block->header.next = next;
 	block->header.n = net->target.n;
 	block->header.end = end;
-	block->header.clock_offset_ns = clock_offset_ns();
 	atomic_store_explicit(&block->header.handed_over, 1, memory_order_release);
 	hashpipe_databuf_set_filled(&net->ring->base, net->index);
 	set_counter(&net->pipeline->net_block, (uint64_t)net->index);
@@ -143,11 +136,8 @@ static void note_idle(struct net *net, int n, uint64_t begun_ns)
 	const struct capture *capture = &net->pipeline->capture;
 	uint64_t through_ns = begun_ns;
 
-	if (n > 0) {
-		through_ns = capture->newest_recv_ns + (uint64_t)clock_offset_ns();
-		if (through_ns > begun_ns)
-			through_ns = begun_ns;
-	}
+	if (n > 0 && capture->newest_clock_ns < begun_ns)
+		through_ns = capture->newest_clock_ns;
 	atomic_store_explicit(&net->pipeline->idle_clock_ns, through_ns - capture->lag_ns,
 			      memory_order_release);
 }

@@ -66,8 +66,7 @@ enum packet_verdict packet_check(const uint8_t *payload, size_t length, uint32_t
 
 	info->number = get16(payload + 2);
 	info->tai = (uint16_t)(get32(payload + 6) & 0x3ff); /* the other bits are not valid */
-	info->nsec = get32(payload + 10);
-	info->time_ns = tai_time_ns(info->tai, info->nsec);
+	info->time_ns = tai_time_ns(info->tai, get32(payload + 10));
 	info->module = (uint16_t)module;
 	info->quabo = boardloc & 3;
 	info->stream = (uint8_t)stream;

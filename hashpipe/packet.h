@@ -42,14 +42,14 @@ enum packet_verdict {
 
 /* What is known of an accepted packet; its pixels stay where the payload is. */
 struct packet_info {
-	uint64_t recv_ns; /* Unix time at which the computer took it, ns */
-	uint64_t time_ns; /* board's time: TAI modulo 1024 s, ns (see tai_time_ns) */
-	uint32_t nsec;	  /* nanosecond field as sent; may exceed 999999999 a little */
-	uint16_t number;  /* packet number, wraps at 65536 */
-	uint16_t tai;	  /* low 10 bits of TAI seconds */
-	uint16_t module;  /* index into the module table, not the id */
-	uint8_t quabo;	  /* 0..3 */
-	uint8_t stream;	  /* enum stream */
+	uint64_t recv_ns;  /* Unix time at which the computer took it, ns */
+	uint64_t clock_ns; /* ... on a clock that is never set */
+	uint64_t time_ns;  /* board's time: TAI modulo 1024 s, ns (see tai_time_ns) */
+	uint16_t number;   /* packet number, wraps at 65536 */
+	uint16_t tai;	   /* low 10 bits of TAI seconds */
+	uint16_t module;   /* index into the module table, not the id */
+	uint8_t quabo;	   /* 0..3 */
+	uint8_t stream;	   /* enum stream */
 };
 
 /* Board times count modulo 1024 s, because only 10 bits of the seconds are sent. */
@@ -61,6 +61,15 @@ static inline uint64_t tai_time_ns(uint16_t tai, uint32_t nsec)
 	uint64_t time_ns = (uint64_t)(tai & 0x3ff) * 1000000000ull + nsec;
 
 	return time_ns < TAI_PERIOD_NS ? time_ns : time_ns - TAI_PERIOD_NS;
+}
+
+/* The nanosecond field of a packet as it was sent; may exceed 999999999 a little. */
+static inline uint32_t packet_nsec(const struct packet_info *packet)
+{
+	uint64_t second_ns = (uint64_t)packet->tai * 1000000000ull;
+
+	return (uint32_t)(packet->time_ns - second_ns +
+			  (packet->time_ns < second_ns ? TAI_PERIOD_NS : 0));
 }
 
 /* Signed distance a - b on that circle, within +-512 s. */
@@ -92,8 +101,8 @@ int packet_boardloc(const uint8_t *payload, size_t length);
 
 /* Checks a datagram of `length` bytes (its true length, of which at least the first
  * min(length, PACKET_MAX_BYTES) are at `payload`) sent by IPv4 address `source` (host byte order).
- * PACKET_OK: all of *info is set except recv_ns, which is the caller's.  Otherwise *info is left
- * alone.  The first check that fails names the verdict. */
+ * PACKET_OK: all of *info is set except recv_ns and clock_ns, which are the caller's.  Otherwise
+ * *info is left alone.  The first check that fails names the verdict. */
 enum packet_verdict packet_check(const uint8_t *payload, size_t length, uint32_t source,
 				 const struct module_table *modules, struct packet_info *info);
 

@@ -180,8 +180,8 @@ enum packet_verdict check_feed(struct framer *framer, const struct module_table 
 	enum packet_verdict verdict = packet_check(payload, length, source, modules, &info);
 
 	if (verdict == PACKET_OK) {
-		info.recv_ns = recv_ns;
-		framer_packet(framer, &info, payload + PACKET_HEADER_BYTES, recv_ns);
+		info.recv_ns = info.clock_ns = recv_ns;
+		framer_packet(framer, &info, payload + PACKET_HEADER_BYTES);
 	}
 	return verdict;
 }

@@ -79,9 +79,11 @@ static void receive(struct run *run, const uint8_t *payload, size_t length, uint
 	memcpy(exact, payload, there);
 	if (packet_check(exact, length, source, &run->modules, &info) == PACKET_OK) {
 		REQUIRE(info.module < run->modules.count && info.quabo < MODULE_QUABOS);
-		REQUIRE(info.time_ns < TAI_PERIOD_NS || info.nsec > 999999999);
+		REQUIRE(info.time_ns < TAI_PERIOD_NS);
+		REQUIRE(tai_time_ns(info.tai, packet_nsec(&info)) == info.time_ns);
+		info.clock_ns = run->clock_ns;
 		info.recv_ns = 1700000000000000000u + run->clock_ns;
-		framer_packet(run->framer, &info, exact + PACKET_HEADER_BYTES, run->clock_ns);
+		framer_packet(run->framer, &info, exact + PACKET_HEADER_BYTES);
 		run->accepted++;
 	} else {
 		run->refused++;

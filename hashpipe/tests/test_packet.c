@@ -27,7 +27,7 @@ static void test_fields(void)
 		uint8_t payload[PACKET_MAX_BYTES];
 		size_t length =
 			check_packet(payload, modes[k].acq_mode, 1018, 65535, 0x3fe, 999999996, 7);
-		struct packet_info info = { .recv_ns = 5 };
+		struct packet_info info = { .recv_ns = 5, .clock_ns = 6 };
 
 		check_case("acq_mode %u", modes[k].acq_mode);
 		payload[7] |= 0xfc; /* only 10 bits of the seconds are valid */
@@ -36,9 +36,10 @@ static void test_fields(void)
 		CHECK_EQUAL(packet_check(payload, length, 0xc0a803fa, &modules, &info), PACKET_OK);
 		CHECK_EQUAL(packet_check(payload, length, 0x7f0503fa, &modules, &info), PACKET_OK);
 		CHECK_EQUAL(info.recv_ns, 5);
+		CHECK_EQUAL(info.clock_ns, 6);
 		CHECK_EQUAL(info.number, 65535);
 		CHECK_EQUAL(info.tai, 0x3fe);
-		CHECK_EQUAL(info.nsec, 999999996);
+		CHECK_EQUAL(packet_nsec(&info), 999999996);
 		CHECK_EQUAL(info.time_ns, 1022999999996ll);
 		CHECK_EQUAL(info.module, 1);
 		CHECK_EQUAL(info.quabo, 2);
@@ -124,6 +125,8 @@ static void test_random_bytes(void)
 		CHECK_EQUAL(modules.id[info.module], packet_boardloc(payload, length) >> 2);
 		CHECK_EQUAL(length, 16 + 256 * stream_pixel_bytes(info.stream));
 		CHECK(info.time_ns < TAI_PERIOD_NS);
+		CHECK_EQUAL(packet_nsec(&info), payload[10] | payload[11] << 8 | payload[12] << 16 |
+							(uint32_t)payload[13] << 24);
 	}
 }
 
