@@ -42,7 +42,11 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--log", type=line_count, nargs="?", const=LOG_LINES, metavar="N",
         help=f"show the last N (default: {LOG_LINES}) lines of the flight recorder")  # fmt: skip
-    add("--data_dir", type=Path, help="head node data directory, where the configs are broken")
+    add(
+        "--data_dir",
+        type=Path,
+        help="head node data directory, where the configs are broken or name another",
+    )
     add("--json", action="store_true", help="one JSON document on stdout")
     add("--verbose", action="store_true", help="details on stderr")
     return parser.parse_args(argv)

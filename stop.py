@@ -16,9 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from panoseti import console
-from panoseti.configs.load_configs import Site
-from panoseti.configs.site_at_any_price import find_site
-from panoseti.errors import EXIT_FAILED, EXIT_OK, RefusedError
+from panoseti.configs.site_at_any_price import check_head_node, find_site
+from panoseti.errors import EXIT_FAILED, EXIT_OK
 from panoseti.flight import FlightRecorder
 from panoseti.runs import run_report, run_stop
 from panoseti.runs.names import check_run_name
@@ -51,7 +50,11 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         action="store_true",
         help="stop what another head node has begun, too (asks when on a terminal)",
     )
-    add("--data_dir", type=Path, help="head node data directory, where the configs are broken")
+    add(
+        "--data_dir",
+        type=Path,
+        help="head node data directory, where the configs are broken or name another",
+    )
     add("--json", action="store_true", help="one JSON document on stdout")
     add("--verbose", action="store_true", help="details on stderr")
     args = parser.parse_args(argv)
@@ -75,9 +78,9 @@ def main(argv: Sequence[str]) -> int:
     args = parse_args(argv)
     out = console.Console(args.json, args.verbose)
     found = find_site(Path.cwd(), args.data_dir)
-    for note in found.notes:
+    notes = [*found.notes, *check_head_node(found.site)]
+    for note in notes:
         out.warn(note)
-    check_head_node(found.site)
     flight = FlightRecorder(found.site.head_data_dir, run_stop.PROGRAM)
     flight.command(argv)
     options = StopOptions(
@@ -87,17 +90,8 @@ def main(argv: Sequence[str]) -> int:
     report = run_stop.stop(found.site, options, out, flight)
     run_report.show_stop(report, out)
     if args.json:
-        out.result({"config_notes": found.notes, **run_report.stop_document(report)})
+        out.result({"config_notes": notes, **run_report.stop_document(report)})
     return EXIT_OK if report.ok else EXIT_FAILED
-
-
-def check_head_node(site: Site) -> None:
-    """Refuse elsewhere: the run's state and the daemons are on the head node."""
-    if not site.is_head_node_here():
-        raise RefusedError(
-            f"this computer is not the head node ({site.daq.head_node_ip_addr}, daq_config.json):"
-            " type it there"
-        )
 
 
 if __name__ == "__main__":

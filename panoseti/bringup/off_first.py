@@ -12,9 +12,9 @@ from panoseti.bringup.ledger import Ledger
 from panoseti.bringup.ledger_file import LedgerFile
 from panoseti.configs.board_files import QUABO_UIDS, known_uids
 from panoseti.configs.load_configs import Site
-from panoseti.configs.site_at_any_price import DAEMONS, find_site
+from panoseti.configs.site_at_any_price import DAEMONS, check_head_node, find_site
 from panoseti.console import Console
-from panoseti.errors import ConfigError, Fault, RefusedError
+from panoseti.errors import ConfigError, Fault
 from panoseti.flight import FlightRecorder
 from panoseti.runs import activities
 
@@ -31,14 +31,9 @@ def switch_off(command_dir: Path, console: Console, argv: Sequence[str]) -> list
         found = find_site(command_dir)
     except ConfigError as error:
         raise ConfigError([*error.faults[:-1], _end_updater(command_dir)]) from error
-    for note in found.notes:
-        console.warn(note)
     site = found.site
-    if not site.is_head_node_here():
-        raise RefusedError(
-            f"this is not the head node ({site.daq.head_node_ip_addr} in daq_config.json);"
-            " run config.py there"
-        )
+    for note in (*found.notes, *check_head_node(site)):
+        console.warn(note)
     flight = FlightRecorder(site.head_data_dir, PROGRAM)
     flight.command(argv)
     work = _work(site, console, flight)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from panoseti.configs.load_configs import DAQ_CONFIG, Site, load_site
-from panoseti.errors import ConfigError, Fault
+from panoseti.errors import ConfigError, Fault, RefusedError
 from panoseti.runs import activities
 from panoseti.runs.run_state import StateError, read_holder, run_dir, runs
 
@@ -32,14 +32,19 @@ class FoundSite:
 def find_site(command_dir: Path, data_dir: Path | None = None) -> FoundSite:
     """The site of a command directory without its data config.
 
-    data_dir: where the operator says the data directory is.  Raises ConfigError with the faults of
-    the configs when no frozen copies can stand in for them.
+    data_dir: where the operator, or who watches a run, says the data directory is; configs that
+    name another one are of another night.  Raises ConfigError with the faults of the configs when
+    no frozen copies can stand in for them.
     """
+    faults: tuple[Fault, ...] = ()
     try:
-        return FoundSite(load_site(command_dir, data_config=False), ())
+        site = load_site(command_dir, data_config=False)
+        if data_dir is None or _same(site.head_data_dir, data_dir):
+            return FoundSite(site, ())
+        notes = [f"head_node_data_dir is {site.head_data_dir} now, not {data_dir}"]
     except ConfigError as error:
-        faults = error
-    notes = [f"broken config: {fault}" for fault in faults.faults]
+        faults = error.faults
+        notes = [f"broken config: {fault}" for fault in faults]
     for folder, how in _data_dirs(command_dir, data_dir):
         for copy in _frozen(folder):
             try:
@@ -54,7 +59,26 @@ def find_site(command_dir: Path, data_dir: Path | None = None) -> FoundSite:
         "repair the configs; frozen copies of a run, which could stand in for them, are not found:"
         " say where the data directory is (--data_dir)"
     )
-    raise ConfigError([*faults.faults, Fault(str(command_dir), "$", "not usable", remedy)])
+    raise ConfigError([*faults, Fault(str(command_dir), "$", "not usable", remedy)])
+
+
+def check_head_node(site: Site) -> list[str]:
+    """Refuse elsewhere: the run's state and the daemons are on the head node.  What to warn of.
+
+    A dead name server is no reason not to stop: where the name does not resolve, the head node is
+    where its data directory is.
+    """
+    name, notes = site.daq.head_node_ip_addr, []
+    if name in site.addresses:
+        here = site.is_head_node_here()
+    else:
+        here = site.head_data_dir.is_dir()
+        notes = [f"{name} does not resolve; {site.head_data_dir} is here, so this is the head node"]
+    if not here:
+        raise RefusedError(
+            f"this computer is not the head node ({name}, daq_config.json): type it there"
+        )
+    return notes
 
 
 def _data_dirs(command_dir: Path, said: Path | None) -> list[tuple[Path, str]]:
@@ -90,6 +114,6 @@ def _frozen(data_dir: Path) -> Sequence[Path]:
 
 def _same(one: Path, other: Path) -> bool:
     try:
-        return one.samefile(other)
+        return one == other.absolute() or one.samefile(other)
     except OSError:
         return False
