@@ -238,7 +238,7 @@ def test_copies_hold_no_secret_and_load_again(tmp_path: Path) -> None:
     obs = changed(
         OBS,
         {
-            ("wps", "url"): "http://admin:se/cr@t@192.168.0.100",
+            ("wps", "url"): "http://admin:se%2Fcr@t@192.168.0.100",
             ("WPS_2",): {"url": "http://admin:s3cret@10.0.0.1", "quabo_socket": 2},
             ("redis_password",): "se/cr@t",
             ("comment",): "switch at http://admin:s3cret@10.0.0.1",
@@ -246,7 +246,7 @@ def test_copies_hold_no_secret_and_load_again(tmp_path: Path) -> None:
     )
     daq = changed(DAQ, {("head_node_data_dir",): "~/data", ("daq_nodes", 0, "username"): "$USER"})
     site = load_site(write_site(tmp_path / "site", obs, daq))
-    assert site.obs.power_switches[0].url == "http://admin:se/cr@t@192.168.0.100"
+    assert site.obs.power_switches[0].url == "http://admin:se%2Fcr@t@192.168.0.100"
     run = tmp_path / "run"
     run.mkdir()
     for name, text in frozen_copies(site).items():
@@ -254,7 +254,7 @@ def test_copies_hold_no_secret_and_load_again(tmp_path: Path) -> None:
     everything = "".join(frozen_copies(site).values()) + str(site.warnings)
     everything += repr(site.obs.power_switches)
     assert "s3cret" not in everything
-    assert "se/cr" not in everything
+    assert "se/cr" not in everything and "se%2Fcr" not in everything
     again = load_site(run)
     assert again.daq == site.daq
     assert again.data == site.data
