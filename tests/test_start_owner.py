@@ -137,8 +137,9 @@ def test_what_was_taken_by_force_is_neither_mended_nor_stopped_by_its_former_own
     """Its watcher lives, and its own stop comes when the other one records already."""
     started = obs.start_here(**QUICK)
     run = started.holder.run
-    assert other.stop(force=True).ok
     log = started.run_dir / WATCH_LOG
+    wait_for(log.exists, "the watch to begin")
+    assert other.stop(force=True).ok
     wait_for(lambda: f"run {run} is over on this node" in log.read_text(), "its watcher to give in")
     assert not activities.pipelines()
     other.start()
