@@ -288,19 +288,12 @@ def _check_alone(identity: Identity) -> None:
 
 
 def _make_directories(order: Order, attempt: Attempt) -> None:
-    logs = _logs(order)
-    started_before = logs[2].exists()
     for module in order.modules:
         _make_directory(_module_directory(module), attempt)
-        folder = Path(daq_facts.module_run_dir(module, order.run))
-        if started_before and not folder.exists():  # what we wrote, a later mount would hide
-            raise DaqError(
-                f"{folder.absolute()} was made when the run began and is not there:"
-                f" is the disk of module_{module} mounted?"
-            )
-        _make_directory(folder, attempt)
-        _forget_empty_files(folder, attempt)
+        _make_directory(Path(daq_facts.module_run_dir(module, order.run)), attempt)
+        _forget_empty_files(Path(daq_facts.module_run_dir(module, order.run)), attempt)
     _make_directory(Path(order.run), attempt)
+    logs = _logs(order)
     for path in (*logs, *(logs[2].with_suffix(suffix) for suffix in (".json.tmp", ".json.new"))):
         if not path.exists():
             attempt.on_failure(functools.partial(remove_state, path))

@@ -411,19 +411,6 @@ def test_start_does_not_undo_what_was_there(tmp_path: Path) -> None:
     assert os.listdir(node.path / RUN) == ["obs_config.json"]
 
 
-def test_a_disk_that_is_not_mounted_again_is_not_replaced(tmp_path: Path) -> None:
-    """A pipeline that is started again within a run would write where a mount hides it."""
-    node = faulty(tmp_path, node_dir.ENDS_AT_SIGINT)
-    assert node.start().code == 0 and node.stop().code == 0
-    folder, disk = node.path / "module_1", tmp_path / "disk"
-    folder.rename(disk)
-    again = node.start()
-    assert again.code == 1 and f"{RUN} was made when the run began and is not there" in again.error
-    assert "is the disk of module_1 mounted?" in again.error and not folder.exists()
-    disk.rename(folder)
-    assert node.start().code == 0 and node.stop().code == 0
-
-
 def test_start_without_program(tmp_path: Path) -> None:
     node = faulty(tmp_path, node_dir.ENDS_AT_SIGINT)
     for name in ("hashpipe.so", "hashpipe"):
