@@ -154,7 +154,11 @@ def test_nothing_is_done_on_the_strength_of_an_answer_from_before_a_restart(
 ) -> None:
     """A restart lasts: what is known of the node as it ends is what it was before."""
     begun: list[object] = []
-    monkeypatch.setattr(daq_nodes, "start_recording", lambda shell, order: begun.append(order))
+
+    def begin(shell: object, order: object, again: bool) -> None:
+        begun.append(order)
+
+    monkeypatch.setattr(daq_nodes, "start_recording", begin)
     told: list[str] = []
     order: Any = "order"
     shell: Any = "shell"
