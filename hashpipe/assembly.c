@@ -3,12 +3,14 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "orient.h"
 
-/* Lists hold slot numbers; slot ASSEMBLY_RING is the end of both lists, not a frame. */
+/* Lists hold slot numbers; slot 0 is the end of both lists, not a frame. */
 enum {
-	END = ASSEMBLY_RING,
+	END = 0,
+	PAGE_BYTES = 4096,
 	ALL_BOARDS = 0xf,
 };
 
@@ -25,17 +27,20 @@ struct assembly_ring {
 	struct sequence (*sequences)[STREAM_COUNT];
 	assembly_emit *emit;
 	void *context;
-	unsigned count;
+	unsigned size, count;
 	unsigned present[MODULE_QUABOS]; /* of the frames in the making, those with this board */
+	/* Where each board's last packet went, or what came next when that frame left: its next one
+	 * is not far from there, however far it is from the newest frame. */
+	uint16_t joined[MODULE_QUABOS];
 	unsigned n_free;
-	uint16_t free[ASSEMBLY_RING]; /* last in, first out: the warm ones are used again */
+	uint16_t free[ASSEMBLY_IMAGES]; /* last in, first out: the warm ones are used again */
 	struct departed departed[ASSEMBLY_HISTORY];
 	unsigned n_departed;
 	bool any_departed;
 	uint64_t newest_departed_ns;
 	uint8_t boards_departed;	     /* bit q set: departed_ns[q] is valid */
 	uint64_t departed_ns[MODULE_QUABOS]; /* time of the last packet of a board that left */
-	struct assembly slot[ASSEMBLY_RING + 1];
+	struct assembly slot[];		     /* one more than size */
 };
 
 static bool is_near(int64_t difference_ns)
@@ -43,23 +48,31 @@ static bool is_near(int64_t difference_ns)
 	return difference_ns <= ASSEMBLY_NEAR_NS && difference_ns >= -ASSEMBLY_NEAR_NS;
 }
 
-struct assembly_ring *assembly_ring_new(int64_t window_ns,
+struct assembly_ring *assembly_ring_new(unsigned frames, int64_t window_ns,
 					struct sequence (*sequences)[STREAM_COUNT],
 					assembly_emit *emit, void *context)
 {
-	/* Not cleared as a whole: slots that are never used then cost no memory. */
-	struct assembly_ring *ring = aligned_alloc(64, sizeof(*ring));
+	size_t bytes = sizeof(struct assembly_ring) + (frames + 1) * sizeof(struct assembly);
+	struct assembly_ring *ring;
 	struct assembly *end;
 
+	if (frames > ASSEMBLY_IMAGES)
+		return NULL;
+	bytes = (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+	ring = aligned_alloc(PAGE_BYTES, bytes);
 	if (!ring)
 		return NULL;
+	/* Slots that are never used cost no memory: they are not cleared, and huge pages would
+	 * reach far into them. */
+	madvise(ring, bytes, MADV_NOHUGEPAGE);
 	memset(ring, 0, offsetof(struct assembly_ring, slot));
+	ring->size = frames;
 	ring->window_ns = window_ns;
 	ring->sequences = sequences;
 	ring->emit = emit;
 	ring->context = context;
-	for (unsigned k = 0; k < ASSEMBLY_RING; k++)
-		ring->free[ring->n_free++] = (uint16_t)(ASSEMBLY_RING - 1 - k);
+	for (unsigned k = frames; k > 0; k--)
+		ring->free[ring->n_free++] = (uint16_t)k;
 	end = &ring->slot[END];
 	end->earlier = end->later = end->older = end->younger = END;
 	return ring;
@@ -75,8 +88,8 @@ unsigned assembly_waiting(const struct assembly_ring *ring)
 	return ring->count;
 }
 
-/* Opens a frame whose later neighbour in time is slot `later`. */
-static struct assembly *begin(struct assembly_ring *ring, uint16_t later)
+/* Opens a frame whose later neighbour in time is slot `later`; its slot. */
+static uint16_t begin(struct assembly_ring *ring, uint16_t later)
 {
 	uint16_t k = ring->free[--ring->n_free];
 	struct assembly *frame = &ring->slot[k], *end = &ring->slot[END];
@@ -94,7 +107,7 @@ static struct assembly *begin(struct assembly_ring *ring, uint16_t later)
 	memset(frame->board, 0, sizeof(frame->board));
 	memset(frame->stream, 0, sizeof(frame->stream));
 	ring->count++;
-	return frame;
+	return k;
 }
 
 static void remember(struct assembly_ring *ring, const struct assembly *frame, uint64_t clock_ns)
@@ -119,12 +132,15 @@ static void leave(struct assembly_ring *ring, uint16_t k, uint64_t clock_ns)
 {
 	struct assembly *frame = &ring->slot[k];
 
-	for (unsigned q = 0; q < MODULE_QUABOS; q++)
+	for (unsigned q = 0; q < MODULE_QUABOS; q++) {
+		if (ring->joined[q] == k)
+			ring->joined[q] = frame->later;
 		if (frame->boards >> q & 1)
 			ring->present[q]--;
 		else
 			orient_clear(frame->pixels + orient_quadrant(q, frame->pixel_bytes),
 				     MODULE_SIDE * (size_t)frame->pixel_bytes, frame->pixel_bytes);
+	}
 	ring->slot[frame->earlier].later = frame->later;
 	ring->slot[frame->later].earlier = frame->earlier;
 	ring->slot[frame->older].younger = frame->younger;
@@ -198,6 +214,20 @@ void assembly_flush(struct assembly_ring *ring)
 		leave(ring, ring->slot[END].later, 0);
 }
 
+/* The latest frame from which to look for the one of this packet: none behind it can take it. */
+static uint16_t look_from(const struct assembly_ring *ring, const struct packet_info *packet)
+{
+	for (uint16_t k = ring->joined[packet->quabo]; k != END; k = ring->slot[k].later) {
+		int64_t after_first = tai_difference_ns(packet->time_ns, ring->slot[k].earliest_ns);
+
+		if (!is_near(after_first))
+			break;
+		if (after_first < -2 * ring->window_ns)
+			return k; /* the others are later still, to within a window */
+	}
+	return ring->slot[END].earlier;
+}
+
 /* The earliest frame that can take the packet, END if none; *later becomes the slot before which
  * a new frame of that time belongs. */
 static uint16_t find(const struct assembly_ring *ring, const struct packet_info *packet,
@@ -207,7 +237,7 @@ static uint16_t find(const struct assembly_ring *ring, const struct packet_info 
 	uint16_t found = END;
 
 	*later = END;
-	for (uint16_t k = ring->slot[END].earlier; k != END; k = ring->slot[k].earlier) {
+	for (uint16_t k = look_from(ring, packet); k != END; k = ring->slot[k].earlier) {
 		const struct assembly *frame = &ring->slot[k];
 		int64_t after_first = tai_difference_ns(packet->time_ns, frame->earliest_ns);
 		int64_t before_last = tai_difference_ns(frame->latest_ns, packet->time_ns);
@@ -291,11 +321,12 @@ enum assembly_verdict assembly_add(struct assembly_ring *ring, const struct pack
 	if (k == END) {
 		if (is_late(ring, packet, order, clock_ns))
 			return ASSEMBLY_LATE;
-		if (ring->count == ASSEMBLY_RING) {
+		if (ring->count == ring->size) {
 			leave(ring, ring->slot[END].younger, clock_ns); /* the one begun first */
 			find(ring, packet, &later); /* its slot may have been `later` */
 		}
-		frame = begin(ring, later);
+		k = begin(ring, later);
+		frame = &ring->slot[k];
 		frame->earliest_ns = frame->latest_ns = packet->time_ns;
 		frame->begun_ns = clock_ns;
 		frame->pixel_bytes = (uint8_t)stream_pixel_bytes(packet->stream);
@@ -308,6 +339,7 @@ enum assembly_verdict assembly_add(struct assembly_ring *ring, const struct pack
 	}
 	put(frame, packet, pixels, order == SEQUENCE_FIRST);
 	ring->present[packet->quabo]++;
+	ring->joined[packet->quabo] = k;
 	assembly_expire(ring, clock_ns);
 	return ASSEMBLY_TAKEN;
 }

@@ -1,9 +1,9 @@
 /* assembly.h -- joining the packets of a module's four boards into frames.
  *
- * One ring per module for images and one for grouped pulse height, each with at most
- * ASSEMBLY_RING frames in the making.  Two packets belong together when their times (full time,
- * seconds included) fit into the window; a frame then spans at most the window.  A packet that
- * fits several frames goes to the earliest.
+ * One ring per module for images and one for grouped pulse height, each with room for so many
+ * frames in the making.  Two packets belong together when their times (full time, seconds included)
+ * fit into the window; a frame then spans at most the window.  A packet that fits several frames
+ * goes to the earliest.
  *
  * Frames leave in the order of their times.  A frame waits while a board is missing from it, or
  * while the packet before one of its own has not been seen (an earlier frame may be on its way).
@@ -22,7 +22,11 @@
 #include "sequence.h"
 
 enum {
-	ASSEMBLY_RING = 256,  /* frames in the making, as in the deployed pipeline */
+	/* Room for the frames in the making.  Images: the packets of one board may be 41 ms behind
+	 * the others' at 20 us.  Pulse heights: as in the deployed pipeline; they are not as many.
+	 */
+	ASSEMBLY_IMAGES = 2048,
+	ASSEMBLY_PULSES = 256,
 	ASSEMBLY_PASSED = 66, /* packets: one that 64 of its own board have overtaken is in time */
 	ASSEMBLY_HISTORY = 64,
 };
@@ -59,9 +63,9 @@ enum assembly_verdict {
 	ASSEMBLY_LATE, /* its frame has left already: not recorded */
 };
 
-/* New ring, NULL without memory.  `sequences` are the module's, as noted before each
- * assembly_add; the caller keeps them and frees the ring with assembly_ring_free. */
-struct assembly_ring *assembly_ring_new(int64_t window_ns,
+/* New ring for `frames` in the making, NULL without memory.  `sequences` are the module's, as noted
+ * before each assembly_add; the caller keeps them and frees the ring with assembly_ring_free. */
+struct assembly_ring *assembly_ring_new(unsigned frames, int64_t window_ns,
 					struct sequence (*sequences)[STREAM_COUNT],
 					assembly_emit *emit, void *context);
 void assembly_ring_free(struct assembly_ring *ring);

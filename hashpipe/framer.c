@@ -93,10 +93,10 @@ struct framer *framer_new(const struct module_table *modules, bool group_ph,
 		module->index = framer->n_modules;
 		for (unsigned q = 0; q < MODULE_QUABOS; q++)
 			module->sequences[q][STREAM_PH].is_random = true;
-		module->images = assembly_ring_new(ASSEMBLY_IMAGE_WINDOW_NS, module->sequences,
-						   emit_module_frame, module);
-		module->pulses = assembly_ring_new(ASSEMBLY_PH_WINDOW_NS, module->sequences,
-						   emit_module_frame, module);
+		module->images = assembly_ring_new(ASSEMBLY_IMAGES, ASSEMBLY_IMAGE_WINDOW_NS,
+						   module->sequences, emit_module_frame, module);
+		module->pulses = assembly_ring_new(ASSEMBLY_PULSES, ASSEMBLY_PH_WINDOW_NS,
+						   module->sequences, emit_module_frame, module);
 		if (!module->images || !module->pulses) {
 			assembly_ring_free(module->images);
 			assembly_ring_free(module->pulses);

@@ -525,7 +525,7 @@ static void test_board_behind(unsigned behind, bool always)
 static void test_boards_behind(void)
 {
 	static const unsigned behind[] = {
-		0, 1, 2, 3, 64, 65, 66, 67, 140, 254, ASSEMBLY_RING - 2, ASSEMBLY_RING - 1,
+		0, 1, 64, 65, 66, 67, 140, 255, 256, 1024, ASSEMBLY_IMAGES - 1
 	};
 
 	for (unsigned k = 0; k < sizeof(behind) / sizeof(*behind); k++) {
@@ -575,14 +575,14 @@ static void test_late(void)
 	end();
 }
 
-/* Whatever comes, at most ASSEMBLY_RING frames of a kind wait. */
+/* Whatever comes, at most the frames wait for which there is room. */
 static void test_bounded(void)
 {
 	uint64_t state = 5;
 	unsigned looked_at = 0, left = 0; /* frames, and the packets in them */
 
 	begin((const int[]){ 5, -1 }, true);
-	for (unsigned k = 0; k < 5000; k++) {
+	for (unsigned k = 0; k < 20000; k++) {
 		uint64_t chance = check_random(&state);
 
 		feed(chance & 1 ? 2 : 1, (uint16_t)(20 + (chance >> 1 & 3)),
@@ -590,7 +590,8 @@ static void test_bounded(void)
 		     (uint32_t)(chance >> 32), 1);
 		for (; looked_at < frames.n; looked_at++)
 			left += (unsigned)__builtin_popcount(frames.frame[looked_at].info.boards);
-		CHECK(fed - left - SUM(duplicate) - SUM(late) <= 2 * 4 * 256);
+		CHECK(fed - left - SUM(duplicate) - SUM(late) <=
+		      4 * (ASSEMBLY_IMAGES + ASSEMBLY_PULSES));
 	}
 	framer_flush(framer);
 	check_balance();
@@ -695,20 +696,20 @@ static void test_frames_overtake(void)
 static void test_full_ring_and_its_neighbour(void)
 {
 	begin((const int[]){ 5, -1 }, false);
-	feed_at(2, 20, 1000, 100ull * MS);
-	for (unsigned k = 0; k < ASSEMBLY_RING - 1; k++)
-		feed_at(2, 20, (uint16_t)k, (k + 1ull) * MS / 4);
+	feed_at(2, 20, 3000, 100ull * MS);
+	for (unsigned k = 0; k < ASSEMBLY_IMAGES - 1; k++)
+		feed_at(2, 20, (uint16_t)k, (k + 1ull) * MS / 25);
 	CHECK_EQUAL(frames.n, 0);
-	feed_at(2, 20, 999, 99ull * MS);
+	feed_at(2, 20, 2999, 99ull * MS);
 	CHECK_EQUAL(frames.n, 1);
-	CHECK_EQUAL(number_in(&frames.frame[0], 0), 1000);
-	feed_at(2, 21, 999, 99ull * MS);
+	CHECK_EQUAL(number_in(&frames.frame[0], 0), 3000);
+	feed_at(2, 21, 2999, 99ull * MS);
 	framer_flush(framer);
-	CHECK_EQUAL(frames.n, ASSEMBLY_RING + 1);
-	for (unsigned k = 1; k < ASSEMBLY_RING; k++)
+	CHECK_EQUAL(frames.n, ASSEMBLY_IMAGES + 1);
+	for (unsigned k = 1; k < ASSEMBLY_IMAGES; k++)
 		CHECK_EQUAL(number_in(&frames.frame[k], 0), k - 1);
-	CHECK_EQUAL(number_in(&frames.frame[ASSEMBLY_RING], 0), 999);
-	CHECK_EQUAL(frames.frame[ASSEMBLY_RING].info.boards, 3);
+	CHECK_EQUAL(number_in(&frames.frame[ASSEMBLY_IMAGES], 0), 2999);
+	CHECK_EQUAL(frames.frame[ASSEMBLY_IMAGES].info.boards, 3);
 	check_balance();
 	end();
 }
