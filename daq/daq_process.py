@@ -258,7 +258,7 @@ def read_status(path: Optional[Path], pid: Optional[int] = None) -> Optional[Doc
     try:
         with path.open("rb") as file:
             content = json.loads(file.read(STATUS_MAX_BYTES))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(content, dict) or (pid is not None and content.get("pid") != pid):
         return None

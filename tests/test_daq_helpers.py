@@ -753,6 +753,15 @@ def test_unreadable_state(tmp_path: Path, name: str, content: bytes) -> None:
     assert node.names() == set()
 
 
+def test_a_damaged_status_keeps_no_pipeline_from_being_ended(tmp_path: Path) -> None:
+    node = faulty(tmp_path, node_dir.ENDS_AT_SIGINT)
+    pid = node.start().document["pid"]
+    (node.path / RUN / "hp_status_127.0.0.1.json").write_text("[" * 100_000)
+    stopped = node.stop()
+    assert stopped.code == 0 and stopped.document["final"] is None
+    assert not is_alive(pid)
+
+
 def test_lost_pid_file(tmp_path: Path) -> None:
     node = faulty(tmp_path, node_dir.ENDS_AT_SIGINT)
     pid = node.start().document["pid"]

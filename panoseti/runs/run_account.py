@@ -76,7 +76,9 @@ def read_account(directory: Path) -> Account:
             if not ended:
                 account.behind |= {int(entry["module"]) for entry in status["products"]}
             errors = [str(text) for text in status.get("errors", ())]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (
+            OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError
+        ) as error:  # fmt: skip
             account.problems.append(f"{path.name}: no account of a pipeline ({error})")
             continue
         if not ended and not restarted:
