@@ -18,7 +18,9 @@ from panoseti import software
 from panoseti.errors import ObsError, RefusedError
 from panoseti.flight import FlightRecorder, read_flight, user_name
 from panoseti.runs import run_record, run_state
+from panoseti.runs.collect_progress import Progress, write_progress
 from panoseti.runs.run_state import ControlLock, Holder, Marker
+from panoseti.runs.run_watcher import still_to_come
 from panoseti.state_files import StateError, create_state, point_link, read_json, write_json
 from tests.helpers import REPO, wait_for
 
@@ -399,3 +401,12 @@ def test_the_software_is_named_by_its_commit(tmp_path: Path) -> None:
     assert len(info["commit_date"]) == 19 and info["commit_date"][10] == " "
     (tmp_path / "a").write_text("2")
     assert software.sw_info(tmp_path)["commit"] == info["commit"] + "+"
+
+
+def test_what_is_still_to_come_is_that_of_collectors_at_work(tmp_path: Path) -> None:
+    for run in (RUN, OTHER):
+        (tmp_path / run).mkdir()
+        write_progress(tmp_path / run, Progress(300, 1000, 1.0))
+    assert still_to_come(tmp_path) == 0, "of collectors that are gone"
+    with run_state.collect_lock(tmp_path / RUN) as free:
+        assert free and still_to_come(tmp_path) == 700

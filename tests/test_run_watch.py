@@ -227,6 +227,26 @@ def test_a_disk_that_fills_ends_the_run_in_time() -> None:
     assert Kind.DISK in kinds(judgement) and NODE in judgement.end_because
 
 
+COLLECTED_S, MANY = 20, 50 * RATE  # how fast an older run is collected beside this one
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_collection_beside_it_ends_a_run_only_when_it_does_not_fit(fits: bool) -> None:
+    """Head node and DAQ node are one computer with one disk, which fills fast for a moment."""
+    watch = RunWatch(watched(local=frozenset({NODE}), hk_rate_bytes_s=1000.0))
+    coming = COLLECTED_S * MANY if fits else 10_000 * RATE
+    reasons = []
+    for at in range(0, 100, 2):
+        came = min(coming, max(0, at - 10) * MANY)
+        free = 3000 * RATE - at * RATE - came
+        judgement = watch.judge(look(
+            at, status(at, written=at * RATE, free=max(0, free)), head_free_bytes=max(0, free),
+            coming_bytes=coming - came if at >= 10 else 0,
+        ))  # fmt: skip
+        reasons.append(judgement.end_because)
+    assert any(reasons) is not fits, reasons
+
+
 def test_the_head_nodes_disk_and_room_to_collect() -> None:
     watch = RunWatch(watched(hk_rate_bytes_s=1000.0))
     written = 5 * RATE

@@ -41,11 +41,18 @@ class VolumeWatch:
         self.low_samples = 0
 
     def add(
-        self, now_s: float, free_bytes: int, written_bytes: int, where: str, min_left_s: float
+        self,
+        now_s: float,
+        free_bytes: int,
+        written_bytes: int,
+        where: str,
+        min_left_s: float,
+        beside: bool = False,
     ) -> Volume:
         """One more look; a sample that was there already is not counted again.
 
-        written_bytes: in our own files.  Others may fill the disk as well: the faster one counts.
+        written_bytes: in our own files.  Others may fill the disk as well: the faster one counts,
+        unless what others do (beside) is known to end in time.
         """
         samples = self._samples
         is_new = not samples or samples[-1][0] < now_s
@@ -53,7 +60,10 @@ class VolumeWatch:
             samples.append((now_s, free_bytes, written_bytes))
         while samples[-1][0] - samples[0][0] > RATE_WINDOW_S:
             samples.popleft()
-        volume = Volume(where, free_bytes, self._rate())
+        if beside:
+            self._samples = deque((at_s, free_bytes, written) for at_s, _, written in samples)
+        least_bytes_s = self._planned_bytes_s if beside else 0.0
+        volume = Volume(where, free_bytes, max(self._rate(), least_bytes_s))
         if is_new:
             self.low_samples = self.low_samples + 1 if volume.time_left_s < min_left_s else 0
         return volume
@@ -147,7 +157,8 @@ class NodeWatch:
             return [self._finding(Kind.NODE, text, look.now_unix - silent_s)]
         if found.status is None:
             return []
-        self._look_at_disks(found.status, found.answered_s)
+        beside = look.collection_fits and self._node in self._watched.local
+        self._look_at_disks(found.status, found.answered_s, beside)
         return self._judge_pipeline(found.status, look)
 
     def _finding(self, kind: Kind, text: str, since_unix: float | None = None) -> Finding:
@@ -158,7 +169,7 @@ class NodeWatch:
 
     # --- disks ---
 
-    def _look_at_disks(self, status: NodeStatus, now_s: float) -> None:
+    def _look_at_disks(self, status: NodeStatus, now_s: float, beside: bool) -> None:
         written: Counter[int] = Counter()
         for file in status.files:
             written[file.module] += file.bytes
@@ -175,7 +186,7 @@ class NodeWatch:
             own = sum(written[module] for module in modules)
             where = f"{self._node}:{volume.path}"
             limit_s = self._watched.min_left_s
-            volumes.append(disk.add(now_s, volume.free_bytes, own, where, limit_s))
+            volumes.append(disk.add(now_s, volume.free_bytes, own, where, limit_s, beside))
             if disk.low_samples >= DISK_LOOKS:
                 low.append(volumes[-1])
         self.volumes, self.low = tuple(volumes), tuple(low)

@@ -43,8 +43,9 @@ class RunWatch:
                 volumes += watch.volumes
                 low += watch.low
         if look.head_free_bytes is not None:
-            limit_s = self._watched.min_left_s
-            volumes.append(self._head.add(look.now_s, look.head_free_bytes, 0, HEAD, limit_s))
+            limit_s, fits = self._watched.min_left_s, look.collection_fits
+            free = look.head_free_bytes - (look.coming_bytes if fits else 0)
+            volumes.append(self._head.add(look.now_s, free, 0, HEAD, limit_s, beside=fits))
             if self._head.low_samples >= DISK_LOOKS:
                 low.append(volumes[-1])
         findings += self._disks(volumes)

@@ -16,6 +16,7 @@ import re
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ from panoseti.nodes.daq_nodes import NodeShells
 from panoseti.nodes.node_types import NodeStatus
 from panoseti.nodes.remote import Shell
 from panoseti.poller import Poller
-from panoseti.runs import activities
+from panoseti.runs import activities, run_state
+from panoseti.runs.collect_progress import read_progress
 from panoseti.runs.reset_notes import ResetNotes
 from panoseti.runs.run_order import order_of
 from panoseti.runs.run_record import read_record
@@ -55,6 +57,8 @@ NAME = activities.RUN_WATCHER
 INTERVAL_S = 2.0
 ASK_TIMEOUT_S = 5.0
 HK_INTERVAL_S = 2.0
+# Older runs are not being collected any more.
+RUNS_LOOKED_AT = 200
 # A start.py that lives ends its run itself; one that hangs does not.
 HANGS_S = 60.0
 _OWNER_PID = re.compile(r"\[(\d+)\]$")
@@ -255,6 +259,7 @@ class RunWatcher:
             now_unix=time.time(),
             nodes=nodes,
             head_free_bytes=self._head_free(),
+            coming_bytes=still_to_come(self._data_dir),
             hk_unix=hk_unix,
             hk_problem=problem,
             daemons={name: life.why for name, life in lives if life.alive is False},
@@ -378,6 +383,18 @@ class RunWatcher:
     def _end_run(self, why: str) -> None:
         if self._stop_run(why):
             self._tell_act("run_ended", self._holder.run, f"the run is ended: {why}")
+
+
+def still_to_come(data_dir: Path) -> int:
+    """Bytes that the collections at work at this moment are still to bring."""
+    coming = 0
+    for run in run_state.runs(data_dir)[-RUNS_LOOKED_AT:]:
+        folder = run_dir(data_dir, run)
+        progress = read_progress(folder)
+        with suppress(OSError):  # the folder may go at any time
+            if progress is not None and run_state.collector_pid(folder) is not None:
+                coming += progress.total_bytes - progress.come_bytes
+    return coming
 
 
 def start_lives(holder: Holder) -> bool:

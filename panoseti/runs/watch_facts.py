@@ -74,7 +74,8 @@ class NodeLook:
 class Look:
     """All that is looked at, at one moment.
 
-    now_s: monotonic; head_free_bytes: None = not known; hk_unix: when the last housekeeping of
+    now_s: monotonic; head_free_bytes: None = not known; coming_bytes: what collections of other
+    runs are still to bring there; hk_unix: when the last housekeeping of
     each board came, None = that cannot be asked (hk_problem says why); daemons: what is wrong with
     each, "" = nothing.
     """
@@ -83,9 +84,15 @@ class Look:
     now_unix: float
     nodes: Mapping[str, NodeLook] = field(default_factory=dict)
     head_free_bytes: int | None = None
+    coming_bytes: int = 0
     hk_unix: Mapping[str, float] | None = field(default_factory=dict)
     hk_problem: str = ""
     daemons: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def collection_fits(self) -> bool:
+        """Whether a collection fills the head node's disk, and ends before it is full."""
+        return self.head_free_bytes is not None and 0 < self.coming_bytes < self.head_free_bytes
 
 
 @dataclass(frozen=True)
