@@ -80,7 +80,7 @@ class Ending:
         self._take_token(holder.token if holder is not None else "")
         with NodeShells(self.nodes(), self.site.obs, self.flight) as shells:
             self._find_others(shells)
-            whose = [*self._others_runs.values(), *self._others_here().values()]
+            whose = [*self._others_runs.values(), *self._untold_here().values()]
             if self.force and whose:
                 self._override(joined(list(dict.fromkeys(whose))))
             self._boards()
@@ -181,6 +181,11 @@ class Ending:
         """Pipelines on this computer, by pid, that belong to a run of another head node."""
         found = {one.pid: others_pipeline(one, self._token) for one in activities.pipelines()}
         return {pid: why for pid, why in found.items() if why is not None}
+
+    def _untold_here(self) -> dict[int, str]:
+        """The same, unless a node that is this computer has told of it."""
+        told = any(self._is_here(node) for node in self._others_runs)
+        return {} if told else self._others_here()
 
     # --- the acts ---
 
@@ -312,7 +317,7 @@ class Ending:
         others = {} if self.force else self._others_here()
         ours = [one for one in activities.pipelines() if one.pid not in others]
         results += activities.end(ours, self.flight, DRAIN_S)
-        for pid, why in others.items():
+        for pid, why in ({} if self.force else self._untold_here()).items():
             now = f"left alone: {why}; {NOT_OURS}"
             self.lines.append(Line(f"{activities.PIPELINE} (pid {pid})", END, now, False))
         for activity, how in results:
