@@ -73,7 +73,8 @@ int capture_open(struct capture *capture, const struct options *options,
 int capture_start(struct capture *capture, char *fault, size_t fault_size);
 
 /* Takes what has come, waiting at most `timeout_ms` for something to come.  Accepted packets are
- * appended to `target`, bad ones counted and dropped; both count as received.  Returns the number
+ * appended to `target`, bad ones counted and dropped; both count as received.  However many come, a
+ * call ends: it takes no more than four times what the target has room for.  Returns the number
  * of datagrams taken, 0 if there were none, or -errno (-EINTR and -EAGAIN never).  An error is told
  * once, and receiving goes on when its cause is over; -ENODEV means it never will. */
 int capture_receive(struct capture *capture, struct capture_target *target, int timeout_ms);

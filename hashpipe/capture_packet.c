@@ -322,7 +322,9 @@ static int wait_for_block(struct capture *capture, int timeout_ms)
 static int packet_receive(struct capture *capture, struct capture_target *target, int timeout_ms)
 {
 	struct ring *ring = capture->own;
-	int n = 0;
+	/* Bad ones take no room: they must not keep the caller from what else it has to do. */
+	const unsigned most = 4 * target->size;
+	unsigned n = 0;
 
 	if (!is_ours(ring)) {
 		int err = wait_for_block(capture, timeout_ms);
@@ -331,7 +333,7 @@ static int packet_receive(struct capture *capture, struct capture_target *target
 			return err;
 	}
 	capture_read_clocks(capture);
-	while (target->n < target->size && is_ours(ring)) {
+	while (n < most && target->n < target->size && is_ours(ring)) {
 		if (!ring->next) {
 			struct tpacket_block_desc *block = current(ring);
 
@@ -339,7 +341,7 @@ static int packet_receive(struct capture *capture, struct capture_target *target
 			ring->next = (struct tpacket3_hdr *)((uint8_t *)block +
 							     block->hdr.bh1.offset_to_first_pkt);
 		}
-		for (; ring->left && target->n < target->size; ring->left--, n++) {
+		for (; ring->left && n < most && target->n < target->size; ring->left--, n++) {
 			take(capture, target, ring->next);
 			ring->next = (struct tpacket3_hdr *)((uint8_t *)ring->next +
 							     ring->next->tp_next_offset);
@@ -347,10 +349,10 @@ static int packet_receive(struct capture *capture, struct capture_target *target
 		if (!ring->left)
 			give_back(ring);
 	}
-	ring->taken += (unsigned)n;
+	ring->taken += n;
 	if (n)
 		ring->is_down = false;
-	return n;
+	return (int)n;
 }
 
 static void packet_close(struct capture *capture)

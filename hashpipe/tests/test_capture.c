@@ -348,6 +348,37 @@ closed:
 	check_case("%s", "");
 }
 
+/* Bad packets take no room, and yet a call that finds more and more of them returns: its caller has
+ * a signal to look for, and good packets to hand on. */
+static void test_flood_of_bad(enum capture_choice choice, const char *host)
+{
+	enum { BAD = 600, MOST = 4 * 64 };
+	uint8_t payload[PACKET_MAX_BYTES];
+	int board = sender_on("127.1.3.248"), taken = 0, more;
+
+	check_case("flood by %s", choice == CAPTURE_UDP ? "UDP socket" : "packet socket");
+	if (!CHECK(open_capture(choice, host)))
+		goto closed;
+	CHECK_EQUAL(capture_start(&capture, fault, sizeof(fault)), 0);
+	target.size = 64;
+	for (unsigned k = 0; k < BAD; k++)
+		send_from(board, payload, 1);
+	send_from(board, payload, check_packet(payload, 2, 1016, 7, 5, 0, 0));
+	do {
+		more = capture_receive(&capture, &target, 1000);
+		CHECK(more > 0 && more <= MOST);
+		taken += more;
+	} while (more > 0 && taken <= BAD);
+	CHECK_EQUAL(taken, BAD + 1);
+	CHECK_EQUAL(counted(&account.rejected), BAD);
+	CHECK_EQUAL(target.n, 1);
+	CHECK_EQUAL(infos[0].number, 7);
+	close_capture();
+closed:
+	close(board);
+	check_case("%s", "");
+}
+
 /* The kernel knows of a packet in the ring before we can see it. */
 static void test_held(void)
 {
@@ -673,11 +704,13 @@ int main(void)
 	port = free_port();
 	test_good_and_bad(CAPTURE_UDP, "127.0.0.1");
 	test_drops(CAPTURE_UDP, "127.0.0.1");
+	test_flood_of_bad(CAPTURE_UDP, "127.0.0.1");
 	test_wake();
 	test_refusals();
 	if (is_root) {
 		test_good_and_bad(CAPTURE_PACKET, "lo");
 		test_drops(CAPTURE_PACKET, "lo");
+		test_flood_of_bad(CAPTURE_PACKET, "lo");
 		test_raw_frames();
 		test_held();
 		test_interface_down_and_up();
