@@ -120,11 +120,13 @@ class _WatcherKeeper:
 
 
 def _wait(holder: Holder, end_unix: float, watcher: _WatcherKeeper, console: Console) -> None:
-    total = max(1, math.ceil(end_unix - time.time()))
+    length_s = end_unix - time.time()
+    end_s = time.monotonic() + length_s  # whatever becomes of the clock meanwhile
+    total = max(1, math.ceil(length_s))
     shown = 0
     with console.progress(f"recording until {run_state.utc_text(end_unix)}", total) as progress:
         while True:
-            left_s = end_unix - time.time()
+            left_s = end_s - time.monotonic()
             if left_s <= 0:
                 return
             _check_still_ours(watcher.data_dir, holder)

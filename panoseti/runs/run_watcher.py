@@ -93,6 +93,7 @@ class RunWatcher:
         self._flight = flight
         self._interval_s = interval_s
         self._document: dict[str, Any] = {}
+        self._end_s: float | None = None
         self._asking: NodeShells | None = None
         self._acting: NodeShells | None = None
         self._pollers: dict[str, Poller[NodeAnswer]] = {}
@@ -170,6 +171,9 @@ class RunWatcher:
         if document.get("recording_unix") is None:
             return
         self._document = document
+        end_unix = document.get("planned_end_unix")
+        if end_unix is not None:  # from now on whatever becomes of the clock
+            self._end_s = time.monotonic() + end_unix - time.time()
         expected: Mapping[str, list[int]] = document["expected"]["nodes"]
         nodes = {node.ip_addr: node for node in self._site.nodes_in_use()}
         known = {ip: nodes[ip] for ip in expected if ip in nodes}
@@ -372,8 +376,7 @@ class RunWatcher:
 
     def _past_its_end(self) -> str:
         """Why a run with a planned end should be ended by us; "" = it should not."""
-        end = self._document.get("planned_end_unix")
-        late_s = 0.0 if end is None else time.time() - end
+        late_s = 0.0 if self._end_s is None else time.monotonic() - self._end_s
         if late_s <= 0:
             return ""
         if not start_lives(self._holder):
