@@ -294,7 +294,9 @@ static void *net_run(hashpipe_thread_args_t *args)
 	sigaction(SIGINT, &action, &before_int);
 	sigaction(SIGTERM, &action, &before_term);
 	pipeline_enter(pipeline, NET_THREAD);
-	if (capture_start(&pipeline->capture, fault, sizeof(fault))) {
+	if (wants_end(&net)) {
+		/* Told to end before it began: the others may have gone already. */
+	} else if (capture_start(&pipeline->capture, fault, sizeof(fault))) {
 		pipeline_fail(pipeline, "%s", fault);
 	} else {
 		pipeline_opened(pipeline);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -16,8 +17,8 @@
 #include "status_report.h"
 
 enum {
-	INSTANCES = 64, /* as many as HASHPIPE knows */
-	GIVE_UP_MS = 3000,
+	INSTANCES = 64,	   /* as many as HASHPIPE knows */
+	GIVE_UP_MS = 8000, /* HASHPIPE's launcher begins threads 3 s after one another */
 	STATUS_LOCK_MS = 3000,
 };
 
@@ -200,12 +201,23 @@ static void wait_changed(struct pipeline *pipeline, uint64_t until_ns)
 	pthread_cond_timedwait(&pipeline->changed, &pipeline->lock, &until);
 }
 
+/* The thread that starts this one may be bound to a CPU, which is not ours: the first thread of the
+ * process is not. */
+static void unbind(void)
+{
+	cpu_set_t cpus;
+
+	if (!sched_getaffinity(getpid(), sizeof(cpus), &cpus))
+		sched_setaffinity(0, sizeof(cpus), &cpus);
+}
+
 static void *report(void *argument)
 {
 	struct pipeline *pipeline = argument;
 	hashpipe_status_t status;
 	bool attached, ends;
 
+	unbind();
 	memset(&status, 0, sizeof(status));
 	attached = !hashpipe_status_attach(pipeline->instance, &status);
 	do {
@@ -316,7 +328,7 @@ void pipeline_enter(struct pipeline *pipeline, enum pipeline_thread thread)
 	pipeline_activity(pipeline, thread, ACTIVITY_RUNNING);
 	pthread_mutex_lock(&pipeline->lock);
 	pipeline->entered[thread] = true;
-	if (!pipeline->reporter_runs)
+	if (!pipeline->reporter_runs && !pipeline->closes)
 		start_reporter(pipeline);
 	announce(pipeline);
 	pthread_mutex_unlock(&pipeline->lock);
@@ -334,7 +346,7 @@ static void wait_done(struct pipeline *pipeline, enum pipeline_thread thread)
 
 void *pipeline_leave(struct pipeline *pipeline, enum pipeline_thread thread)
 {
-	bool closes = thread == NET_THREAD;
+	bool closes;
 
 	pipeline_activity(pipeline, thread, ACTIVITY_ENDED);
 	pthread_mutex_lock(&pipeline->lock);
@@ -342,8 +354,8 @@ void *pipeline_leave(struct pipeline *pipeline, enum pipeline_thread thread)
 	pthread_cond_broadcast(&pipeline->changed);
 	for (int k = 0; k < PIPELINE_THREADS; k++)
 		wait_done(pipeline, (enum pipeline_thread)k);
-	/* The net thread closes; the first of the others if it never began. */
-	closes = closes || (!pipeline->entered[NET_THREAD] && !pipeline->closes);
+	/* The net thread closes; the first of the others if it did not begin in time. */
+	closes = (thread == NET_THREAD || !pipeline->entered[NET_THREAD]) && !pipeline->closes;
 	pipeline->closes = pipeline->closes || closes;
 	pthread_mutex_unlock(&pipeline->lock);
 	if (closes)

@@ -225,6 +225,22 @@ def test_all_that_was_received_is_recorded(programs: Path, shared: Shared, numbe
         check_frames(recorder, 20)
 
 
+@pytest.mark.parametrize("pause_ms", [500, pytest.param(9500, marks=pytest.mark.long)])
+def test_told_to_end_before_all_threads_have_begun(
+    programs: Path, shared: Shared, pause_ms: int
+) -> None:
+    """Nothing is received any more, even where the first threads no longer wait for the last."""
+    environment = shared.environment | {"PAUSE_MS": str(pause_ms)}
+    folder = shared.folder / "one"
+    with recording(
+        folder, options=FEW, programs=programs, environment=environment, ready=False
+    ) as recorder:
+        wait_for(recorder.status_path.exists, "the first thread")
+        assert recorder.stop()["totals"]["received"] == 0
+    assert recorder.log.count(" packets received, ") == 1
+    assert "listening" not in recorder.log
+
+
 def count_keys(status: dict[str, Any], last_board: tuple[int, int]) -> dict[str, int]:
     """What the standard keys say, given the status file: those that depend on the packets alone."""
     totals = status["totals"]

@@ -1,7 +1,8 @@
 /* launcher.c -- runs threads the way HASHPIPE's launcher does: one after another from the last on,
  * with a pause after each; a signal is noticed within a second, and all threads are then cancelled.
  *
- * Knows -p, -I, -o and -l, from left to right.
+ * Knows -p, -I, -o and -l, from left to right.  The environment's PAUSE_MS goes before that which
+ * it was built with.
  */
 #include <dlfcn.h>
 #include <stdlib.h>
@@ -90,13 +91,14 @@ static void *run(void *argument)
 
 static void run_all(void)
 {
+	const char *pause_ms = getenv("PAUSE_MS");
 	pthread_t thread[THREADS];
 
 	signal(SIGINT, on_signal);
 	signal(SIGTERM, on_signal);
 	for (int k = n_threads - 1; k >= 0; k--) {
 		pthread_create(&thread[k], NULL, run, &all[k]);
-		usleep(PAUSE_MS * 1000);
+		usleep((useconds_t)(pause_ms ? atoi(pause_ms) : PAUSE_MS) * 1000);
 	}
 	while (installed_running)
 		usleep(POLL_MS * 1000);
