@@ -59,6 +59,7 @@ EXAMPLE = """example:
       --run obs_Lick.start_2024-07-25T04:34:06Z.runtype_sci-data.pffd --obs Lick --module_ids 1,254
 """
 COPIES_MAX_BYTES = 16 << 20
+CPU_OF_HASHPIPE_MAX = 31  # its launcher keeps them as bits of a word
 
 
 class Order(NamedTuple):
@@ -181,7 +182,7 @@ def _order(args: argparse.Namespace) -> Order:
         modules=modules,
         launcher=launcher,
         options=[f"{key}={value}" for key, value in values.items()],
-        cpus=_cpus(args.cpus),
+        cpus=_cpus(args.cpus, args.hashpipe_dir),
         deadline_s=args.deadline_s,
         again=args.again,
     )
@@ -197,7 +198,7 @@ def _tuning(args: argparse.Namespace) -> Dict[str, str]:
     return {key: str(value) for key, value in given.items() if value is not None}
 
 
-def _cpus(text: Optional[str]) -> List[int]:
+def _cpus(text: Optional[str], hashpipe_dir: Optional[str]) -> List[int]:
     """CPUs of the pipeline's threads, in their order; [] = any."""
     if text is None:
         return []
@@ -210,6 +211,11 @@ def _cpus(text: Optional[str]) -> List[int]:
         if cpu not in here:
             known = ",".join(map(str, sorted(here)))
             raise UsageError(f"--cpus {text}: no CPU {cpu} can be used here (there are {known})")
+        if hashpipe_dir and cpu > CPU_OF_HASHPIPE_MAX:
+            raise UsageError(
+                f"--cpus {text}: the launcher in {hashpipe_dir} knows CPUs 0 to"
+                f" {CPU_OF_HASHPIPE_MAX} only; give others, or no --hashpipe_dir"
+            )
     return [int(word) for word in words]
 
 

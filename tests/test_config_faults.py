@@ -368,7 +368,7 @@ NUMBERS: list[tuple[str, Place, float, float, bool]] = [
     ("daq", (*NODE, "ssh_port"), 1, 65535, True),
     ("daq", (*NODE, "ready_deadline_s"), 1, 600, False),
     ("daq", (*NODE, "receive_buffer_mb"), 1, 2000, True),
-    ("daq", (*NODE, "cpus", 1), 0, 31, True),
+    ("daq", (*NODE, "cpus", 1), 0, 1023, True),
     ("data", ("gain",), 0, 255, False),
     ("data", ("max_file_size_mb",), 0, 1_000_000, True),
     ("data", ("image", "pe_threshold"), 5e-324, 10_000, False),

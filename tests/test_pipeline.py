@@ -545,7 +545,7 @@ def test_launcher_lists_and_refuses() -> None:
         ((), "no thread given"),
         (("net_thread",), "there is no thread net_thread"),
         (("-p", "./absent"), "cannot load the plugin: ./absent.so"),
-        (("-p", "./hashpipe.so", "-c", "99", "net_thread"), "-c 99: give a number 0 to 31"),
+        (("-p", "./hashpipe.so", "-c", "1024", "net_thread"), "-c 1024: give a number 0 to 1023"),
         (("-p", "./hashpipe.so", "-I", "x"), "-I x"),
         (("--nonsense",), "hashpipe --help"),
         (("-o", "=x"), "cannot set option =x"),

@@ -2,6 +2,8 @@
 #ifndef PANOSETI_ENGINE_H
 #define PANOSETI_ENGINE_H
 
+#include <sched.h>
+
 #include "hashpipe.h"
 
 enum { ENGINE_INSTANCES = 64 };
@@ -13,9 +15,9 @@ static inline int engine_instance(int instance_id)
 }
 
 /* Makes the next thread of the pipeline: its buffers, and its init function.  `number` counts the
- * threads from 0.  0, or -1 after a line on stderr. */
+ * threads from 0; with none in `cpus` it runs on any.  0, or -1 after a line on stderr. */
 int engine_init_thread(hashpipe_thread_desc_t *desc, int number, int instance_id,
-		       unsigned int cpu_mask);
+		       const cpu_set_t *cpus);
 
 /* Runs all threads made so far until one returns or SIGINT or SIGTERM comes.  The others are then
  * expected to end by themselves, and are cancelled ENGINE_GRACE_MS later.  Returns 0, or -1 if a

@@ -24,8 +24,8 @@ static const char usage[] =
 	"  -p, --plugin=FILE    load a plugin (.so is added; a path needs a '/', as in ./x)\n"
 	"  -I, --instance=N     instance number, 0 to 63\n"
 	"  -o, --option=KEY=V   put a value into the status buffer for the threads to read\n"
-	"  -c, --cpu=N          the next thread runs on this CPU, 0 to 31\n"
-	"  -m, --mask=N         the next thread runs on these CPUs (bits)\n"
+	"  -c, --cpu=N          the next thread runs on this CPU, 0 to 1023\n"
+	"  -m, --mask=N         the next thread runs on these of CPUs 0 to 31 (bits)\n"
 	"  -K, --shmkey=KEY     set HASHPIPE_KEYFILE\n"
 	"  -l, --list           list the threads there are\n"
 	"  -V, --version        print the version\n"
@@ -46,7 +46,7 @@ static const struct option long_options[] = {
 
 struct launcher {
 	int instance_id;
-	unsigned int cpu_mask;
+	cpu_set_t cpus; /* of the next thread */
 	int threads;
 };
 
@@ -110,15 +110,15 @@ static int parse_number(const char *text, long most, const char *option, long *n
 static int init_thread(struct launcher *launcher, char *name)
 {
 	hashpipe_thread_desc_t *desc = find_hashpipe_thread(name);
-	unsigned int cpu_mask = launcher->cpu_mask;
+	cpu_set_t cpus = launcher->cpus;
 
 	if (!desc) {
 		fprintf(stderr, "hashpipe: there is no thread %s; known are:\n", name);
 		list_hashpipe_threads(stderr);
 		return -1;
 	}
-	launcher->cpu_mask = 0;
-	return engine_init_thread(desc, launcher->threads++, launcher->instance_id, cpu_mask);
+	CPU_ZERO(&launcher->cpus);
+	return engine_init_thread(desc, launcher->threads++, launcher->instance_id, &cpus);
 }
 
 /* 0 go on, 1 done, -1 failed. */
@@ -139,14 +139,18 @@ static int obey(struct launcher *launcher, int option, char *argument)
 	case 'o':
 		return put_option(launcher->instance_id, argument);
 	case 'c':
-		if (parse_number(argument, 31, "c", &number))
+		if (parse_number(argument, CPU_SETSIZE - 1, "c", &number))
 			return -1;
-		launcher->cpu_mask = 1u << number;
+		CPU_ZERO(&launcher->cpus);
+		CPU_SET((size_t)number, &launcher->cpus);
 		return 0;
 	case 'm':
 		if (parse_number(argument, 0xffffffffl, "m", &number))
 			return -1;
-		launcher->cpu_mask = (unsigned int)number;
+		CPU_ZERO(&launcher->cpus);
+		for (size_t cpu = 0; cpu < 32; cpu++)
+			if (number >> cpu & 1)
+				CPU_SET(cpu, &launcher->cpus);
 		return 0;
 	case 'K':
 		return setenv("HASHPIPE_KEYFILE", argument, 1);

@@ -13,7 +13,7 @@
 enum {
 	REGISTERED_MAX = 1024,
 	PIPELINE_MAX = 64,
-	CPUS = 32, /* bits of a cpu_mask */
+	MASK_BITS = 32, /* of a cpu_mask */
 	THREAD_NAME = 16,
 };
 
@@ -22,6 +22,7 @@ static unsigned n_registered;
 
 struct stage {
 	hashpipe_thread_args_t args;
+	cpu_set_t cpus; /* to run on; none: on any */
 	pthread_t thread;
 	bool started, failed;
 };
@@ -62,17 +63,22 @@ void list_hashpipe_threads(FILE *out)
 		fprintf(out, "  %s\n", registered[k]->name);
 }
 
-unsigned int get_cpu_affinity(void)
+/* Those of the CPUs that a cpu_mask can name. */
+static unsigned int mask_of(const cpu_set_t *cpus)
 {
 	unsigned int mask = 0;
-	cpu_set_t cpus;
 
-	if (sched_getaffinity(0, sizeof(cpus), &cpus))
-		return 0;
-	for (unsigned cpu = 0; cpu < CPUS; cpu++)
-		if (CPU_ISSET(cpu, &cpus))
+	for (unsigned cpu = 0; cpu < MASK_BITS; cpu++)
+		if (CPU_ISSET(cpu, cpus))
 			mask |= 1u << cpu;
 	return mask;
+}
+
+unsigned int get_cpu_affinity(void)
+{
+	cpu_set_t cpus;
+
+	return sched_getaffinity(0, sizeof(cpus), &cpus) ? 0 : mask_of(&cpus);
 }
 
 static void set_status(const hashpipe_thread_args_t *args, const char *what)
@@ -119,7 +125,7 @@ static int make_buffer(const databuf_desc_t *desc, int instance_id, int databuf_
 }
 
 int engine_init_thread(hashpipe_thread_desc_t *desc, int number, int instance_id,
-		       unsigned int cpu_mask)
+		       const cpu_set_t *cpus)
 {
 	struct stage *stage = &stages[number];
 	hashpipe_thread_args_t *args = &stage->args;
@@ -134,7 +140,8 @@ int engine_init_thread(hashpipe_thread_desc_t *desc, int number, int instance_id
 	args->instance_id = engine_instance(instance_id);
 	args->input_buffer = number;
 	args->output_buffer = number + 1;
-	args->cpu_mask = cpu_mask;
+	args->cpu_mask = mask_of(cpus);
+	stage->cpus = *cpus;
 	pthread_mutex_init(&args->finished_m, NULL);
 	pthread_cond_init(&args->finished_c, NULL);
 	set_status(args, "init");
@@ -159,21 +166,16 @@ failed:
 	return -1;
 }
 
-static void pin(const hashpipe_thread_args_t *args)
+static void pin(const struct stage *stage)
 {
-	cpu_set_t cpus;
 	int err;
 
-	if (!args->cpu_mask)
+	if (!CPU_COUNT(&stage->cpus))
 		return;
-	CPU_ZERO(&cpus);
-	for (unsigned cpu = 0; cpu < CPUS; cpu++)
-		if (args->cpu_mask >> cpu & 1)
-			CPU_SET(cpu, &cpus);
-	err = pthread_setaffinity_np(pthread_self(), sizeof(cpus), &cpus);
+	err = pthread_setaffinity_np(pthread_self(), sizeof(stage->cpus), &stage->cpus);
 	if (err)
-		fprintf(stderr, "hashpipe: %s: cannot run on CPU mask %#x: %s\n",
-			args->thread_desc->name, args->cpu_mask, strerror(err));
+		fprintf(stderr, "hashpipe: %s: cannot run on the CPU of -c or -m: %s\n",
+			stage->args.thread_desc->name, strerror(err));
 }
 
 static void stop_all(void)
@@ -202,7 +204,7 @@ static void *run_stage(void *argument)
 	hashpipe_thread_args_t *args = &stage->args;
 
 	pthread_cleanup_push(finish, stage);
-	pin(args);
+	pin(stage);
 	if (attach_buffers(args))
 		stage->failed = true;
 	else

@@ -129,8 +129,12 @@ static hashpipe_thread_desc_t descs[] = {
 static int init(const char *name, int number, unsigned cpu_mask)
 {
 	hashpipe_thread_desc_t *desc = find_hashpipe_thread((char *)name);
+	cpu_set_t cpus;
 
-	return CHECK(desc != NULL) ? engine_init_thread(desc, number, 3, cpu_mask) : -1;
+	CPU_ZERO(&cpus);
+	if (cpu_mask)
+		CPU_SET(0, &cpus);
+	return CHECK(desc != NULL) ? engine_init_thread(desc, number, 3, &cpus) : -1;
 }
 
 static void check_status(const char *key, const char *wanted)
