@@ -162,7 +162,7 @@ def test_nothing_is_done_on_the_strength_of_an_answer_from_before_a_restart(
     told: list[str] = []
     order: Any = "order"
     shell: Any = "shell"
-    restarts = Restarts({NODE: shell}, {NODE: order}, 3, lambda kind, *words: told.append(kind))
+    restarts = Restarts({NODE: shell}, {NODE: order}, 1, lambda kind, *words: told.append(kind))
 
     def noticed() -> bool:
         restarts.look(120.0)
@@ -170,10 +170,10 @@ def test_nothing_is_done_on_the_strength_of_an_answer_from_before_a_restart(
 
     restarts.want(NODE, False, 100.0)
     wait_for(noticed, "the restart", 10)
-    for wanted_s, count in ((120.0, 1), (120.0 + NODE_SILENT_S, 1), (130.0, 2)):
-        restarts.want(NODE, False, wanted_s)
-        assert restarts.counts[NODE] == count, wanted_s
-    wait_for(lambda: len(begun) == 2, "the second restart", 10)
+    for asked_s, given_up in ((120.0, False), (120.0 + NODE_SILENT_S, False), (130.0, True)):
+        restarts.want(NODE, False, asked_s)
+        assert restarts.given_up(NODE, asked_s) is ("given_up" in told) is given_up, asked_s
+    assert len(begun) == 1
 
 
 SILENT = {

@@ -53,9 +53,11 @@ class Restarts:
         """Attempts by node, of those that had any."""
         return {name: node.attempts for name, node in self._nodes.items() if node.attempts}
 
-    def given_up(self, node: str) -> bool:
-        """Whether there are no more attempts for a node."""
-        return self._nodes[node].attempts >= self._at_most and not self._work.busy(node)
+    def given_up(self, node: str, now_s: float) -> bool:
+        """Whether there are no more attempts for a node, and the last one has had its time."""
+        state = self._nodes[node]
+        waiting = self._work.busy(node) or now_s < state.next_s
+        return state.attempts >= self._at_most and not waiting
 
     def look(self, now_s: float) -> None:
         """Notice the results of attempts."""
@@ -75,7 +77,7 @@ class Restarts:
         state = self._nodes[node]
         if self._work.busy(node) or now_s < state.next_s:
             return
-        if self.given_up(node):
+        if self.given_up(node, now_s):
             if not state.told:
                 state.told = True
                 text = f"{node}: no further restart of the pipeline, after {state.attempts}"

@@ -360,9 +360,10 @@ class RunWatcher:
         broken = (*judgement.dead, *judgement.hung)
         lost = broken
         if policy is OnDeadPipeline.RESTART:
+            now_s = time.monotonic()
             for node in broken:
-                restarts.want(node, node in judgement.hung, time.monotonic())
-            lost = tuple(node for node in broken if restarts.given_up(node))
+                restarts.want(node, node in judgement.hung, now_s)
+            lost = tuple(node for node in broken if restarts.given_up(node, now_s))
         elif policy is OnDeadPipeline.STOP and (broken or judgement.silent):
             texts = [one.text for one in judgement.findings
                      if one.kind in (Kind.PIPELINE, Kind.HUNG, Kind.NODE)]  # fmt: skip
