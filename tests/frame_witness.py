@@ -72,9 +72,16 @@ class Witness:
                     self._bystanders[place] = place.read_bytes()
 
     def look(self) -> int:
-        """Remember all that is on the disks at this moment; how many frames that is."""
-        self._seen |= set(self._here()) | set(self._there())
-        return len(self._seen)
+        """Remember all that is on the disks at this moment; how many frames that is.
+
+        A helper on a node may still delete what had arrived: then once more.
+        """
+        while True:
+            try:
+                self._seen |= set(self._here()) | set(self._there())
+            except FileNotFoundError:
+                continue
+            return len(self._seen)
 
     def forget(self, run: str) -> None:
         """A run is deleted on purpose."""
