@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python
 # Tests go side by side where each worker can have namespaces of its own (root); one more worker
 # than processors, since most tests wait for something.
 SIDE_BY_SIDE = $(if $(shell unshare --net --pid --ipc --mount --fork echo yes 2>/dev/null),\
-	--tx "$$(($$(nproc) + 1))*popen//python=tests/worker.sh" --dist loadfile)
+	--tx "$$(($$(nproc) + 1))*popen//python=tests/worker.sh" --dist loadfile --no-loadscope-reorder)
 
 .PHONY: help setup setup-test build run sim test test-long bench soak lint format clean
 

@@ -21,6 +21,27 @@ SCRIPTS = (
     "run_watcher.py",
 )
 
+# The files that take longest, longest first.  Workers side by side take file after file: one
+# that begins such a file last keeps the others waiting.  (pytest --durations=0 tells the times.)
+LONGEST = (
+    "test_start_stop",
+    "test_topologies",
+    "test_pipeline",
+    "test_daq_helpers",
+    "test_kill_points",
+    "test_night",
+    "test_run_watcher",
+    "test_config_tasks",
+    "test_collect",
+    "test_threshold_scan",
+    "test_start_owner",
+    "test_run_files",
+    "test_config_py",
+    "test_qc",
+    "test_standing",
+    "test_module_devices",
+)
+
 # The same examples every time and no clock, so that a busy computer fails nothing.  To look
 # further: pytest --hypothesis-profile=explore
 hypothesis.settings.register_profile(
@@ -31,6 +52,12 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile("steady")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, all others in their order."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
 
 
 def _namespace(pid: int) -> str:

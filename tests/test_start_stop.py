@@ -182,11 +182,12 @@ def has_ended(pid: int) -> bool:
     ("code", "spoiled"),
     [
         (12, "module_254"),
-        pytest.param(23, "module_1/", marks=pytest.mark.long),
-        pytest.param(30, "", marks=pytest.mark.long),
-        pytest.param(255, "", marks=pytest.mark.long),
+        (23, "module_1/"),
+        (30, ""),
+        (255, ""),
     ],
 )
+@pytest.mark.long
 def test_a_collection_that_fails_leaves_the_files_there_and_says_what_to_type(
     obs: Obs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, spoiled: str
 ) -> None:

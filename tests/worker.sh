@@ -7,4 +7,6 @@
 # Workers must find the same tests, by the same names.
 export PYTHONHASHSEED=0
 exec unshare --net --pid --ipc --mount --fork --kill-child --mount-proc sh -c '
-	mount -t tmpfs tmpfs /dev/shm && ip link set lo up && exec .venv/bin/python "$@"' worker "$@"
+	mount -t tmpfs tmpfs /dev/shm && ip link set lo up && .venv/bin/python "$@"
+	exit $?  # the shell stays: somebody has to ask after orphans, or ended pipelines are found
+' worker "$@"

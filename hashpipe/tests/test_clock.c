@@ -14,8 +14,8 @@
 
 enum {
 	ROUND_NS = 20000000, /* what came in this time is taken together */
-	ROUNDS = 40,
-	SET_NS = ROUND_NS * 30 + ROUND_NS / 2, /* the clock is set in the middle of a round */
+	ROUNDS = 12,
+	SET_NS = ROUND_NS * 8 + ROUND_NS / 2, /* the clock is set in the middle of a round */
 };
 
 static struct module_table modules;
@@ -81,9 +81,9 @@ static void take_images(int64_t pace_ns, int64_t step_ns, int64_t waited_ns, boo
 /* Whichever way the clock is set: nothing is lost, and nothing came much sooner or later. */
 static void test_clock_is_set(void)
 {
-	static const int step_s[] = { 3600, 8000, 1800, 600, 61, 4, 1 };
+	static const int step_s[] = { 3600, 8000, 1800, 61, 4 };
 	static const int64_t pace_ns[] = { 20000, 100000, 1000000 };
-	static const int64_t waited_ns[] = { 0, 300000000 };
+	static const int64_t waited_ns[] = { 0, 100000000 };
 
 	for (unsigned k = 0; k < sizeof(step_s) / sizeof(*step_s) * 3 * 16; k++) {
 		int64_t pace = pace_ns[k / 16 % 3], waited = waited_ns[k / 4 % 2];
