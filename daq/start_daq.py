@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max_file_size_mb", type=int, default=0, help="size of a file, 0 = no limit")
     add("--group_ph_frames", type=int, choices=(0, 1), default=0, help="1: ph1024 frames")
     add("--capture", choices=("auto", "udp", "packet"), help="way of capturing (standard: auto)")
-    add("--receive_buffer_mb", type=int, help="the kernel's buffer (standard: 128)")
+    add("--receive_buffer_mb", type=int, help="the kernel's buffer (standard: 64)")
     add("--busy_poll", type=int, choices=(0, 1), help="1: the net thread never sleeps")
     add("--cpus", help="CPUs of the net, compute and output thread, for example 4,5,6")
     add("--deadline_s", type=float, default=30.0, help="to be ready (default: %(default)g)")

@@ -11,7 +11,7 @@ enum {
 	OPTION_MAX = 66,
 	OPTION_SIZE = 80,
 	BINDPORT_DEFAULT = 60001,
-	RECEIVE_MB_DEFAULT = 128,
+	RECEIVE_MB_DEFAULT = 64,
 };
 
 enum capture_choice {

@@ -263,7 +263,7 @@ class PipelineTuning:
     """
 
     capture: str = "auto"
-    receive_buffer_mb: int = 128
+    receive_buffer_mb: int = 64
     busy_poll: bool = False
     cpus: tuple[int, ...] = ()
 
