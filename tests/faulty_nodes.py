@@ -118,37 +118,34 @@ class Faults:
     def check_up_to_fault(self, recording: Recording, *plans: NodePlan) -> None:
         """These nodes recorded every packet up to some moment."""
         for plan in plans:
-            for module in plan.modules:
-                check_pixels(recording, module, "img16")
-                check_pixels(recording, module, "ph256")
-                for stream, product in (("image", "img16"), ("ph", "ph256")):
-                    account = recording.account(stream)
-                    for boardloc in boardlocs(module):
-                        sent = account[boardloc]["produced"]
-                        first = account[boardloc]["next_number"] - sent
-                        numbers = recorded_numbers(recording.read(module, product), boardloc)
-                        assert numbers == [(first + n) & 0xFFFF for n in range(len(numbers))]
-                        assert len(numbers) < sent or stream == "ph"
+            for stream, sent, recorded in self._first_packets(recording, plan):
+                assert recorded < sent or stream == "ph"
 
     def check_counted(self, recording: Recording, plan: NodePlan) -> None:
         """These boards' packets are recorded up to some moment, the others counted as drops."""
-        missing = 0
-        for module in plan.modules:
-            check_pixels(recording, module, "img16")
-            for stream, product in (("image", "img16"), ("ph", "ph256")):
-                account = recording.account(stream)
-                for boardloc in boardlocs(module):
-                    sent = account[boardloc]["sent"]
-                    first = account[boardloc]["next_number"] - sent
-                    numbers = recorded_numbers(recording.read(module, product), boardloc)
-                    assert numbers == [(first + n) & 0xFFFF for n in range(len(numbers))]
-                    missing += sent - len(numbers)
+        packets = self._first_packets(recording, plan)
+        missing = sum(sent - recorded for _, sent, recorded in packets)
         (drops,) = {
             status["totals"]["kernel_drops"]
             for status in recording.statuses()
             if any(entry["module"] in plan.modules for entry in status["quabos"])
         }
         assert drops == missing
+
+    def _first_packets(
+        self, recording: Recording, plan: NodePlan
+    ) -> Iterator[tuple[str, int, int]]:
+        """Of each board: stream, packets produced, and recorded, which are the first of those."""
+        for module in plan.modules:
+            for stream, product in (("image", "img16"), ("ph", "ph256")):
+                check_pixels(recording, module, product)
+                account = recording.account(stream)
+                for boardloc in boardlocs(module):
+                    sent = account[boardloc]["produced"]
+                    first = account[boardloc]["next_number"] - sent
+                    numbers = recorded_numbers(recording.read(module, product), boardloc)
+                    assert numbers == [(first + n) & 0xFFFF for n in range(len(numbers))]
+                    yield stream, sent, len(numbers)
 
     def check_over(self, run: Run) -> None:
         """The run is complete on the head node, and nothing of it is anywhere else."""
