@@ -49,3 +49,9 @@ def free_port(kind: int = socket.SOCK_STREAM) -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def pypff_warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What pypff skipped with a logged warning, as it does with what it does not accept."""
+    warnings = [record for record in caplog.records if record.name.startswith("pypff")]
+    return [record.getMessage() for record in warnings]

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -156,6 +157,11 @@ def test_a_hanging_hook_holds_up_neither_the_caller_nor_the_file(tmp_path: Path)
     wait_for(lambda: len(read_alarms(tmp_path)) == 200, "all lines", 5)
     alarms.close(wait_s=0.2)
     assert time.monotonic() - begin < 5
+    wait_for(lambda: "alarm hook" not in thread_names(), "the calls that waited are left out", 5)
+
+
+def thread_names() -> list[str]:
+    return [thread.name for thread in threading.enumerate()]
 
 
 def test_a_disk_that_is_full_is_logged_once(

@@ -33,7 +33,7 @@ from panoseti.configs.site import (
     RunPolicy,
 )
 from panoseti.errors import ConfigError
-from tests.helpers import REPO, spec_data
+from tests.helpers import REPO, pypff_warnings, spec_data
 from tests.site_files import DAQ, DATA, OBS, changed, write_site
 
 TEMPLATES = sorted(path for path in (REPO / "docs" / "sites").iterdir() if path.is_dir())
@@ -203,7 +203,7 @@ def _assert_accepted(site: Site, run: Path, caplog: pytest.LogCaptureFixture) ->
         (run / name).write_text(text)
     caplog.set_level(logging.WARNING)
     configs = pypff.PanosetiRun(run).configs
-    assert caplog.messages == []
+    assert pypff_warnings(caplog) == []
     assert sorted(configs) == ["daq_config", "data_config", "obs_config"]
     assert [node.module_ids for node in configs["daq_config"].daq_nodes] == [
         list(node.module_ids) for node in site.daq.nodes
@@ -226,7 +226,7 @@ def test_analysis_refuses_what_the_copies_leave_out(
     data = changed(DATA, {("max_file_size_mb",): 0, ("image", "nsum"): 64})
     folder = write_site(tmp_path / "site", obs, daq, data)
     pypff.PanosetiRun(folder).configs  # noqa: B018 - the property reads the files
-    assert len([m for m in caplog.messages if m.startswith("Skipping config")]) == 3
+    assert len([m for m in pypff_warnings(caplog) if m.startswith("Skipping config")]) == 3
     caplog.clear()
     site = load_site(folder)
     assert ("obs_config.json", "$.domes[0].remark") in warned(site)

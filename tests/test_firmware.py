@@ -44,7 +44,7 @@ from panoseti.state_files import StateError
 from simulator.client import SimulatorClient
 from simulator.flash import Firmware, firmware_image
 from simulator.sites import uid_of
-from tests.helpers import REPO, wait_for
+from tests.helpers import REPO, pypff_warnings, wait_for
 from tests.simulated import Simulation, simulation
 from tests.site_files import DATA, OBS, changed, write_site
 
@@ -162,7 +162,7 @@ def test_files_come_from_obs_config_and_the_analysis_accepts_it(
         (run / name).write_text(text)
     caplog.set_level(logging.WARNING)
     assert "obs_config" in pypff.PanosetiRun(run).configs
-    assert caplog.messages == []
+    assert pypff_warnings(caplog) == []
     assert json.loads((run / "obs_config.json").read_text())["firmware"] == images
     nothing = load_site(write_site(tmp_path / "plain")).obs.firmware
     assert nothing == FirmwareFiles(None, None)

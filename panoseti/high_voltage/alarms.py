@@ -211,11 +211,16 @@ class _Worker:
         self._name = name
         self._work = work
         self._queue: queue.Queue[Alarm | None] = queue.Queue(WAITING)
+        self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
     def put(self, alarm: Alarm) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._queue, self._closed = queue.Queue(WAITING), threading.Event()
+            arguments = self._queue, self._closed
+            self._thread = threading.Thread(
+                target=self._run, args=arguments, name=self._name, daemon=True
+            )
             self._thread.start()
         try:
             self._queue.put_nowait(alarm)
@@ -223,16 +228,17 @@ class _Worker:
             logger.error("%s: too many wait; one is left out", self._name)
 
     def close(self, deadline: float) -> None:
-        """Let it end what waits until a time of the monotonic clock."""
+        """Let it end what waits until a time of the monotonic clock; the rest is left out."""
         if self._thread is None:
             return
         with contextlib.suppress(queue.Full):
             self._queue.put_nowait(None)
         self._thread.join(max(0.0, deadline - time.monotonic()))
+        self._closed.set()
         self._thread = None
 
-    def _run(self) -> None:
-        while (alarm := self._queue.get()) is not None:
+    def _run(self, waiting: queue.Queue[Alarm | None], closed: threading.Event) -> None:
+        while (alarm := waiting.get()) is not None and not closed.is_set():
             self._work(alarm)
 
 
