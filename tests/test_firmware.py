@@ -51,7 +51,7 @@ from tests.site_files import DATA, OBS, changed, write_site
 IMAGE_BYTES = 0x18000  # one and a half flash sectors
 QFP, BGA = Firmware("0210", 0x29000000), Firmware("0211", 0x29000001)
 QFP_NAME, BGA_NAME = "quabo_0210_29000000.bin", "quabo_0211_29000001.bin"
-HASTY = Patience(silence_s=0.2, tries=2, total_s=20.0)
+HASTY = Patience(silence_s=0.3, tries=3, total_s=20.0)
 
 
 # --- names, contents, oddities ---
