@@ -112,11 +112,6 @@ def ph_pixels(
     ]
 
 
-def expected_pixel(levels: Sequence[int], boardloc: int, number: int, pixel: int) -> int:
-    """One pixel of a 16-bit image packet (image_pixels for one pixel)."""
-    return image_pixels(levels, boardloc, number)[pixel]
-
-
 def module_position(quabo: int, i: int, j: int) -> tuple[int, int]:
     """Row and column in the 32x32 module picture of a board's packet pixel 16*i + j.
 

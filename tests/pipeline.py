@@ -19,18 +19,17 @@ import signal
 import socket
 import struct
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
-from simulator import sky
 from tests.helpers import REPO, wait_for
+from tests.recorded_frames import Frame, read_frames
 from tests.simulated import head_address, module_base, private_prefix, table
 
 HASHPIPE = REPO / "hashpipe"
@@ -38,9 +37,6 @@ SOURCE = REPO / "simulator" / "packet_source"
 RUN = "obs_test.start_2026-01-02T03:04:05Z.runtype_sci.pffd"
 ADDRESS_TAG = "127.0.0.1"
 NUMBERS = ("pkt_num", "pkt_tai", "pkt_nsec", "tv_sec", "tv_usec")
-HEADER_BYTES = {"img16": 489, "img8": 489, "ph256": 121, "ph1024": 489}
-SIDE = {"img16": 32, "img8": 32, "ph256": 16, "ph1024": 32}
-DTYPE = {"img16": "<u2", "img8": "u1", "ph256": "<i2", "ph1024": "<i2"}
 NAME = re.compile(
     r"start_\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\.dp_(?P<product>[a-z0-9]+)\.bpp_(?P<bpp>\d)"
     r"\.module_(?P<module>\d+)\.seqno_(?P<seqno>\d+)\.pff"
@@ -326,97 +322,6 @@ def packet_source(*options: str) -> Iterator[Source]:
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 pipe.close()
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A frame as it is in a file; boards: the numbers of each board that is there."""
-
-    header: str
-    boards: dict[int, dict[str, int]]
-    pixels: npt.NDArray[Any]
-
-    @property
-    def numbers(self) -> dict[int, int]:
-        """Packet number by quabo."""
-        return {quabo: board["pkt_num"] for quabo, board in self.boards.items()}
-
-
-def read_frames(data: bytes, product: str) -> Iterator[Frame]:
-    """Frames of a file, which must be a whole number of them."""
-    head, side, dtype = HEADER_BYTES[product], SIDE[product], np.dtype(DTYPE[product])
-    size = head + 3 + side * side * dtype.itemsize
-    assert len(data) % size == 0, f"{len(data)} bytes are no whole number of {product} frames"
-    for at in range(0, len(data), size):
-        assert data[at + head : at + head + 3] == b"\n\n*"
-        header = data[at : at + head].decode("ascii")
-        values = json.loads(header)
-        if product == "ph256":
-            found = {values.pop("quabo_num"): values}
-        else:
-            found = {int(key[-1]): board for key, board in values.items() if board["tv_sec"]}
-        pixels = np.frombuffer(data, dtype, side * side, at + head + 3).reshape(side, side)
-        yield Frame(header, found, pixels)
-
-
-def _module_index() -> npt.NDArray[np.intp]:
-    """Where in a flat 32x32 image each packet pixel of each board goes: [quabo, 256]."""
-    places = [
-        [
-            row * 32 + column
-            for i in range(16)
-            for j in range(16)
-            for row, column in [sky.module_position(quabo, i, j)]
-        ]
-        for quabo in range(4)
-    ]
-    return np.array(places)
-
-
-MODULE_INDEX = _module_index()
-
-
-def _board_index() -> npt.NDArray[np.intp]:
-    """The same in the 16x16 image of one board."""
-    row, column = MODULE_INDEX // 32 % 16, MODULE_INDEX % 32 % 16
-    index: npt.NDArray[np.intp] = row * 16 + column
-    return index
-
-
-BOARD_INDEX = _board_index()
-
-
-def expected_pixels(
-    product: str, boardlocs: Mapping[int, int], pixels_of: Callable[[int], Sequence[int]]
-) -> npt.NDArray[Any]:
-    """The image of these boards (BOARDLOC by quabo); zero where a board is absent."""
-    side = SIDE[product]
-    image = np.zeros(side * side, DTYPE[product])
-    index = BOARD_INDEX if product == "ph256" else MODULE_INDEX
-    for quabo, boardloc in boardlocs.items():
-        image[index[quabo]] = pixels_of(boardloc)
-    return image.reshape(side, side)
-
-
-def check_pixels(frames: Sequence[Frame], product: str, module: int, source: Source) -> None:
-    """Every pixel of every frame is the one that the packet source sent."""
-    for frame in frames:
-
-        def pixels_of(boardloc: int, numbers: Mapping[int, int] = frame.numbers) -> Sequence[int]:
-            tables, number = source.tables[boardloc], numbers[boardloc & 3]
-            if product.startswith("ph"):
-                return sky.ph_pixels(tables["pattern"], tables["offset"], boardloc, number)
-            top = 0xFFFF if product == "img16" else 0xFF
-            return sky.image_pixels(tables["levels"], boardloc, number, top)
-
-        wanted = expected_pixels(
-            product, {quabo: 4 * module + quabo for quabo in frame.boards}, pixels_of
-        )
-        assert (frame.pixels == wanted).all(), frame.header
-
-
-def board_time_ns(board: Mapping[str, int]) -> int:
-    return board["pkt_tai"] * 10**9 + board["pkt_nsec"]
 
 
 def skip_if_dropped(status: Mapping[str, Any]) -> None:

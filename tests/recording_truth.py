@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ import pytest
 from panoseti.runs.names import parse_data_file
 from panoseti.runs.run_account import PH_MODE
 from panoseti.runs.run_state import runs
-from simulator import sky
+from tests import recorded_frames
 from tests.helpers import pypff_warnings
-from tests.pipeline import Frame, check_sums, expected_pixels, read_frames
+from tests.pipeline import check_sums
+from tests.recorded_frames import Frame, read_frames
 
 PRODUCTS = {"image": "img16", "ph": "ph256"}
 TROUBLES = ("lost", "duplicate", "late", "unwritten", "reordered", "resets")
@@ -102,13 +103,13 @@ class Recording:
             result[board["boardloc"]] = counts
         return result
 
-    def pixels_of(self, product: str, boardloc: int, number: int) -> Sequence[int]:
-        """The 256 pixels that a packet must have, packet order."""
-        streams = next(b for b in self.during.values() if b["boardloc"] == boardloc)["streams"]
-        if product == "ph256":
-            ph = streams["ph"]
-            return sky.ph_pixels(ph["pattern"], ph["offset"], boardloc, number)
-        return sky.image_pixels(streams["image"]["levels"], boardloc, number)
+    def tables(self) -> dict[int, dict[str, Sequence[int]]]:
+        """What each board's (by BOARDLOC) pixels were made of."""
+        found: dict[int, dict[str, Sequence[int]]] = {}
+        for board in self.during.values():
+            image, ph = board["streams"]["image"], board["streams"]["ph"]
+            found[board["boardloc"]] = {**(image or {}), **(ph or {})}
+        return found
 
 
 def boardlocs(module: int) -> range:
@@ -128,15 +129,7 @@ def check_pixels(recording: Recording, module: int, product: str) -> None:
     """Every pixel of every frame is the one that was sent, at its right place."""
     frames = recording.read(module, product)
     assert frames
-    for frame in frames:
-        places = {quabo: 4 * module + quabo for quabo in frame.boards}
-        numbers = {4 * module + quabo: number for quabo, number in frame.numbers.items()}
-
-        def pixels_of(boardloc: int, numbers: Mapping[int, int] = numbers) -> Sequence[int]:
-            return recording.pixels_of(product, boardloc, numbers[boardloc])
-
-        wanted = expected_pixels(product, places, pixels_of)
-        assert (frame.pixels == wanted).all(), frame.header
+    recorded_frames.check_pixels(frames, product, module, recording.tables())
 
 
 def check_images_follow(recording: Recording, module: int) -> None:

@@ -13,16 +13,8 @@ from typing import Any
 
 from simulator import sky
 from simulator.faults import MALFORMED_KINDS, Spoil, packet_fate
-from tests.pipeline import (
-    Frame,
-    Recorder,
-    Source,
-    board_time_ns,
-    check_pixels,
-    packet_source,
-    recording,
-    skip_if_dropped,
-)
+from tests.pipeline import Recorder, Source, packet_source, recording, skip_if_dropped
+from tests.recorded_frames import Frame, board_time_ns, check_pixels
 
 TAI_NS = 1024 * 10**9  # board times count modulo this
 
@@ -185,7 +177,7 @@ def _check_stream(
         assert entry["late"] == entry["resets"] == 0
         assert entry["recorded"] == len(sent[boardloc])
     found = recorder.frames(stream.module, acquisition.product)
-    check_pixels(found[::7], acquisition.product, stream.module, source)
+    check_pixels(found[::7], acquisition.product, stream.module, source.tables)
     if acquisition.product == "ph256":
         _check_single_boards(found, sent)
         return 0

@@ -26,14 +26,13 @@ from tests.pipeline import (
     Recorder,
     boards,
     build,
-    check_pixels,
     packet,
     packet_source,
     preload,
-    read_frames,
     recording,
     skip_if_dropped,
 )
+from tests.recorded_frames import check_pixels, read_frames
 
 IMG16_BYTES, PH256_BYTES = 2540, 636
 MEMORY_LIMIT_KB = 400_000
@@ -116,7 +115,7 @@ def test_full_disk(tmp_path: Path) -> None:
         assert [f.numbers for f in frames] == sorted(
             (f.numbers for f in frames), key=lambda numbers: min(numbers.values())
         )
-        check_pixels(frames, "img16", 254, source)
+        check_pixels(frames, "img16", 254, source.tables)
         status = recorder.stop()
         skip_if_dropped(status)
         others = recorder.frames(7, "img16")
@@ -531,4 +530,4 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
         recorder.end(signal.SIGKILL)
         data = path.read_bytes()
         frames = list(read_frames(data[: len(data) // IMG16_BYTES * IMG16_BYTES], "img16"))
-        check_pixels(frames[::9], "img16", 254, source)
+        check_pixels(frames[::9], "img16", 254, source.tables)

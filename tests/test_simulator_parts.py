@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,6 +32,7 @@ from simulator.tftp_server import (
     open_transfer,
     parse_request,
 )
+from tests import recorded_frames
 
 # --- sky ---
 
@@ -111,7 +113,19 @@ def test_image_pixels_are_base_plus_a_little(levels: list[int], number: int) -> 
     pixels = sky.image_pixels(levels, 1016, number)
     for level, pixel in zip(levels, pixels, strict=True):
         assert pixel == 0 if level == 0 else level <= pixel <= level + 15
-    assert sky.expected_pixel(levels, 1016, number, 77) == pixels[77]
+
+
+@given(st.integers(0, 65535), st.lists(st.integers(0, 65535), min_size=1, max_size=3))
+def test_arrays_of_packets_have_the_pixels_of_one_packet(seed: int, numbers: list[int]) -> None:
+    random = np.random.default_rng(seed)
+    boardloc = int(random.integers(0, 1024))
+    for top in (0xFFFF, 0xFF):
+        levels = [*random.integers(0, top - 15, 254).tolist(), 0, top]
+        images = recorded_frames.image_pixels(levels, boardloc, numbers, top)
+        assert images.tolist() == [sky.image_pixels(levels, boardloc, n, top) for n in numbers]
+    pattern, offset = (random.integers(-32768, 32768, 256).tolist() for _ in range(2))
+    events = recorded_frames.ph_pixels(pattern, offset, boardloc, numbers)
+    assert events.tolist() == [sky.ph_pixels(pattern, offset, boardloc, n) for n in numbers]
 
 
 # --- flash ---
