@@ -264,23 +264,23 @@ def test_other_policies_for_a_dead_pipeline(obs: PrivateObservatory, on_dead: st
 
 @pytest.mark.long
 def test_a_timed_run_looks_after_its_watcher(obs: PrivateObservatory) -> None:
-    child = subprocess.Popen(
-        [str(REPO / "start.py"), "--nsecs", "1000"], cwd=obs.command_dir,
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    said = obs.command_dir / "said"
+    with said.open("w") as err:
+        child = subprocess.Popen(
+            [str(REPO / "start.py"), "--nsecs", "1000"], cwd=obs.command_dir,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=err,
+        )  # fmt: skip
     try:
         run = wait_for(lambda: run_name(obs), "the run", PATIENCE_S)
         wait_for(lambda: read_entries(obs.data_dir / run), "the watch to begin", PATIENCE_S)
         (first,) = activities.watchers(obs.data_dir)
         first.process.kill()
-        wait_for(
-            lambda: [w for w in activities.watchers(obs.data_dir) if w.pid != first.pid],
-            "another watcher", PATIENCE_S,
-        )  # fmt: skip
+        wait_for(lambda: "it was started again" in said.read_text(), "the words", PATIENCE_S)
+        (second,) = activities.watchers(obs.data_dir)
+        assert second.pid != first.pid
     finally:
         child.send_signal(signal.SIGINT)
-        _, err = child.communicate(timeout=PATIENCE_S)
-    assert "it was started again" in err
+        child.wait(timeout=PATIENCE_S)
 
 
 def run_name(obs: PrivateObservatory) -> str:
