@@ -9,7 +9,7 @@ import hashlib
 import re
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 RUN_NAME = re.compile(
     r"obs_(?P<obs>[A-Za-z0-9][A-Za-z0-9_-]*)"
@@ -109,6 +109,11 @@ def check_time(value: Any) -> float:
     except (TypeError, OverflowError, OSError):
         raise ValueError(f"{value!r} is no time")
     return float(value)
+
+
+def utc_text(unix_s: Optional[float] = None) -> str:
+    """Unix time, or now, as operators read it; also in names of runs and files."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(unix_s))
 
 
 def head_of(token: str) -> str:

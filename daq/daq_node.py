@@ -31,6 +31,7 @@ from daq_facts import (
     check_run_name,
     check_time,
     helpers_digest,
+    utc_text,
 )
 
 Document = Dict[str, Any]
@@ -206,11 +207,6 @@ def read_state(path: Path) -> Optional[Document]:
         what = "is empty" if not data else f"is not a state file of ours ({error})"
         raise StateError(f"{path.absolute()} {what}; stop.py puts it right")
     return content
-
-
-def utc_text(unix_s: Optional[float] = None) -> str:
-    """Unix time, or now, as operators read it."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(unix_s))
 
 
 class RunState(NamedTuple):

@@ -32,7 +32,6 @@ import shlex
 import shutil
 import sys
 import syslog
-import time
 from pathlib import Path
 from typing import Callable, Dict, List, NamedTuple, NoReturn, Optional, Sequence
 
@@ -46,6 +45,7 @@ from daq_facts import (
     PLUGIN,
     check_host_word,
     check_run_name,
+    utc_text,
 )
 
 PROGRAM = "only_daq.py"
@@ -390,7 +390,6 @@ def log_refusal(key: Key, why: str, request: str) -> None:
     line = f"refused to {_shown(client, quoted=False)}: {why}: {_shown(request)}"
     syslog.openlog(PROGRAM, syslog.LOG_PID, syslog.LOG_AUTH)
     syslog.syslog(syslog.LOG_WARNING, line)
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         fd = os.open(key.path(LOG_FILE), flags, 0o600)
@@ -398,7 +397,7 @@ def log_refusal(key: Key, why: str, request: str) -> None:
         return
     try:
         if os.fstat(fd).st_size < LOG_MAX_BYTES:
-            os.write(fd, f"{stamp} {line}\n".encode("utf-8", "replace"))
+            os.write(fd, f"{utc_text()} {line}\n".encode("utf-8", "replace"))
     except OSError:
         pass
     finally:

@@ -43,7 +43,6 @@ from daq_node import (
     remove_state,
     run_argument,
     run_state_bytes,
-    utc_text,
     write_state,
 )
 from daq_process import (
@@ -89,7 +88,9 @@ def main(argv: Sequence[str]) -> Document:
         )
     open_data_dir(args.data_dir)
     begin = time.monotonic()
-    about = f"{A_START}{order.run} by {order.started_by or order.owner} since {utc_text()}"
+    about = (
+        f"{A_START}{order.run} by {order.started_by or order.owner} since {daq_facts.utc_text()}"
+    )
     refuse_if_over(order.run)  # nobody who starts another one is to wait for that
     with Lock(about):
         if order.again:
@@ -405,7 +406,7 @@ def _await_new_names(order: Order, launch: Launch) -> None:
     folders = [daq_facts.module_run_dir(module, order.run) for module in order.modules]
 
     def taken() -> bool:
-        stamp = time.strftime("start_%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        stamp = f"start_{daq_facts.utc_text()}"
         return any(name.startswith(stamp) for folder in folders for name in os.listdir(folder))
 
     while taken():

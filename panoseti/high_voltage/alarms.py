@@ -32,6 +32,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from daq.daq_facts import utc_text
 from panoseti.configs.json_formats import MASK, is_secret, masked_text
 from panoseti.flight import FlightRecorder
 from panoseti.launch import log_dir
@@ -77,8 +78,7 @@ class Alarm:
 
     def line(self) -> bytes:
         """As it stands in the file and goes to the hook; passwords masked, always one line."""
-        utc = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.time_unix))
-        document = {"version": VERSION, "utc": utc, **asdict(self)}
+        document = {"version": VERSION, "utc": utc_text(self.time_unix), **asdict(self)}
         return json.dumps(_masked(document), default=str).encode() + b"\n"
 
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from daq.daq_facts import utc_text
 from panoseti.errors import ObsError
 from panoseti.state_files import StateError, read_json, write_json
 
@@ -54,8 +55,8 @@ class Trip:
         return self.module_id == REHEARSED_MODULE
 
     def __str__(self) -> str:
-        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.since_unix))
-        return f"{self.board or f'module {self.module_id}'}: {self.reason} (since {since})"
+        who = self.board or f"module {self.module_id}"
+        return f"{who}: {self.reason} (since {utc_text(self.since_unix)})"
 
 
 def read_trips(data_dir: Path) -> tuple[Trip, ...]:

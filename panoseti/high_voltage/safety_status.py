@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from daq.daq_facts import utc_text
 from panoseti.configs.load_configs import Site
 from panoseti.console import Console
 from panoseti.errors import ObsError
@@ -38,7 +38,7 @@ def safety_status(data_dir: Path) -> SafetyStatus:
     except ObsError as error:
         problem = str(error)
     alarms = [
-        f"{alarm.kind}: {alarm.text} ({alarm.source}, since {_utc(alarm.time_unix)})"
+        f"{alarm.kind}: {alarm.text} ({alarm.source}, since {utc_text(alarm.time_unix)})"
         for alarm in standing_alarms(data_dir)
     ]
     return SafetyStatus(
@@ -77,7 +77,3 @@ def acknowledge_hv(
     if not done.trips and not done.problem:
         console.out("no trip stands")
     return list(done.trips)
-
-
-def _utc(unix_s: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(unix_s))

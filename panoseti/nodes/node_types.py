@@ -5,12 +5,11 @@ A document that is not what it should be raises ValueError with the field.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from daq.daq_facts import check_time
+from daq.daq_facts import check_time, utc_text
 
 Document = Mapping[str, Any]
 T = TypeVar("T")
@@ -175,8 +174,7 @@ class NodeStatus:
         """Who started its run, on which computer, and since when; "" where that is unknown."""
         if not self.started_by or self.started_unix is None:
             return self.started_by or ""
-        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started_unix))
-        return f"{self.started_by} since {since}"
+        return f"{self.started_by} since {utc_text(self.started_unix)}"
 
 
 @dataclass(frozen=True)

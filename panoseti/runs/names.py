@@ -9,7 +9,7 @@ import datetime
 import re
 from dataclasses import dataclass
 
-from daq.daq_facts import RUN_NAME, check_run_name
+from daq.daq_facts import RUN_NAME, check_run_name, utc_text
 from panoseti.runs.pff import PRODUCTS
 
 __all__ = [
@@ -53,11 +53,6 @@ class DataFile:
     seqno: int
 
 
-def _time_text(unix_s: float) -> str:
-    moment = datetime.datetime.fromtimestamp(int(unix_s), datetime.UTC)
-    return moment.strftime(_TIME)
-
-
 def _unix(text: str) -> int:
     moment = datetime.datetime.strptime(text, _TIME).replace(tzinfo=datetime.UTC)
     return int(moment.timestamp())
@@ -68,7 +63,7 @@ def run_dir_name(obs: str, run_type: str, unix_s: float) -> str:
 
     ValueError when the names of observatory and type do not fit into one.
     """
-    return check_run_name(f"obs_{obs}.start_{_time_text(unix_s)}.runtype_{run_type}.pffd")
+    return check_run_name(f"obs_{obs}.start_{utc_text(unix_s)}.runtype_{run_type}.pffd")
 
 
 def parse_run_name(text: str) -> RunName:
@@ -85,7 +80,7 @@ def parse_run_name(text: str) -> RunName:
 def data_file_name(start_unix: float, product: str, module: int, seqno: int) -> str:
     """Name of a data file opened at Unix time `start_unix` (the fraction is dropped)."""
     return (
-        f"start_{_time_text(start_unix)}.dp_{product}.bpp_{PRODUCTS[product].bytes_per_pixel}"
+        f"start_{utc_text(start_unix)}.dp_{product}.bpp_{PRODUCTS[product].bytes_per_pixel}"
         f".module_{module}.seqno_{seqno}.pff"
     )
 

@@ -10,14 +10,13 @@ import contextlib
 import hashlib
 import os
 import secrets
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from daq.daq_facts import RUN_FILE, VERSION, check_time, head_of
+from daq.daq_facts import RUN_FILE, VERSION, check_time, head_of, utc_text
 from panoseti.nodes.node_types import NodeStatus
 from panoseti.runs.activities import Activity
 from panoseti.state_files import StateError, read_json
@@ -68,8 +67,7 @@ def others_pipeline(pipeline: Activity, token: str) -> str | None:
         return None
     whose = str(state.get("started_by") or "somebody unknown")
     with contextlib.suppress(ValueError):
-        since = time.gmtime(check_time(state.get("started_unix")))
-        whose += f" since {time.strftime('%Y-%m-%dT%H:%M:%SZ', since)}"
+        whose += f" since {utc_text(check_time(state.get('started_unix')))}"
     return f"{pipeline} records {state.get('run')} of {whose}, another head node"
 
 

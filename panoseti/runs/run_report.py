@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from daq.daq_facts import utc_text
 from panoseti.console import Console
 from panoseti.runs import run_summary
 from panoseti.runs.run_finish import Finished
 from panoseti.runs.run_start import Started
-from panoseti.runs.run_state import Holder, utc_text
+from panoseti.runs.run_state import Holder
 from panoseti.runs.run_stop import StopReport
 from panoseti.runs.start_checks import Checked
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from daq.daq_facts import RUN_NAME, check_run_name, check_time
+from daq.daq_facts import RUN_NAME, check_run_name, check_time, utc_text
 from panoseti.errors import RefusedError
 from panoseti.flight import owner
 from panoseti.launch import log_dir
@@ -69,11 +69,6 @@ class Holder:
 def new_holder(run: str, command_dir: Path, data_dir: Path) -> Holder:
     """A holder for a run that this process begins now, on the head node of `data_dir`."""
     return Holder(run, owner(), new_token(data_dir), time.time(), str(command_dir))
-
-
-def utc_text(unix_s: float) -> str:
-    """Unix time as operators read it."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(unix_s))
 
 
 def run_name_path(data_dir: Path) -> Path:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from daq.daq_facts import utc_text
 from panoseti.bringup import session
 from panoseti.configs.load_configs import Site
 from panoseti.console import Console
@@ -124,7 +125,7 @@ def _wait(holder: Holder, end_unix: float, watcher: _WatcherKeeper, console: Con
     end_s = time.monotonic() + length_s  # whatever becomes of the clock meanwhile
     total = max(1, math.ceil(length_s))
     shown = 0
-    with console.progress(f"recording until {run_state.utc_text(end_unix)}", total) as progress:
+    with console.progress(f"recording until {utc_text(end_unix)}", total) as progress:
         while True:
             left_s = end_s - time.monotonic()
             if left_s <= 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from daq.daq_facts import utc_text
 from panoseti.boards import outlets
 from panoseti.configs.load_configs import Site
 from panoseti.console import Console
@@ -13,7 +14,6 @@ from panoseti.runs.observatory_status import (
     RunStatus,
     time_left_s,
 )
-from panoseti.runs.run_state import utc_text
 
 NODE_COLUMNS = ("DAQ node", "modules", "state", "packets", "frames", "partial", "lost", "dropped",
                 "rejected", "free", "time left")  # fmt: skip
