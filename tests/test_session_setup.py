@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ from panoseti.bringup.session_setup import (
     wanted_inputs,
 )
 from panoseti.configs.load_configs import Site, load_site
+from panoseti.configs.site import Quabo
 from panoseti.console import Console
 from panoseti.flight import FlightRecorder
+from panoseti.high_voltage.hv_trips import Trip, add_trips
 from panoseti.launch import HEARTBEAT_VERSION, heartbeat_path
 from simulator.sites import uid_of
 from tests.site_files import DAQ, OBS, changed, write_site
@@ -95,6 +97,12 @@ def updater_says(site: Site, *states: Mapping[str, Any]) -> None:
     heartbeat_path(site.head_data_dir, "hv_updater").write_text(json.dumps(beat))
 
 
+def work_on(site: Site, boards: Sequence[Quabo]) -> Work:
+    book = LedgerFile(site.head_data_dir, Ledger(), keep=False)
+    flight = FlightRecorder(None, "test")
+    return Work(site, boards, book, Console(), flight, {q.ip: uid_of(q.boardloc) for q in boards})
+
+
 def test_what_is_on_on_its_way_and_off(site: Site) -> None:
     boards = site.obs.quabos[:4]
     updater_says(site, ON, RISING, TRIPPED)
@@ -112,6 +120,31 @@ def test_on_must_have_been_seen_after_what_takes_it_away(site: Site) -> None:
     assert hv_lacks(site, [board], {board.ip: 100.1})[board.ip].coming
 
 
+@pytest.mark.parametrize("trip_of", ["", "board"])
+@pytest.mark.parametrize(("third", "waits"), [(ON, False), (RISING, True)])
+def test_a_board_that_is_tripped_is_not_waited_for(
+    site: Site, monkeypatch: pytest.MonkeyPatch, third: Mapping[str, Any], waits: bool, trip_of: str
+) -> None:
+    """Nothing but an operator's word brings it back."""
+    board, other = site.obs.quabos[0], site.obs.quabos[4]
+    waited = []
+
+    def sleep(pause_s: float) -> None:
+        waited.append(pause_s)
+        updater_says(site, TRIPPED, ON, ON, ON, ON)
+
+    monkeypatch.setattr(session_setup.time, "sleep", sleep)
+    works = DaemonState("hv_updater", os.getpid(), None)
+    monkeypatch.setattr(session_setup.session, "state", lambda name, data_dir: works)
+    trip = Trip(board.boardloc // 4, "too hot", time.time(), trip_of and board.ip)
+    add_trips(site.head_data_dir, [trip])
+    updater_says(site, TRIPPED, ON, ON, ON, third)
+    work = work_on(site, [board, other])
+    confirm_hv(work, [board, other])
+    assert bool(waited) is waits
+    assert [(p.where, p.text) for p in work.problems] == [(board.ip, "off: too hot")]
+
+
 @pytest.mark.parametrize(("second", "waits"), [(ON, False), (PAUSED, False), (RISING, True)])
 def test_a_board_that_does_not_rise_is_not_waited_for(
     site: Site, monkeypatch: pytest.MonkeyPatch, second: Mapping[str, Any], waits: bool
@@ -127,9 +160,7 @@ def test_a_board_that_does_not_rise_is_not_waited_for(
     works = DaemonState("hv_updater", os.getpid(), None)
     monkeypatch.setattr(session_setup.session, "state", lambda name, data_dir: works)
     updater_says(site, PAUSED, second)
-    book = LedgerFile(site.head_data_dir, Ledger(), keep=False)
-    flight = FlightRecorder(None, "test")
-    work = Work(site, boards, book, Console(), flight, {q.ip: uid_of(q.boardloc) for q in boards})
+    work = work_on(site, boards)
     confirm_hv(work, boards)
     assert bool(waited) is waits
     told = {problem.where: problem.text for problem in work.problems}

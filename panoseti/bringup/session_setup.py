@@ -18,6 +18,7 @@ from panoseti.configs.load_configs import DAQ_CONFIG, OBS_CONFIG, Site
 from panoseti.configs.site import Quabo
 from panoseti.errors import ObsError
 from panoseti.high_voltage.hv_off_asked import off_asked_unix
+from panoseti.high_voltage.hv_trips import read_trips
 from panoseti.housekeeping.hk_watch import StoreWatch, wait_heard
 from panoseti.housekeeping.store import Store
 from panoseti.launch import read_heartbeat
@@ -192,7 +193,7 @@ def _await_hv(work: Work, boards: Sequence[Quabo], heard: Callable[[str], None])
         for ip in sorted(off - lacks.keys()):
             heard(ip)
         off = set(lacks)
-        waiting = any(not lack.paused for lack in lacks.values())
+        waiting = any(not lack.in_vain for lack in lacks.values())
         if not waiting or not found.works or time.monotonic() > deadline:
             break
         time.sleep(0.1)
@@ -211,12 +212,12 @@ def _disturbed_unix(work: Work, ip: str) -> float:
 @dataclass(frozen=True)
 class HvLack:
     """Why the HV of a board is not on; coming: it is on its way, and needs nothing but time;
-    paused: it did not rise, and waiting is of no use.
+    in_vain: waiting is of no use, since it did not rise or a trip stands against it.
     """
 
     reason: str
     coming: bool = False
-    paused: bool = False
+    in_vain: bool = False
 
 
 def hv_lacks(
@@ -228,18 +229,29 @@ def hv_lacks(
     """
     beat = read_heartbeat(site.head_data_dir, HV_UPDATER)
     states = beat.details.get("boards", {}) if beat else {}
+    tripped = _tripped(site)
     lacks = {}
     for quabo in boards:
         state = states.get(quabo.ip, {})
+        module = quabo.boardloc // 4
         if state.get("hv") != "on":
             said = state.get("reason") or state.get("problem") or "hv_updater does not know it"
             coming, paused = bool(state.get("coming")), bool(state.get("paused"))
             if paused:
                 said = f"{said}; tried again every minute"
-            lacks[quabo.ip] = HvLack(said if coming else f"off: {said}", coming, paused)
+            in_vain = paused or not tripped.isdisjoint({(module, ""), (module, quabo.ip)})
+            lacks[quabo.ip] = HvLack(said if coming else f"off: {said}", coming, in_vain)
         elif float(state.get("hk_unix", 0.0)) < (since or {}).get(quabo.ip, 0.0):
             lacks[quabo.ip] = HvLack("not seen on since the reboot or the PH baseline", True)
     return lacks
+
+
+def _tripped(site: Site) -> set[tuple[int, str]]:
+    """Modules, and boards of them, that stay off until somebody acknowledges."""
+    try:
+        return {trip.key for trip in read_trips(site.head_data_dir)}
+    except ObsError:
+        return set()  # hv_updater says so, of every board
 
 
 def end_watched_hv(work: Work, unproven: Collection[str]) -> bool:
