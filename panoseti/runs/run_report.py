@@ -9,10 +9,12 @@ from daq.daq_facts import utc_text
 from panoseti.console import Console
 from panoseti.runs import run_summary
 from panoseti.runs.run_finish import Finished
+from panoseti.runs.run_record import RUN_JSON
 from panoseti.runs.run_start import Started
 from panoseti.runs.run_state import Holder
 from panoseti.runs.run_stop import StopReport
 from panoseti.runs.start_checks import Checked
+from panoseti.words import shown_lines
 
 NOTES_SHOWN = 20
 
@@ -145,7 +147,7 @@ def show_finished(done: Finished, console: Console) -> None:
     if not done.collected:
         console.out(f"not collected; the data are on the nodes: stop.py --run {run}")
     elif done.problems:
-        for problem in done.problems:
+        for problem in shown_lines(done.problems, str(done.run_dir / RUN_JSON)):
             console.error(problem)
         console.error(f"not all was collected; nothing is lost: try again: stop.py --run {run}")
     elif not done.complete:

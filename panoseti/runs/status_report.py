@@ -14,6 +14,8 @@ from panoseti.runs.observatory_status import (
     RunStatus,
     time_left_s,
 )
+from panoseti.runs.run_record import RUN_JSON
+from panoseti.words import shown_lines
 
 NODE_COLUMNS = ("DAQ node", "modules", "state", "packets", "frames", "partial", "lost", "dropped",
                 "rejected", "free", "time left")  # fmt: skip
@@ -51,7 +53,7 @@ def show(found: ObservatoryStatus, site: Site, console: Console) -> None:
     for problem in found.problems:
         console.error(problem)
     for open_run in found.open_runs:
-        for failed in open_run.failed:
+        for failed in shown_lines(open_run.failed, f"{open_run.run}/{RUN_JSON}"):
             console.warn(f"{open_run.run}: not collected: {failed}")
     for text in found.advice:
         console.warn(text)
