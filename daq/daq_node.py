@@ -267,9 +267,14 @@ def _runs_over() -> List[str]:
     return [str(run) for run in found] if isinstance(found, list) else []
 
 
+def is_over(run: str) -> bool:
+    """Whether a stop has said that nothing is begun for this run any more."""
+    return run in _runs_over()
+
+
 def refuse_if_over(run: str) -> None:
     """RefusedError when the run is over on this node."""
-    if run in _runs_over():
+    if is_over(run):
         raise RefusedError(f"run {run} is over on this node; nothing is begun for it any more")
 
 

@@ -36,6 +36,7 @@ from daq_node import (
     create_state,
     describe,
     is_directory,
+    is_over,
     last_lines,
     open_data_dir,
     read_run_state,
@@ -248,15 +249,14 @@ def _check_idle(order: Order) -> Optional[str]:
             f"daq_pid names {identity.name} (pid {identity.pid}), which runs; stop.py"
         )
     remove_state(Path(daq_facts.PID_FILE))
-    remove_state(Path(daq_facts.RUN_FILE))
+    if not order.again:
+        remove_state(Path(daq_facts.RUN_FILE))
     return None if state is None else state.run
 
 
 def _start(order: Order, copies: Dict[str, str], attempt: Attempt, launch: Launch) -> Identity:
     """Make what the pipeline needs, launch it, wait until it records."""
-    state = RunState(order.run, order.owner, order.started_by, order.daq_ip, time.time())
-    create_state(Path(daq_facts.RUN_FILE), run_state_bytes(state))
-    attempt.on_failure(lambda: remove_state(Path(daq_facts.RUN_FILE)))
+    _claim(order, attempt)
     _make_directories(order, attempt)
     lines = "".join(f"{module}\n" for module in order.modules)
     write_state(Path(daq_facts.MODULE_FILE), lines.encode())
@@ -274,6 +274,22 @@ def _start(order: Order, copies: Dict[str, str], attempt: Attempt, launch: Launc
     refuse_if_over(order.run)  # a stop may have looked in between; from now on it sees the pipeline
     launch.wait_recording(identity, _logs(order)[2], deadline)
     return identity
+
+
+def _claim(order: Order, attempt: Attempt) -> None:
+    """Make this node the run's.
+
+    A run that goes on has it already, and keeps it when this attempt fails: to its end, nobody
+    else begins anything here.
+    """
+    path = Path(daq_facts.RUN_FILE)
+    state = RunState(order.run, order.owner, order.started_by, order.daq_ip, time.time())
+    if order.again:
+        attempt.on_failure(lambda: remove_state(path) if is_over(order.run) else None)
+        write_state(path, run_state_bytes(state))
+    else:
+        create_state(path, run_state_bytes(state))
+        attempt.on_failure(lambda: remove_state(path))
 
 
 def _check_begun(order: Order) -> None:

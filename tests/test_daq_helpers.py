@@ -343,6 +343,24 @@ def test_a_run_that_goes_on_wants_its_folders(node: NodeDir) -> None:
     assert node.stop().code == 0
 
 
+def test_a_restart_that_fails_keeps_the_node(node: NodeDir) -> None:
+    """Nobody else may begin a run in the middle of this one; its end gives the node back."""
+    first = node.start()
+    os.kill(first.document["pid"], signal.SIGKILL)
+    wait_for(lambda: not hashpipe_pids(), "it to be gone")
+    words = node.start_words(RUN)
+    for _ in range(2):
+        failed = node.helper("start_daq.py", *words, "--again", "--bindhost", "192.0.2.1")
+        assert failed.code == 1 and "192.0.2.1" in failed.error
+        assert node.status()["run"] == RUN
+    refused = node.start(OTHER_RUN, owner="head2-1-2")
+    assert refused.code == 3 and f"this node is in run {RUN} of" in refused.error
+    again = node.helper("start_daq.py", *words, "--again")
+    assert (again.code, again.document["replaced_run"]) == (0, RUN), again.error
+    assert node.stop().code == 0
+    assert node.status()["run"] is None
+
+
 def test_pipeline_that_was_frozen(node: NodeDir) -> None:
     pid = node.start().document["pid"]
     os.kill(pid, signal.SIGSTOP)
@@ -446,7 +464,7 @@ def test_stop_overtakes_a_start(tmp_path: Path) -> None:
 
 
 @contextmanager
-def hung_start(node: NodeDir) -> Iterator[tuple[int, list[Answer]]]:
+def hung_start(node: NodeDir, *more: str) -> Iterator[tuple[int, list[Answer]]]:
     """A start that is held up before it launches, as by its disk, and then goes on: its pid, and
     its answer once it has ended.  A stop there does not wait for it as long as usual.
     """
@@ -454,12 +472,12 @@ def hung_start(node: NodeDir) -> Iterator[tuple[int, list[Answer]]]:
     script = node.path / "stop_daq.py"
     script.write_text(script.read_text().replace("LOCK_WAIT_S = 10.0", "LOCK_WAIT_S = 0.5"))
     folder = node.path / "module_1" / RUN
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     now = time.time()
     for second in range(-1, 100):  # no name is left for a new file
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now + second))
         (folder / f"start_{stamp}.dp_img16.bpp_2.module_1.seqno_0.pff").touch()
-    words = node.words("start_daq.py", *node.start_words())
+    words = node.words("start_daq.py", *node.start_words(), *more)
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as start:
         try:
             wait_for((node.path / "run_hashpipe.sh").exists, "it to have come so far")
@@ -488,6 +506,20 @@ def test_a_start_that_hangs_until_its_run_is_over_launches_nothing(tmp_path: Pat
     assert answers[0].code == 3 and "is over on this node" in answers[0].error, answers
     assert not hashpipe_pids()
     assert not {"current_run_daq", "daq_pid"} & node.names()
+
+
+def test_a_restart_that_hangs_until_its_run_is_over_gives_the_node_back(tmp_path: Path) -> None:
+    node = faulty(tmp_path, node_dir.ENDS_AT_SIGINT)
+    os.kill(node.start().document["pid"], signal.SIGKILL)
+    wait_for(lambda: not hashpipe_pids(), "it to be gone")
+    claim, script = node.path / "current_run_daq", node.path / "run_hashpipe.sh"
+    before = claim.read_bytes()
+    script.unlink()
+    with hung_start(node, "--again") as (_, answers):
+        assert node.stop("--over", RUN, "--owner", "token1").code == 0
+        claim.write_bytes(before)  # a stop that came before the restart had claimed the node
+    assert answers[0].code == 3 and "is over on this node" in answers[0].error, answers
+    assert not hashpipe_pids() and not claim.exists()
 
 
 def test_a_stop_that_cannot_tell_what_a_start_will_do_fails(tmp_path: Path) -> None:
