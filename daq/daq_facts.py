@@ -9,7 +9,7 @@ import hashlib
 import re
 import time
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Tuple
 
 RUN_NAME = re.compile(
     r"obs_(?P<obs>[A-Za-z0-9][A-Za-z0-9_-]*)"
@@ -55,6 +55,7 @@ PIPELINE_THREADS = ("net_thread", "compute_thread", "output_thread")
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED = 0, 1, 2, 3
 
+MODULES = 256
 MODULE_DIR = re.compile(r"module_(?P<id>0|[1-9][0-9]{0,2})")
 DATA_FILE = re.compile(
     r"start_[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z"
@@ -85,7 +86,7 @@ def check_run_name(text: str) -> str:
 
 def module_dir(module: int) -> str:
     """Directory of a module in a node's data directory; it may be a link to another disk."""
-    if not 0 <= module <= 255:
+    if not 0 <= module < MODULES:
         raise ValueError(f"module id {module} is outside 0..255")
     return f"module_{module}"
 
@@ -93,6 +94,21 @@ def module_dir(module: int) -> str:
 def module_run_dir(module: int, run: str) -> str:
     """Where a node records the data of a module, relative to its data directory."""
     return f"{module_dir(module)}/{check_run_name(run)}"
+
+
+def split_path(text: Any, run: str) -> Tuple[Optional[int], str]:
+    """Module (None: of the run directory itself) and name of a file of this run, whose path is
+    <run>/<name> or module_<id>/<run>/<name>; ValueError for any other: nothing else is touched.
+    """
+    words = text.split("/") if isinstance(text, str) else []
+    module: Optional[int] = None
+    if len(words) == 3:
+        found = MODULE_DIR.fullmatch(words.pop(0))
+        module = int(found["id"]) if found else MODULES
+    good = len(words) == 2 and words[0] == run and FILE_NAME.fullmatch(words[1])
+    if not good or (module is not None and module >= MODULES):
+        raise ValueError(f"{text!r} is not the path of a file of run {run}")
+    return module, words[1]
 
 
 def check_host_word(text: str) -> str:

@@ -54,15 +54,11 @@ def folder_path(module: Optional[int], run: str) -> str:
 
 def parse_path(text: object, run: str) -> Place:
     """A path of a file of this run taken apart; UsageError for any other."""
-    words = text.split("/") if isinstance(text, str) else []
-    module: Optional[int] = None
-    if len(words) == 3:
-        found = daq_facts.MODULE_DIR.fullmatch(words.pop(0))
-        module = int(found["id"]) if found else 256
-    good = len(words) == 2 and words[0] == run and daq_facts.FILE_NAME.fullmatch(words[1])
-    if not good or (module is not None and module > 255):
-        raise UsageError(f"{text!r} is not the path of a file of run {run}")
-    return Place(module, run, words[1])
+    try:
+        module, name = daq_facts.split_path(text, run)
+    except ValueError as error:
+        raise UsageError(str(error))
+    return Place(module, run, name)
 
 
 @contextlib.contextmanager

@@ -282,6 +282,47 @@ def test_a_run_that_records_is_not_deleted(apart: Place) -> None:
     assert apart.collect().ok and not path.exists()
 
 
+# A node that names files as it likes; its hash is right for a file it knows the content of.
+LYING_HELPER = """import json, sys
+FILE = {"path": %r, "bytes": 5, "mtime_ns": 1, "inode": 1, "sha256": %r}
+ANSWERS = {
+    "list": {"files": [FILE], "others": [], "head_run_dir": False},
+    "place": {"device": 0, "inode": 0, "marker": None},
+    "hash": {"files": [FILE]},
+    "delete": {"files": [], "removed": [], "left": []},
+}
+print(json.dumps({"ok": True, "error": None, **ANSWERS[sys.argv[1]]}))
+"""
+
+
+@pytest.mark.parametrize("told", ["{head}/precious.pff", "../../../precious.pff"])
+@pytest.mark.parametrize("known", [False, True], ids=["unknown content", "known content"])
+def test_a_node_cannot_name_a_file_of_the_head_node(
+    apart: Place, monkeypatch: pytest.MonkeyPatch, told: str, known: bool
+) -> None:
+    """Such a file would be taken for a copy that has come: deleted where it differs, else moved."""
+    precious = apart.head / "precious.pff"
+    precious.write_bytes(b"bytes")
+    sha256 = hashlib.sha256(b"bytes" if known else b"other").hexdigest()
+    told = told.format(head=apart.head)
+    (apart.node / "run_files.py").write_text(LYING_HELPER % (told, sha256))
+    monkeypatch.setattr(collect, "RETRY_PAUSE_S", 0.01)
+    result = apart.collect()
+    assert precious.read_bytes() == b"bytes", result
+    ((_, why),) = result.failed
+    assert f"{told!r} is not the path of a file of run {RUN}" in why
+    assert {path.name for path in apart.run_dir.iterdir()} == {"run.json"}
+
+
+def test_a_node_that_tells_no_hash_is_named(apart: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = apart.record(1, 2)
+    monkeypatch.setattr(collect, "RETRY_PAUSE_S", 0.01)
+    monkeypatch.setattr(daq_nodes, "hash_files", lambda *words: FilesDone((), ()))
+    result = apart.collect()
+    assert path.exists()
+    assert result.failed == [(f"module_1/{RUN}/{path.name}", "the node told no hash of it")]
+
+
 def rsync_that(folder: Path, script: str) -> str:
     """A PATH whose rsync runs `script`, with $REAL the real one."""
     folder.mkdir()

@@ -267,7 +267,7 @@ def list_files(shell: Shell, run: str) -> RunFiles:
     """The files of a run on the node."""
     step = f"list the files of {run}"
     document = _helper(shell, "run_files.py", _verb(shell, "list", run), 2 * MARGIN_S, step)
-    return _parse(shell, node_types.run_files, document, step)
+    return _parse(shell, lambda found: node_types.run_files(found, run), document, step)
 
 
 def hash_files(shell: Shell, run: str, paths: Sequence[str], timeout_s: float) -> FilesDone:
@@ -277,7 +277,7 @@ def hash_files(shell: Shell, run: str, paths: Sequence[str], timeout_s: float) -
         shell, "run_files.py", _verb(shell, "hash", run), timeout_s, step,
         _entries(list(paths)), partly=True,
     )  # fmt: skip
-    return _parse(shell, node_types.files_done, document, step)
+    return _parse(shell, lambda found: node_types.files_done(found, run), document, step)
 
 
 def move_files(shell: Shell, run: str, paths: Sequence[str], timeout_s: float) -> FilesDone:
@@ -289,7 +289,7 @@ def move_files(shell: Shell, run: str, paths: Sequence[str], timeout_s: float) -
         shell, "run_files.py", _verb(shell, "move", run), timeout_s, step,
         _entries(list(paths)), partly=True,
     )  # fmt: skip
-    return _parse(shell, node_types.files_done, document, step)
+    return _parse(shell, lambda found: node_types.files_done(found, run), document, step)
 
 
 def delete_files(

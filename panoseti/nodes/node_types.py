@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from daq.daq_facts import check_time, utc_text
+from daq.daq_facts import check_time, split_path, utc_text
 
 Document = Mapping[str, Any]
 T = TypeVar("T")
@@ -424,8 +424,11 @@ def stopped(document: Document) -> Stopped:
     )
 
 
-def node_file(entry: Document) -> NodeFile:
-    """One file as run_files tells it."""
+def node_file(entry: Document, run: str) -> NodeFile:
+    """One file as run_files tells it; ValueError where it is none of the run: its path leads to a
+    place here, too.
+    """
+    split_path(entry["path"], run)
     return NodeFile(
         path=str(entry["path"]),
         bytes=int(entry["bytes"]),
@@ -436,21 +439,21 @@ def node_file(entry: Document) -> NodeFile:
     )
 
 
-def run_files(document: Document) -> RunFiles:
-    """The document of run_files list."""
+def run_files(document: Document, run: str) -> RunFiles:
+    """The document of run_files list for a run."""
     return RunFiles(
-        run=str(document["run"]),
-        files=tuple(node_file(entry) for entry in document["files"]),
+        run=run,
+        files=tuple(node_file(entry, run) for entry in document["files"]),
         others=tuple(str(path) for path in document["others"]),
         head_run_dir=bool(document["head_run_dir"]),
     )
 
 
-def files_done(document: Document) -> FilesDone:
-    """The document of run_files hash or move."""
+def files_done(document: Document, run: str) -> FilesDone:
+    """The document of run_files hash or move for files of a run."""
     entries = document["files"]
     return FilesDone(
-        files=tuple(node_file(entry) for entry in entries if "error" not in entry),
+        files=tuple(node_file(entry, run) for entry in entries if "error" not in entry),
         problems=file_problems(document),
         removed=tuple(document.get("removed", ())),
         left=tuple(document.get("left", ())),

@@ -377,7 +377,8 @@ class _Batch:
         wanted = []
         for file in files:
             there = hashed.get(file.path)
-            why = self._failed[file.path] if there is None else self._arrived(there)
+            unhashed = self._failed.get(file.path, "the node told no hash of it")
+            why = unhashed if there is None else self._arrived(there)
             if why:
                 self._failed[file.path] = f"{why}; {problem}" if problem else why
                 wanted.append(file)
