@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from panoseti import console
-from panoseti.configs.site_at_any_price import find_site
+from panoseti.configs.site_at_any_price import find_site, not_the_head_node
 from panoseti.errors import EXIT_FAILED, EXIT_OK
 from panoseti.flight import FlightRecorder, read_flight
 from panoseti.runs import observatory_status, status_report
@@ -57,7 +57,9 @@ def main(argv: Sequence[str]) -> int:
     args = parse_args(argv)
     out = console.Console(args.json, args.verbose)
     found = find_site(Path.cwd(), args.data_dir)
-    for note in found.notes:
+    away = not_the_head_node(found.site)
+    notes = [*found.notes, *([f"{away}; this is what is seen from here"] if away else [])]
+    for note in notes:
         out.warn(note)
     if args.log is not None:
         return show_log(found.site.head_data_dir, args.log, out)
@@ -66,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
     status = observatory_status.look(found.site, flight)
     status_report.show(status, observatory_status.with_data_config(found.site), out)
     if args.json:
-        out.result({"config_notes": found.notes, **status.document()})
+        out.result({"config_notes": notes, **status.document()})
     return EXIT_FAILED if status.problems else EXIT_OK
 
 

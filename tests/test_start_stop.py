@@ -856,6 +856,20 @@ def test_broken_configs_and_state_do_not_keep_stop_from_working(obs: Obs) -> Non
     assert obs.is_idle()
 
 
+@pytest.mark.long
+def test_a_mistyped_head_node_does_not_keep_a_run_from_being_ended(obs: Obs) -> None:
+    """Or one that was edited for the next night, or whose interface has lost its address."""
+    started = obs.start_here(redis=False, hv=False)
+    path = obs.command_dir / "daq_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "head_node_ip_addr": "192.0.2.7"}))
+    status = obs.type("status.py")
+    assert status.code == 0 and "192.0.2.7" in status.err
+    done = obs.type("stop.py", "--json")
+    assert done.code == 0, done
+    assert "192.0.2.7" in done.json["config_notes"][0] and done.json["finished"]["complete"]
+    assert done.json["run"] == started.holder.run and obs.is_idle()
+
+
 def test_the_data_directory_is_found_or_asked_for(obs: Obs, tmp_path: Path) -> None:
     run = obs.head_dir / "obs_Old.start_2024-01-01T00:00:00Z.runtype_x.pffd"
     run.mkdir()

@@ -12,7 +12,7 @@ from panoseti.bringup.ledger import Ledger
 from panoseti.bringup.ledger_file import LedgerFile
 from panoseti.configs.board_files import QUABO_UIDS, known_uids
 from panoseti.configs.load_configs import Site
-from panoseti.configs.site_at_any_price import DAEMONS, check_head_node, find_site
+from panoseti.configs.site_at_any_price import DAEMONS, find_site, not_the_head_node
 from panoseti.console import Console
 from panoseti.errors import ConfigError, Fault
 from panoseti.flight import FlightRecorder
@@ -32,9 +32,16 @@ def switch_off(command_dir: Path, console: Console, argv: Sequence[str]) -> list
     except ConfigError as error:
         raise ConfigError([*error.faults[:-1], _end_updater(command_dir)]) from error
     site = found.site
-    for note in (*found.notes, *check_head_node(site)):
+    for note in found.notes:
         console.warn(note)
-    flight = FlightRecorder(site.head_data_dir, PROGRAM)
+    data_dir: Path | None = site.head_data_dir
+    if why := not_the_head_node(site):
+        console.warn(
+            f"{why}; HV is switched off from here all the same: if this is not the head node, type"
+            " it there, too, or hv_updater there may switch it on again"
+        )
+        data_dir = data_dir if site.head_data_dir.is_dir() else None
+    flight = FlightRecorder(data_dir, PROGRAM)
     flight.command(argv)
     work = _work(site, console, flight)
     high_voltage_off(work)

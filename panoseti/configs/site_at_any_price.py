@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from panoseti.configs.load_configs import DAQ_CONFIG, Site, load_site
 from panoseti.errors import ConfigError, Fault, RefusedError
 from panoseti.runs import activities
+from panoseti.runs.run_owner import head_token
+from panoseti.runs.run_record import read_record
 from panoseti.runs.run_state import StateError, read_holder, run_dir, runs
 
 DAEMONS = ("store_redis_data", "capture_hk", "hv_updater", "temperature_guard", "run_watcher")
@@ -62,23 +65,56 @@ def find_site(command_dir: Path, data_dir: Path | None = None) -> FoundSite:
     raise ConfigError([*faults, Fault(str(command_dir), "$", "not usable", remedy)])
 
 
+def not_the_head_node(site: Site) -> str:
+    """Why the configs say that this computer is not the head node, or cannot tell; "" = it is."""
+    name = site.daq.head_node_ip_addr
+    if name not in site.addresses:
+        return f"{name} (head_node_ip_addr in {DAQ_CONFIG}) does not resolve"
+    if site.is_head_node_here():
+        return ""
+    return f"no interface here has the head node's address ({name}, {DAQ_CONFIG})"
+
+
 def check_head_node(site: Site) -> list[str]:
     """Refuse elsewhere: the run's state and the daemons are on the head node.  What to warn of.
 
-    A dead name server is no reason not to stop: where the name does not resolve, the head node is
-    where its data directory is.
+    A config that was edited for another night, an interface that has lost its address or a dead
+    name server is no reason not to stop: the head node is where the runs were begun, or where a
+    name does not resolve, where its data directory is.
     """
-    name, notes = site.daq.head_node_ip_addr, []
-    if name in site.addresses:
-        here = site.is_head_node_here()
-    else:
-        here = site.head_data_dir.is_dir()
-        notes = [f"{name} does not resolve; {site.head_data_dir} is here, so this is the head node"]
+    why, data_dir = not_the_head_node(site), site.head_data_dir
+    if not why:
+        return []
+    here = _begun_here(data_dir)
+    if not here and site.daq.head_node_ip_addr not in site.addresses and data_dir.is_dir():
+        here = f"{data_dir} is here"
     if not here:
-        raise RefusedError(
-            f"this computer is not the head node ({name}, daq_config.json): type it there"
-        )
-    return notes
+        raise RefusedError(f"{why}: type it on the head node, or correct {DAQ_CONFIG}")
+    return [f"{why}; {here}, so this is the head node"]
+
+
+def _begun_here(data_dir: Path) -> str:
+    """What shows that the run in progress, or else the last one, was begun on this computer, for
+    this data directory; "" = nothing does.
+    """
+    ours = head_token(data_dir)
+    try:
+        holder = read_holder(data_dir)
+    except StateError:
+        holder = None
+    if holder is not None and holder.token.startswith(ours):
+        return f"{holder.run} is in progress here"
+    last = [holder.run] if holder is not None else runs(data_dir)[-1:]
+    for run in last:
+        folder = run_dir(data_dir, run)
+        with suppress(OSError, StateError):
+            if str(read_record(folder).document.get("token")).startswith(ours):
+                return f"{run} was begun here"
+        with suppress(ConfigError):
+            frozen = load_site(folder, data_config=False)
+            if _same(frozen.head_data_dir, data_dir) and frozen.is_head_node_here():
+                return f"{run} was begun here"
+    return ""
 
 
 def _data_dirs(command_dir: Path, said: Path | None) -> list[tuple[Path, str]]:
