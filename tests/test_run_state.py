@@ -236,6 +236,34 @@ def test_locks_name_their_holder_and_end_with_it(
     assert run_state.collector_pid(tmp_path) is run_state.control_pid(tmp_path) is None
 
 
+def test_the_holder_of_a_lock_is_found_where_files_have_another_device_than_their_mount(
+    tmp_path: Path,
+) -> None:
+    """As on overlayfs and btrfs."""
+    (tmp_path / "lower" / "data" / "log").mkdir(parents=True)
+    (tmp_path / "lower" / "data" / "log" / run_state.CONTROL_LOCK).touch()
+    mount = (
+        "mkdir top disk && mount -t tmpfs tmpfs top && mkdir top/upper top/work && mount -t overlay"
+        " -o xino=off,lowerdir=lower,upperdir=top/upper,workdir=top/work overlay disk"
+        ' && exec "$0" -c "$1"'
+    )
+    script = (
+        "from pathlib import Path\nfrom panoseti.runs import run_state\n"
+        "place = Path('disk/data')\nlock = run_state.ControlLock(place)\n"
+        "with lock, run_state.collect_lock(place) as free:\n"
+        "    print(lock.take('a start'), free)\n"
+        "    print(run_state.control_pid(place) == run_state.collector_pid(place) != None)\n"
+        "print(run_state.control_pid(place), run_state.collector_pid(place))\n"
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", mount, sys.executable, script],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPO)}, capture_output=True, text=True,
+    )  # fmt: skip
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip(f"an overlay cannot be mounted here: {done.stderr.strip()}")
+    assert done.stdout.splitlines() == ["True True", "True", "None None"], done.stderr
+
+
 def test_a_full_disk_keeps_nobody_from_the_lock(tmp_path: Path) -> None:
     """Once taken it must be given back, and known to be ours: the words in it are for others."""
     path = tmp_path / "log" / run_state.CONTROL_LOCK

@@ -381,11 +381,31 @@ def start_ticks(pid: int) -> int:
 
 def _flock_pid(path: Path) -> int | None:
     """Who holds the lock on a file or folder, which is not touched."""
-    status = path.stat()
-    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        major, minor = _device_of_mount(fd)
+        place = f"{major:02x}:{minor:02x}:{os.fstat(fd).st_ino}"
+    finally:
+        os.close(fd)
     with open("/proc/locks", encoding="ascii", errors="replace") as file:
         for line in file:
             words = line.split()
-            if "FLOCK" in words and "->" not in words and device in words:
-                return int(words[words.index(device) - 1])
+            if "FLOCK" in words and "->" not in words and place in words:
+                return int(words[words.index(place) - 1])
     return None
+
+
+def _device_of_mount(fd: int) -> tuple[int, int]:
+    """Major and minor number of the device that /proc/locks names for an open file.
+
+    It is the file system's own; overlayfs and btrfs have others in the status of their files.
+    """
+    fields = Path(f"/proc/self/fdinfo/{fd}").read_text().split()
+    mount = fields[fields.index("mnt_id:") + 1]
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        words = line.split()
+        if words[0] == mount:
+            major, _, minor = words[2].partition(":")
+            return int(major), int(minor)
+    device = os.fstat(fd).st_dev  # a file system that is not mounted any more
+    return os.major(device), os.minor(device)
