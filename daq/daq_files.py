@@ -175,14 +175,16 @@ def be_modest() -> None:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
-def digest_of(fd: int) -> str:
-    """SHA-256 of an open file, from where it stands."""
+def digest_of(fd: int, length: Optional[int] = None) -> str:
+    """SHA-256 of an open file from where it stands, or of so many bytes of it."""
     digest = hashlib.sha256()
+    left = length
     while True:
-        data = os.read(fd, CHUNK)
+        data = os.read(fd, CHUNK if left is None else min(CHUNK, left))
         if not data:
             return digest.hexdigest()
         digest.update(data)
+        left = None if left is None else left - len(data)
 
 
 def hash_file(place: Place) -> Document:
@@ -241,7 +243,9 @@ def remove_emptied(run: str, run_dir: bool) -> Document:
 
 
 def move_file(place: Place) -> Document:
-    """Move a file into <run>/ without ever replacing one there; again and again if need be."""
+    """Move a file into <run>/ without ever replacing one there, but for the beginning of this very
+    file; again and again if need be.  What has its name in <run>/ is on the disk.
+    """
     if place.module is None:
         raise UsageError(f"{place.path} is in the run directory already")
     target = Place(None, place.run, place.name)
@@ -264,6 +268,7 @@ def move_file(place: Place) -> Document:
 
 def _rename(name: str, old: int, new: int) -> str:
     """By link and unlink, since a rename would replace a file of the same name."""
+    _sync(name, old)
     try:
         os.link(name, name, src_dir_fd=old, dst_dir_fd=new, follow_symlinks=False)
     except FileExistsError:
@@ -282,17 +287,34 @@ def _rename(name: str, old: int, new: int) -> str:
     return "renamed"
 
 
+def _sync(name: str, folder: int) -> None:
+    """Wait until all of a file is on the disk."""
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def _copy(name: str, old: int, new: int, status: os.stat_result) -> str:
-    """To another file system: copy, compare hashes of what was read and what arrived, unlink."""
+    """To another file system: copy, compare hashes of what was read and what arrived, unlink.
+
+    The file may be there already: of a move that was cut short just before its end, or failed then
+    (a disk that has become read-only), after which the head node cut a torn one to whole frames.
+    """
     part = f".{name}.part"
     source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=old)
     try:
-        if name in os.listdir(new):  # a move that was cut short just before its end
+        if name in os.listdir(new):
+            length = os.stat(name, dir_fd=new, follow_symlinks=False).st_size
             arrived = _digest_at(name, new)
-            if arrived != digest_of(source):
+            if arrived != digest_of(source, length) or length > status.st_size:
                 raise DaqError("differs from that of the same name in the run directory; kept")
-            os.unlink(name, dir_fd=old)
-            return arrived
+            if length == status.st_size:
+                os.fsync(new)
+                os.unlink(name, dir_fd=old)
+                return arrived
+            os.lseek(source, 0, os.SEEK_SET)
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         copy = os.open(part, flags, stat.S_IMODE(status.st_mode), dir_fd=new)
         try:

@@ -318,6 +318,34 @@ def test_move(node: NodeDir) -> None:
     assert (node.path / RUN / "good.pff").read_bytes() == b"good"
 
 
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no hard links"])
+def test_a_moved_file_is_on_the_disk_before_it_has_its_new_name(
+    node: NodeDir, links: bool
+) -> None:
+    """The head node calls the run complete when all names are there."""
+    inode = put(node, PATH).stat().st_ino
+    (node.path / RUN).mkdir()
+    script = f"""import os, daq_files
+acts = []
+def noted(name, act):
+    def call(*words, **options):
+        acts.append((name, os.fstat(words[0]).st_ino if name == "fsync" else words[0]))
+        return act(*words, **options)
+    return call
+def link(*words, **options):
+    raise PermissionError(1, "no hard links")
+if not {links}:
+    os.link = link
+for name in ("fsync", "link", "rename"):
+    setattr(os, name, noted(name, getattr(os, name)))
+daq_files.move_file(daq_files.parse_path({PATH!r}, {RUN!r}))
+print([act[0] for act in acts], acts[0][1])"""
+    words = [sys.executable, "-B", "-c", script]
+    told = subprocess.run(words, cwd=node.path, text=True, capture_output=True)
+    acts = ["fsync", "link"] if links else ["fsync", "link", "rename"]
+    assert told.stdout == f"{acts} {inode}\n", told
+
+
 def test_move_from_another_disk(node: NodeDir, tmp_path: Path) -> None:
     disk = Path(f"/dev/shm/panoseti-test-{os.getpid()}")
     if os.stat("/dev/shm").st_dev == node.path.stat().st_dev:
@@ -343,6 +371,15 @@ def test_move_from_another_disk(node: NodeDir, tmp_path: Path) -> None:
         put(node, f"{RUN}/.{NAME}.part", b"half")
         assert node.files("move", given=[PATH]).code == 0
         assert not place.exists()
+        # So cut short, and its torn end cut off on the head node since.
+        put(node, PATH, content)
+        os.truncate(target, len(content) - 1000)
+        assert node.files("move", given=[PATH]).code == 0
+        assert target.read_bytes() == content and not place.exists()
+        for shorter in (content[:1000], b""):  # what is there has more: nothing is lost of it
+            put(node, PATH, shorter)
+            assert node.files("move", given=[PATH]).code == 1
+            assert target.read_bytes() == content and place.read_bytes() == shorter
         put(node, PATH, b"other")
         kept = node.files("move", given=[PATH])
         assert (kept.code, "differs from that of the same name" in kept.error) == (1, True)
