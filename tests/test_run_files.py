@@ -319,9 +319,7 @@ def test_move(node: NodeDir) -> None:
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["links", "no hard links"])
-def test_a_moved_file_is_on_the_disk_before_it_has_its_new_name(
-    node: NodeDir, links: bool
-) -> None:
+def test_a_moved_file_is_on_the_disk_before_it_has_its_new_name(node: NodeDir, links: bool) -> None:
     """The head node calls the run complete when all names are there."""
     inode = put(node, PATH).stat().st_ino
     (node.path / RUN).mkdir()
