@@ -13,7 +13,7 @@ from panoseti.console import Console
 from panoseti.flight import FlightRecorder
 from panoseti.runs import run_state, run_stop
 from panoseti.runs.run_record import Expected, RunRecord, new_document
-from panoseti.runs.run_state import Holder
+from panoseti.runs.run_state import Holder, Marker
 from panoseti.runs.run_stop import StopOptions
 from panoseti.runs.stop_in_background import StopInBackground
 from tests.site_files import DAQ, write_site
@@ -44,6 +44,17 @@ def test_a_collection_goes_on_as_it_was_asked_for(site: Site, asked: bool, now: 
     assert stopping._broken_off() == RUN
     assert stopping._options.cleanup is (asked and now)
     assert ("without clean-up" in stopping._report.notes[-1]) is not asked
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_marker_that_cannot_be_read_keeps_no_stop_from_its_end(site: Site, asked: bool) -> None:
+    """It was an error after all the acts, instead of the lines of what they did."""
+    record_of(site).set(collect_asked={"unix": 1.0} if asked else None)
+    path = site.head_data_dir / RUN / Marker.RUN_COMPLETE
+    path.mkdir()
+    stopping = run_stop._Stop(site, StopOptions(), Console(), QUIET)
+    assert stopping._broken_off() == (RUN if asked else None)
+    assert f"{path}: cannot be read" in stopping._report.notes[0]
 
 
 def test_a_watcher_leaves_a_run_that_an_operator_has_ended(site: Site) -> None:

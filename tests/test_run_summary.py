@@ -449,6 +449,24 @@ def test_a_run_is_complete_when_nothing_of_it_is_left(
     assert (run_dir / Marker.RUN_COMPLETE).exists() is complete
 
 
+@pytest.mark.parametrize("marker", Marker)
+def test_a_run_whose_marker_cannot_be_read_is_collected_and_judged_all_the_same(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, marker: Marker
+) -> None:
+    monkeypatch.setattr(run_finish, "_shown", lambda *args: [NodeResult("192.168.1.101")])
+    write_record(run_dir)
+    for one in Marker:
+        run_state.write_marker(run_dir, one)
+    (run_dir / marker).unlink()
+    (run_dir / marker).mkdir()
+    done = run_finish.finish(
+        load_site(run_dir), read_record(run_dir), (), collect=True, cleanup=True, trouble=(),
+        console=Console(), flight=FlightRecorder(None, ""),
+    )  # fmt: skip
+    assert done.problems == [f"{run_dir / marker}: cannot be read: Is a directory"]
+    assert not done.complete and done.verdict is not None
+
+
 # --- room on the disks ---
 
 

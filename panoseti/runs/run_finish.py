@@ -36,7 +36,7 @@ from panoseti.runs.names import parse_data_file
 from panoseti.runs.run_account import read_account
 from panoseti.runs.run_part import RECORD
 from panoseti.runs.run_record import LOST, RUN_JSON, RunRecord, Verdict
-from panoseti.runs.run_state import Marker
+from panoseti.runs.run_state import Marker, StateError
 from panoseti.runs.run_summary import RunSummary, data_files, first_file, summarize
 from panoseti.runs.run_verdict import judge
 
@@ -94,7 +94,7 @@ def finish(
     _judge(record, done, trouble, accounts or {})
     if collect:
         _links(site, done)
-        ended = run_state.read_marker(run_dir, Marker.RECORDING_ENDED) is not None
+        ended = _recording_ended(done)
         if not done.problems and cleanup and ended:
             _mark(done, Marker.RUN_COMPLETE, flight)
             done.complete = not done.problems
@@ -206,7 +206,7 @@ def _collect(
 
 def _unseen(record: RunRecord, done: Finished) -> list[str]:
     """What must be on a node and was not found there: a disk that is not mounted looks empty."""
-    if run_state.read_marker(done.run_dir, Marker.RUN_COMPLETE) is not None:
+    if run_state.is_marked(done.run_dir, Marker.RUN_COMPLETE):
         return []
     document = record.document
     names = {path.name for path in done.run_dir.iterdir()}
@@ -309,7 +309,7 @@ def _judge(
     record: RunRecord, done: Finished, trouble: Sequence[str], accounts: Mapping[str, Pipeline]
 ) -> None:
     """The verdict, from what is here; of files that were left on the nodes by the accounts."""
-    collected = run_state.read_marker(done.run_dir, Marker.COLLECT_COMPLETE) is not None
+    collected = run_state.is_marked(done.run_dir, Marker.COLLECT_COMPLETE)
     left = None if done.collected or collected else accounts
     if left == {} and record.document["verdict"] is not None:
         return  # stopped before, and judged then
@@ -338,9 +338,19 @@ def _links(site: Site, done: Finished) -> None:
         done.problems.append(f"{error.filename}: {error.strerror}")
 
 
+def _recording_ended(done: Finished) -> bool:
+    try:
+        return run_state.read_marker(done.run_dir, Marker.RECORDING_ENDED) is not None
+    except StateError as error:
+        done.problems.append(str(error))
+        return False
+
+
 def _mark(done: Finished, marker: Marker, flight: FlightRecorder) -> None:
     try:
         run_state.write_marker(done.run_dir, marker)
         flight.note(marker.value, run=done.run_dir.name)
     except OSError as error:
         done.problems.append(f"{done.run_dir / marker}: {error.strerror}")
+    except StateError as error:
+        done.problems.append(str(error))

@@ -184,20 +184,30 @@ class Marker(StrEnum):
 
 
 def write_marker(directory: Path, marker: Marker) -> None:
-    """Set a marker, unless it is there; it holds the local time, without zone and newline."""
-    path = directory / marker
-    if not path.exists():
-        write_state(path, time.strftime("%Y-%m-%dT%H:%M:%S").encode())
+    """Set a marker, unless it is there; it holds the local time, without zone and newline.
+
+    StateError when what is there cannot be read.
+    """
+    if read_marker(directory, marker) is None:
+        write_state(directory / marker, time.strftime("%Y-%m-%dT%H:%M:%S").encode())
 
 
 def read_marker(directory: Path, marker: Marker) -> str | None:
-    """The time in a marker; None when it is not set."""
+    """The time in a marker; None when it is not set, StateError when it cannot be read."""
     try:
         return (directory / marker).read_text(errors="replace").strip()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise StateError(f"{directory / marker}: cannot be read: {error.strerror}") from error
+
+
+def is_marked(directory: Path, marker: Marker) -> bool:
+    """Whether a marker is set; one that cannot be read is not."""
+    try:
+        return read_marker(directory, marker) is not None
+    except StateError:
+        return False
 
 
 def link_run(data_dir: Path, run: str) -> None:

@@ -181,7 +181,7 @@ class _Stop:
         found = []
         for run in run_state.runs(self._data_dir)[-RUNS_LOOKED_AT:]:
             folder = run_state.run_dir(self._data_dir, run)
-            complete = run_state.read_marker(folder, Marker.RUN_COMPLETE) is not None
+            complete = self._is_marked(folder, Marker.RUN_COMPLETE)
             if not complete and self._is_broken_off(folder):
                 found.append(run)
         for run in found[:-1]:
@@ -195,6 +195,14 @@ class _Stop:
             as_asked = ", without clean-up, as it was asked for"
         self._note(f"the collection of {found[-1]} was broken off: going on with it{as_asked}")
         return found[-1]
+
+    def _is_marked(self, folder: Path, marker: Marker) -> bool:
+        """Whether a marker is set; one that cannot be read is a note, and keeps nothing back."""
+        try:
+            return run_state.read_marker(folder, marker) is not None
+        except StateError as error:
+            self._note(str(error))
+            return False
 
     def _is_broken_off(self, folder: Path) -> bool:
         try:
@@ -246,7 +254,7 @@ class _Stop:
             folder = run_state.run_dir(self._data_dir, run)
             if not folder.is_dir():
                 continue
-            if run in said or run_state.read_marker(folder, Marker.RECORDING_ENDED) is None:
+            if run in said or not self._is_marked(folder, Marker.RECORDING_ENDED):
                 self._note(f"taking {run} for the run in progress")
                 return run
         return None
@@ -299,6 +307,8 @@ class _Stop:
             run_state.write_marker(folder, Marker.RECORDING_ENDED)
         except OSError as error:
             self._note(f"{folder}: {error.strerror}")
+        except StateError as error:
+            self._note(str(error))
         self._flight.note("recording_ended", run=folder.name)
 
     # --- after the recording ---
