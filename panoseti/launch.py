@@ -106,13 +106,19 @@ def read_heartbeat(data_dir: Path, name: str) -> Heartbeat | None:
 
 
 def wait_alive(
-    data_dir: Path, name: str, pid: int, timeout_s: float, alive: Callable[[], bool] | None = None
+    data_dir: Path,
+    name: str,
+    pid: int,
+    timeout_s: float,
+    alive: Callable[[], bool] | None = None,
+    before: Heartbeat | None = None,
 ) -> Heartbeat:
     """Wait until process `pid` works as daemon `name`: its first heartbeat after "starting".
 
     alive: tells whether the process still runs (for a child: `lambda: child.poll() is None`);
-    without it only the time-out ends a vain wait.  Raises ObsError with its last words when the
-    process has ended, or has not come up within `timeout_s`.
+    without it only the time-out ends a vain wait.  before: the heartbeat that was there when it
+    was started: after a power cut the pid may be that of the one before.  Raises ObsError with its
+    last words when the process has ended, or has not come up within `timeout_s`.
     """
     deadline = time.monotonic() + timeout_s
     while True:
@@ -121,6 +127,8 @@ def wait_alive(
             beat = read_heartbeat(data_dir, name)
         except ObsError:
             beat = None  # an old, unreadable one: the daemon is about to replace it
+        if beat is not None and before is not None and beat.started_unix == before.started_unix:
+            beat = None
         if beat is not None and beat.pid == pid:
             ended = ended or beat.state in ENDED
             if not ended and beat.state != "starting":
@@ -155,6 +163,10 @@ def launch(
     command += ["--data_dir", str(data_dir.resolve()), *extra]
     words = last_words_path(data_dir, name)
     try:
+        before = read_heartbeat(data_dir, name)
+    except ObsError:
+        before = None
+    try:
         words.parent.mkdir(parents=True, exist_ok=True)
         with words.open("wb") as out:
             child = subprocess.Popen(
@@ -168,7 +180,7 @@ def launch(
         raise ObsError(f"{name}: cannot be started: {error}") from error
     _children.append(child)
     try:
-        wait_alive(data_dir, name, child.pid, timeout_s, lambda: child.poll() is None)
+        wait_alive(data_dir, name, child.pid, timeout_s, lambda: child.poll() is None, before)
     except BaseException:
         _end(child)
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import functools
 import operator
 import os
@@ -219,6 +220,18 @@ def test_a_heartbeat_file_that_is_none(tmp_path: Path, text: str) -> None:
 def test_waiting_in_vain_for_a_sign_of_life(tmp_path: Path) -> None:
     with pytest.raises(ObsError, match=r"dummy \(pid 1\) does not work after 0.1 s"):
         launch.wait_alive(tmp_path, NAME, 1, 0.1)
+
+
+def test_the_heartbeat_of_one_before_that_had_the_same_pid_is_none(
+    start: Start, tmp_path: Path
+) -> None:
+    """After a power cut the same numbers are given again."""
+    child = start()
+    before = came_up(child, tmp_path)
+    with pytest.raises(ObsError, match="does not work after"):
+        launch.wait_alive(tmp_path, NAME, child.pid, 0.1, before=before)
+    later = dataclasses.replace(before, started_unix=before.started_unix - 60)
+    assert launch.wait_alive(tmp_path, NAME, child.pid, 5, before=later).pid == child.pid
 
 
 def test_waiting_works_alone_and_with_the_flag_set() -> None:
