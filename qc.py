@@ -2,7 +2,8 @@
 """Send commands to one quabo: for experts, at the bench or when something is odd.
 
 Commands are carried out in the order given, and the rest is not sent when one fails.  Without
-commands a prompt takes them, a line at a time.  No config file is needed.
+commands a prompt takes them, a line at a time.  No config file is needed.  On the head node, with
+the configs of the board's site here, config.py and start.py learn what was set, and set it again.
 """
 
 from panoseti.venv import use_venv

@@ -25,7 +25,8 @@ from panoseti.bringup import config_tasks, session
 from panoseti.bringup.ledger import Step
 from panoseti.bringup.ledger_file import LEDGER_FILE, LOCK_FILE, held_ledger, read_ledger
 from panoseti.bringup.readiness import in_words, load_settings, readiness
-from panoseti.bringup.session import state
+from panoseti.bringup.session import HV_UPDATER, state
+from panoseti.bringup.touched import forget_touched, note_touched, read_touched
 from panoseti.calibration.threshold_measure import measure_thresholds
 from panoseti.calibration.threshold_scan import ScanPlan
 from panoseti.configs import settings
@@ -34,6 +35,7 @@ from panoseti.configs.load_configs import load_site
 from panoseti.flight import FlightRecorder
 from panoseti.high_voltage.alarms import standing_alarms
 from panoseti.runs.run_state import RUN_NAME_FILE
+from qc import main as qc_main
 from simulator.flash import Firmware, firmware_image
 from simulator.power_switch import PowerSwitchServer
 from simulator.private_observatory import DATA, PrivateObservatory
@@ -238,6 +240,55 @@ def test_a_shutter_that_does_not_move_is_believed(ready: PrivateObservatory, loo
     entry = read_ledger(ready.data_dir).entry(driver, Step.SHUTTER)
     assert entry is not None and entry.done_unix is None
     assert look("--shutter_open", "--module", "254").code == 0
+
+
+def test_what_qc_has_set_is_stale_until_it_is_done_again(
+    ready: PrivateObservatory, look: Look
+) -> None:
+    site, ip = load_site(ready.command_dir), ready.site.quabos[5]
+    assert qc_main([ip, "M", "T", "SHC_NEW", "HK-IP", ready.site.head]) == 0
+    plan = look("--dry-run").out.splitlines()
+    asked = {"HK destination": f"HK-IP {ready.site.head}", "masks": "T", "MAROC": "M"}
+    asked["shutter"] = "SHC_NEW"
+    assert [line.split(" at ")[0] for line in plan] == [
+        f"{step} of {ip}: set by qc.py ({words})" for step, words in asked.items()
+    ]
+    assert look("--dry-run").out.splitlines() == plan, "a dry run changes nothing"
+    assert [line.split(" at ")[0] for line in in_words(readiness(site))] == [
+        f"{ip}: HK destination: set by qc.py (HK-IP {ready.site.head})"
+    ]
+    assert look("--hk_dest", "--quabo", ip).code == 0
+    assert readiness(site) == [], "a start loads masks and MAROC itself"
+    loaded = load_settings(site, console.Console(), FlightRecorder(None, "test"))
+    assert loaded.boards == {Step.MASKS: (ip,), Step.MAROC: (ip,)}
+    answer = look()
+    assert answer.code == 0, answer
+    check_registers(ready)
+    assert look("--dry-run").out == "nothing is missing or stale\n"
+    assert qc_main([ip, "B"]) == 0
+    assert "PH baseline: set by qc.py (B)" in in_words(readiness(site))[0]
+    assert look("--calibrate_ph", "--quabo", ip).code == 0
+    assert readiness(site) == []
+    note_touched(ready.data_dir, ip, Step.HV, "set by qc.py")
+    plan = look("--dry-run").out.splitlines()
+    assert plan == [f"start of hv_updater: HV of {ip} set by qc.py", f"HV of {ip}: set by qc.py"]
+    forget_touched(read_touched(ready.data_dir))
+
+
+@pytest.mark.long
+def test_high_voltage_that_qc_has_set_is_set_again(ready: PrivateObservatory, look: Look) -> None:
+    ip = ready.site.quabos[5]
+    before = session.state(HV_UPDATER, ready.data_dir)
+    codes = [code - 1000 for code in boards(ready)[ip]["hv"]["codes"]]  # 1.1 V: none of the limits
+    assert qc_main([ip, *(w for n in range(4) for w in ("v", str(n), str(codes[n])))]) == 0
+    assert boards(ready)[ip]["hv"]["codes"] == codes
+    answer = look("--dry-run")
+    assert f"start of hv_updater: HV of {ip} set by qc.py (v 3 {codes[3]}) at " in answer.out
+    answer = look()
+    assert answer.code == 0, answer
+    assert session.state(HV_UPDATER, ready.data_dir).pid != before.pid
+    check_registers(ready)
+    assert look("--dry-run").out == "nothing is missing or stale\n"
 
 
 def test_a_board_that_does_not_obey_hides_no_other(ready: PrivateObservatory, look: Look) -> None:

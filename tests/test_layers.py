@@ -34,7 +34,7 @@ LAYERS: dict[str, str] = {
         activities alarms background board_files collect_progress console daemon firmware_marks
         flight hv_off_asked hv_trips interrupts launch ledger_file load_configs local_host port_lock
         poller power_credentials run_snapshot software state_files stop_in_background
-        supervision venv watch_log word_streams
+        supervision touched venv watch_log word_streams
     """,
     # One file for each way to other computers.
     "links": """

@@ -30,6 +30,7 @@ from panoseti.bringup.ledger import (
     utc_text,
 )
 from panoseti.bringup.ledger_file import LEDGER_FILE, held_ledger, read_ledger
+from panoseti.bringup.touched import note_touched, read_touched
 from panoseti.configs.board_files import SHIPPED
 from panoseti.configs.load_configs import load_site
 from panoseti.errors import ConfigError, RefusedError
@@ -448,6 +449,59 @@ def test_a_step_begun_again_under_old_settings_does_not_count_as_done(folder: Pa
     ledger.begin(IP, Step.MAROC, LATER)
     write_site(folder)
     assert set(reasons(folder, ledger)) == {Step.MAROC}
+
+
+# --- undone by something else than a reboot ---
+
+
+def test_an_undone_step_says_why_until_it_is_done_again(folder: Path) -> None:
+    ledger = filled(folder)
+    ledger.undo(IP, Step.MAROC, "set by qc.py (M) at noon")
+    ledger.undo("192.168.3.249", Step.MAROC, "nothing was done to that board")
+    assert reasons(folder, ledger) == {Step.MAROC: "set by qc.py (M) at noon"}
+    assert ledger.undone(IP, Step.MAROC) and not ledger.done(IP, Step.MAROC)
+    assert not ledger.lost_by_boot(IP, Step.MAROC), "its inputs are known: a start may load it"
+    ledger = from_document(document(ledger))
+    assert reasons(folder, ledger) == {Step.MAROC: "set by qc.py (M) at noon"}
+    ledger.begin(IP, Step.MAROC, LATER)
+    assert "not finished" in reasons(folder, ledger)[Step.MAROC]
+    ledger.finish(IP, Step.MAROC, LATER, settings(folder).inputs(Step.MAROC, UID))
+    assert ledger.undone(IP, Step.MAROC) is None
+    assert reasons(folder, ledger) == {}
+
+
+def test_a_note_of_qc_stays_until_the_ledger_on_the_disk_knows_it(
+    folder: Path, tmp_path: Path
+) -> None:
+    with held_ledger(tmp_path, "test") as book:
+        book.ledger.boards = filled(folder).boards
+        book.save()
+        note_touched(tmp_path, IP, Step.MASKS, "before")
+        note_touched(tmp_path, IP, Step.MASKS, "first")
+        book.save()
+    assert [note.why for note in read_touched(tmp_path)] == ["first"]
+    assert reasons(folder, read_ledger(tmp_path)) == {Step.MASKS: "first"}
+    with held_ledger(tmp_path, "test") as book:
+        note_touched(tmp_path, IP, Step.SHUTTER, "while it was at work")
+        assert book.ledger.undone(IP, Step.MASKS) == "first"
+        book.ledger.begin(IP, Step.MASKS, NOW - 3600)  # the clock was set back
+        book.ledger.finish(IP, Step.MASKS, NOW - 3600, settings(folder).inputs(Step.MASKS, UID))
+        book.save()
+    assert reasons(folder, read_ledger(tmp_path)) == {Step.SHUTTER: "while it was at work"}
+    with held_ledger(tmp_path, "test") as book:
+        book.save()
+    assert read_touched(tmp_path) == []
+    assert reasons(folder, read_ledger(tmp_path)) == {Step.SHUTTER: "while it was at work"}
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"version": 1, "ip": "1.2.3.4", "step": "dance"}'])
+def test_a_damaged_note_is_refused_with_its_path(tmp_path: Path, text: str) -> None:
+    note_touched(tmp_path, IP, Step.MASKS, "so")
+    (note,) = read_touched(tmp_path)
+    note.path.write_text(text)
+    with pytest.raises(StateError) as caught:
+        read_ledger(tmp_path)
+    assert str(note.path) in str(caught.value) and "--redo" in str(caught.value)
 
 
 # --- the file ---

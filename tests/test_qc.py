@@ -16,6 +16,7 @@ import pytest
 from panoseti.boards import qc_commands
 from panoseti.boards.hk_socket import HkSocket
 from panoseti.boards.qc_commands import WORDS, UsageError
+from panoseti.bringup.touched import TOUCHED_FOLDER
 from panoseti.flight import read_flight
 from panoseti.housekeeping.store import Store
 from qc import main as qc_main
@@ -437,6 +438,13 @@ def test_configs_of_the_command_directory_are_used_when_they_are_there(
     assert f"uid: {board(sim, ip)['uid']}" in done.stdout
     what = [(line.program, line.what) for line in read_flight(data_dir)]
     assert what == [("qc.py", "command"), ("qc.py", "send"), ("qc.py", "tftp_get")]
+    (data_dir / TOUCHED_FOLDER).rename(tmp_path / "aside")
+    (data_dir / TOUCHED_FOLDER).write_text("in the way")
+    done = qc("SHO_NEW", cwd=command_dir, ip=ip)
+    assert (done.returncode, done.stdout) == (0, "shutter_open: sent; nothing confirms it\n")
+    assert done.stderr.count("warning") == 1
+    assert "config.py and start.py are not told of this" in done.stderr
+    assert f"config.py --redo shutter --quabo {ip}" in done.stderr
     (command_dir / "daq_config.json").write_text("{")
     done = qc("R", cwd=command_dir, ip=ip)
     assert done.returncode == 0, done.stderr

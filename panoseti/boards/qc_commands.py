@@ -26,6 +26,7 @@ from panoseti.boards.commands import (
     SetHv,
     Shutter,
 )
+from panoseti.bringup.ledger import Step as BringUpStep
 from panoseti.configs.board_files import read_quabo_config
 from panoseti.configs.settings import HV_OFFSET_V, HV_V_PER_CODE
 from panoseti.errors import EXIT_BAD_CONFIG, ObsError
@@ -58,7 +59,8 @@ class Word:
     """A command of qc.py.
 
     alias: the deployed short name; parameters: their names; text: what it does; make: the steps
-    it takes, None for what is no packet (HK, UID, q).
+    it takes, None for what is no packet (HK, UID, q); undoes: the step of the bring-up after which
+    the board no longer is as config.py has left it.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Word:
     parameters: tuple[str, ...]
     text: str
     make: Callable[[Bench, Sequence[str]], list[Step]] | None = None
+    undoes: BringUpStep | None = None
 
 
 @dataclass(frozen=True)
@@ -203,28 +206,34 @@ HK = Word("hk", "HK", (), "wait for one housekeeping packet of the board and sho
 UID = Word("uid", "", (), "show the flash UID (TFTP)")
 QUIT = Word("quit", "q", (), "end")
 WORDS: tuple[Word, ...] = (
-    Word("maroc", "M", (), "load the MAROC chips from quabo_config.txt, and read back", _maroc),
-    Word("calibrate_ph", "B", (), "measure the PH baseline and show it", _baseline),
-    Word("hv", "V", (), "switch HV ON: codes HV_0..3 of quabo_config.txt", _hv_from_file),
-    Word("hv_channel", "v", ("chan", "code"), "set the HV code of one detector", _hv_channel),
+    Word("maroc", "M", (), "load the MAROC chips from quabo_config.txt, and read back", _maroc,
+         BringUpStep.MAROC),
+    Word("calibrate_ph", "B", (), "measure the PH baseline and show it", _baseline,
+         BringUpStep.PH_BASELINE),
+    Word("hv", "V", (), "switch HV ON: codes HV_0..3 of quabo_config.txt", _hv_from_file,
+         BringUpStep.HV),
+    Word("hv_channel", "v", ("chan", "code"), "set the HV code of one detector", _hv_channel,
+         BringUpStep.HV),
     Word("hv_off", "VV", (), "switch HV OFF on all four detectors",
-         lambda bench, values: _set_hv(bench, (0, 0, 0, 0))),
+         lambda bench, values: _set_hv(bench, (0, 0, 0, 0)), BringUpStep.HV),
     Word("acquisition", "A", (), "acquisition as in quabo_config.txt", _acquisition),
     Word("acquisition_mode", "AM",
          ("do_image", "interval_field", "image_8bit", "do_ph", "bl_subtract"),
          "take data; the interval field (us minus one) is sent as given", _acquisition_mode),
-    Word("masks", "T", (), "trigger masks from quabo_config.txt", _masks),
+    Word("masks", "T", (), "trigger masks from quabo_config.txt", _masks,
+         BringUpStep.MASKS),
     Word("reset", "R", (), "reset state machines and packet numbers",
          lambda bench, values: [Send(Reset())]),
     Word("focus", "ST", ("steps",), "move the focus stage to 1..50000, 0 = find zero", _focus),
     Word("old_shutter_open", "SHO", (), "open the shutter (firmware to v11.1)",
-         _old_shutter(True)),
+         _old_shutter(True), BringUpStep.SHUTTER),
     Word("old_shutter_close", "SHC", (), "close the shutter (firmware to v11.1)",
-         _old_shutter(False)),
+         _old_shutter(False), BringUpStep.SHUTTER),
     Word("shutter_open", "SHO_NEW", (), "open the shutter (quabo 1 of a module)",
-         lambda bench, values: [Send(Shutter(bench.shutter_open_value))]),
+         lambda bench, values: [Send(Shutter(bench.shutter_open_value))], BringUpStep.SHUTTER),
     Word("shutter_close", "SHC_NEW", (), "close the shutter (quabo 1 of a module)",
-         lambda bench, values: [Send(Shutter(1 - bench.shutter_open_value))]),
+         lambda bench, values: [Send(Shutter(1 - bench.shutter_open_value))],
+         BringUpStep.SHUTTER),
     Word("fan", "FAN", ("speed",), "fan speed 0..15 (firmware before v20)", _fan),
     Word("fan_new", "FAN_NEW", ("speed", "steps"),
          "fan speed, and the focus stage to where it stays (v20 on)", _fan_and_focus),
@@ -235,7 +244,7 @@ WORDS: tuple[Word, ...] = (
     HK,
     Word("data_destination", "IM-PH-IP", ("ip",), "send images and PH there", _both_to),
     Word("hk_destination", "HK-IP", ("ip",), "send HK there",
-         lambda bench, values: [Send(HkDestination(values[0]))]),
+         lambda bench, values: [Send(HkDestination(values[0]))], BringUpStep.HK_DEST),
     UID,
     QUIT,
 )  # fmt: skip

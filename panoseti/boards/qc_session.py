@@ -18,6 +18,8 @@ from panoseti.boards.board_link import LOCK_NAME, BoardLink, Outcome, Send, Step
 from panoseti.boards.commands import CalibratePhBaseline, DataDestination
 from panoseti.boards.hk_socket import HkSocket, listen_addresses
 from panoseti.boards.qc_commands import HK, UID, Bench, Request
+from panoseti.bringup.ledger import utc_text
+from panoseti.bringup.touched import note_touched
 from panoseti.configs.load_configs import DAQ_CONFIG, OBS_CONFIG, Site, load_site
 from panoseti.configs.site import ObsConfig
 from panoseti.errors import (
@@ -94,10 +96,12 @@ class Session:
         self._obs = ObsConfig("", "", (), ()) if self._site is None else self._site.obs
         self._head_ip = None if self._site is None else _head_ip(self._site)
         self.bench = Bench(options.config_dir, warn, self._obs.shutter_open_value)
+        self._warn = warn
         at_home = self._site is not None and self._site.is_head_node_here()
         data_dir = self._site.head_data_dir if self._site is not None and at_home else None
         self.flight = FlightRecorder(data_dir, program)
         self._lock_path = None if data_dir is None else data_dir / LOCK_NAME
+        self._data_dir = data_dir
 
     @property
     def echo(self) -> bool:
@@ -165,11 +169,37 @@ class Session:
             tap=tap,
         )
         ip = self.options.ip
-        outcome = link.run({ip: steps}, echo={ip: self.echo})[ip]
+        # Before, since qc.py may be killed; and after, since config.py may have read the first one
+        # before the board has obeyed.
+        self._tell_bring_up(request)
+        try:
+            outcome = link.run({ip: steps}, echo={ip: self.echo})[ip]
+        finally:
+            self._tell_bring_up(request, quietly=True)
         if not outcome.ok:
             raise BoardError(outcome.problem)
         result.confirmed = not outcome.unconfirmed
         self._explain(steps, outcome, result)
+
+    def _tell_bring_up(self, request: Request, quietly: bool = False) -> None:
+        """Note for config.py and start.py that the board is not as they have left it.
+
+        Only of a board of the configs; at a bench there is nobody to be told.
+        """
+        step, ip = request.word.undoes, self.options.ip
+        if step is None or all(quabo.ip != ip for quabo in self._obs.quabos):
+            return
+        try:
+            if self._data_dir is None:
+                raise ObsError("this computer is not the head node")
+            why = f"set by qc.py ({request}) at {utc_text(time.time())}"
+            note_touched(self._data_dir, ip, step, why)
+        except ObsError as error:
+            if not quietly:
+                self._warn(
+                    f"config.py and start.py are not told of this ({error}); afterwards, on the"
+                    f" head node: config.py --redo {step} --quabo {ip}"
+                )
 
     def _explain(self, steps: Sequence[Step], outcome: Outcome, result: Result) -> None:
         """Answers in words; echoes need none."""

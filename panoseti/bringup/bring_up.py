@@ -383,8 +383,8 @@ class BringUp:
         """Housekeeping, guard, high voltage: what does not work, in this order."""
         work = self.work
         reasons = {name: session_setup.why_start(work, name) for name in SESSION_DAEMONS}
-        if self.asked_again(Step.HV) and not reasons[HV_UPDATER]:
-            reasons[HV_UPDATER] = "asked for by --redo"
+        hv_anew = self._why_hv_anew()
+        reasons[HV_UPDATER] = reasons[HV_UPDATER] or hv_anew
         items = [Due("start", name, reason) for name, reason in reasons.items() if reason]
         if not self.plan(items):
             self._note_listener()
@@ -395,9 +395,16 @@ class BringUp:
             well = session_setup.start_housekeeping(work, boards)
         self._note_listener()
         if well and reasons[HV_UPDATER]:
-            if self.asked_again(Step.HV):
+            if hv_anew:
                 session_setup.end_daemons(work, [HV_UPDATER])
             session_setup.start_hv(work)
+
+    def _why_hv_anew(self) -> str | None:
+        """Why hv_updater must set all voltages once more though it works; None = it need not."""
+        if self.asked_again(Step.HV):
+            return "asked for by --redo"
+        whys = ((quabo.ip, self.work.ledger.undone(quabo.ip, Step.HV)) for quabo in self._present)
+        return next((f"HV of {ip} {why}" for ip, why in whys if why), None)
 
     def _note_listener(self) -> None:
         """From now on a boot of any board is noted."""

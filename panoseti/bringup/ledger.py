@@ -80,6 +80,8 @@ BOARD = "board"
 UID_NAME, BOOT_NAME = "UID", "boot"
 NOTED = "noted_unix"
 """Fact of a reboot: the time in the note of capture_hk about the last boot, where it is known."""
+UNDONE = "undone"
+"""Fact of a step that was done, and that something else than a reboot has undone: why, in words."""
 DIGEST = "sha256:"
 REASONS_SHOWN = 4
 
@@ -201,6 +203,17 @@ class Ledger:
         for step in steps:
             self.boards.get(ip, {}).pop(step, None)
 
+    def undo(self, ip: str, step: Step, why: str) -> None:
+        """A step that was done, or begun, does not hold any more: why, in words."""
+        known = self.entry(ip, step)
+        if known is not None:
+            self.boards[ip][step] = Entry(known.begun_unix, None, known.inputs, {UNDONE: why})
+
+    def undone(self, ip: str, step: Step) -> str | None:
+        """Why a step does not hold any more, as `undo` was told; None when it was not."""
+        entry = self.entry(ip, step)
+        return str(entry.facts[UNDONE]) if entry is not None and UNDONE in entry.facts else None
+
     def saw(self, ip: str, step: Step, now_unix: float, facts: Mapping[str, Value]) -> None:
         """One of SEEN is so; the entry keeps since when."""
         known = self.done(ip, step)
@@ -281,6 +294,8 @@ class Ledger:
     def lost_by_boot(self, ip: str, step: Step) -> bool:
         """Whether the step is missing or undone, so that new inputs alone do not explain it."""
         entry = self.done(ip, step)
+        if entry is None and self.undone(ip, step):
+            entry = self.entry(ip, step)
         return entry is None or entry.inputs.get(BOARD) != self.complete(ip, step, {}).get(BOARD)
 
 
@@ -289,6 +304,8 @@ def _why(
 ) -> str | None:
     if entry is None:
         return "not done"
+    if UNDONE in entry.facts:
+        return str(entry.facts[UNDONE])
     if entry.done_unix is None:
         return f"begun at {utc_text(entry.begun_unix)} and not finished"
     reasons = differences(entry.inputs, inputs)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from panoseti.bringup.ledger import VERSION, Ledger, LedgerFormatError, document_text, from_document
+from panoseti.bringup.touched import Touched, forget_touched, read_touched
 from panoseti.errors import ObsError, RefusedError
 from panoseti.flight import owner
 from panoseti.launch import log_dir
@@ -22,8 +23,21 @@ REMEDY = "move it away and run config.py: it then does every step again"
 def read_ledger(data_dir: Path) -> Ledger:
     """The ledger of a head node's data directory, empty when there is none.
 
-    StateError with the path when the file is broken or of another version.
+    Without the steps that qc.py has undone.  StateError with the path when a file is broken or of
+    another version.
     """
+    # First the notes: they go when a ledger is on the disk that knows them.
+    notes = read_touched(data_dir)
+    return _with_notes(_read(data_dir), notes)
+
+
+def _with_notes(ledger: Ledger, notes: Sequence[Touched]) -> Ledger:
+    for note in notes:
+        ledger.undo(note.ip, note.step, note.why)
+    return ledger
+
+
+def _read(data_dir: Path) -> Ledger:
     path = data_dir / LEDGER_FILE
     try:
         return from_document(read_json(path, VERSION))
@@ -38,13 +52,17 @@ def read_ledger(data_dir: Path) -> Ledger:
 class LedgerFile:
     """The ledger while it is ours: change `ledger`, then `save`.
 
-    keep: False = changes are only tried out (--dry-run), the file stays as it is.
+    keep: False = changes are only tried out (--dry-run), the file stays as it is.  notes: those of
+    qc.py that the ledger has learnt.
     """
 
-    def __init__(self, data_dir: Path, ledger: Ledger, keep: bool = True) -> None:
+    def __init__(
+        self, data_dir: Path, ledger: Ledger, keep: bool = True, notes: Sequence[Touched] = ()
+    ) -> None:
         self.data_dir = data_dir
         self.ledger = ledger
         self.keep = keep
+        self._notes = notes
 
     def save(self) -> None:
         """Bring it to the disk; it survives a power cut whole."""
@@ -53,6 +71,8 @@ class LedgerFile:
         path = self.data_dir / LEDGER_FILE
         try:
             write_state(path, document_text(self.ledger).encode())
+            forget_touched(self._notes)
+            self._notes = ()
         except OSError as error:
             raise ObsError(f"{path}: cannot be written: {error.strerror}") from error
 
@@ -82,6 +102,7 @@ def held_ledger(data_dir: Path, what: str) -> Iterator[LedgerFile]:
             ) from None
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{what} of {owner()}\n".encode(), 0)
-        yield LedgerFile(data_dir, read_ledger(data_dir))
+        notes = read_touched(data_dir)
+        yield LedgerFile(data_dir, _with_notes(_read(data_dir), notes), notes=notes)
     finally:
         os.close(fd)
