@@ -566,6 +566,29 @@ def test_a_module_on_another_disk_is_copied(shared: Place) -> None:
         shutil.rmtree(disk)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="a disk of its own needs root")
+def test_a_full_disk_keeps_no_file_from_being_moved(tmp_path: Path, sshd: PrivateSshd) -> None:
+    """To tell that the directory is the very one here takes a marker, which finds no room."""
+    disk = tmp_path / "head data"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], check=True)
+    try:
+        for shared in place(tmp_path, sshd, shared=True):
+            path = shared.record(1, 3)
+            content = path.read_bytes()
+            before = contents(disk)
+            with (disk / "ballast").open("wb", 0) as ballast, pytest.raises(OSError, match="space"):
+                while True:
+                    ballast.write(bytes(4096))
+            result = shared.collect()
+            assert result.ok and result.how == "moved", result
+            assert (shared.run_dir / path.name).read_bytes() == content
+            (disk / "ballast").unlink()
+            assert contents(disk) == before and list(disk.glob(".same_*")) == []
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
 def test_another_head_nodes_run_directory_is_not_touched(apart: Place) -> None:
     path = apart.record(1, 1)
     (apart.node / RUN).mkdir()

@@ -8,6 +8,7 @@ many nodes at once and keeps every node's failure.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -324,20 +325,36 @@ def shares_data_dir(shell: Shell, head_data_dir: Path) -> bool:
     (two machines may well have equal numbers).
     """
     step = "compare its data directory with the head node's"
-    name, secret = f".same_{secrets.token_hex(16)}", secrets.token_hex(16)
+    name = f".same_{secrets.token_hex(16)}"
     marker = head_data_dir / name
     try:
-        here = os.stat(head_data_dir)
-        marker.write_text(secret)
-    except OSError as error:
-        raise ObsError(f"{head_data_dir}: {error.strerror}") from error
-    try:
+        try:
+            here = os.stat(head_data_dir)
+            says = _make_marker(marker)
+        except OSError as error:
+            raise ObsError(f"{head_data_dir}: {error.strerror}") from error
         words = ["place", "--data_dir", shell.node.data_dir, "--marker", name]
         document = _helper(shell, "run_files.py", words, MARGIN_S, step)
     finally:
         marker.unlink(missing_ok=True)
     there = (document.get("device"), document.get("inode"))
-    return document.get("marker") == secret and there == (here.st_dev, here.st_ino)
+    return document.get("marker") == says and there == (here.st_dev, here.st_ino)
+
+
+def _make_marker(marker: Path) -> str:
+    """Make a marker; what it says: nothing on a full disk, where its name, that nobody else could
+    choose, must do: files that are only moved need no room.
+    """
+    secret = secrets.token_hex(16)
+    marker.touch(exist_ok=False)
+    try:
+        marker.write_text(secret)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        marker.write_text("")
+        return ""
+    return secret
 
 
 def _verb(shell: Shell, verb: str, run: str) -> list[str]:
