@@ -10,8 +10,8 @@ import pytest
 
 from panoseti.boards.board_work import Work
 from panoseti.boards.verified import NO_HK, Check
-from panoseti.bringup import bring_up
-from panoseti.bringup.bring_up import high_voltage_off
+from panoseti.bringup import session_end
+from panoseti.bringup.session_end import high_voltage_off
 from panoseti.bringup.session_setup import start_hv
 from panoseti.configs.site import Quabo
 from panoseti.high_voltage.hv_off_asked import OFF_ASKED_FILE, note_off_asked
@@ -25,10 +25,10 @@ class World:
         self.orders: list[str] = []
         self.unseen = unseen
         self.dark = not powered
-        monkeypatch.setattr(bring_up, "hv_off", self.hv_off)
-        monkeypatch.setattr(bring_up.session_setup, "end_daemons", self.end)
-        monkeypatch.setattr(bring_up.verified, "see_hv_off", self.see)
-        monkeypatch.setattr(bring_up, "_without_power", self.without_power)
+        monkeypatch.setattr(session_end, "hv_off", self.hv_off)
+        monkeypatch.setattr(session_end.session_setup, "end_daemons", self.end)
+        monkeypatch.setattr(session_end.verified, "see_hv_off", self.see)
+        monkeypatch.setattr(session_end, "_without_power", self.without_power)
 
     def hv_off(self, site: Any, boards: Sequence[Quabo], *_: Any, **__: Any) -> dict[str, None]:
         self.orders.append("off")
@@ -67,7 +67,7 @@ def test_a_board_that_can_neither_answer_nor_be_seen_is_not_proven_off(
     assert high_voltage_off(work) == (set() if proven else ips)
     assert {problem.where for problem in work.problems} == (set() if proven else ips)
     for problem in work.problems:
-        assert problem.text.startswith(f"{bring_up.UNSEEN}: {NO_HK}; if in doubt cut")
+        assert problem.text.startswith(f"{session_end.UNSEEN}: {NO_HK}; if in doubt cut")
     # An updater that hangs is waited for before it is killed: the boards are told before that.
     assert world.orders == ["off", "end hv_updater", "off"]
 

@@ -100,8 +100,8 @@ def process_label(pid: int) -> str:
     return f"pid {pid} ({text[:80]})" if text else f"pid {pid}"
 
 
-def who_holds_udp(ip: str, port: int) -> str:
-    """Who has a UDP port of this address (or of all addresses) bound, in words."""
+def udp_holders(ip: str, port: int) -> list[int]:
+    """The processes that have it bound, as far as that may be seen."""
     try:
         found = [
             entry.pid
@@ -110,8 +110,12 @@ def who_holds_udp(ip: str, port: int) -> str:
         ]
     except psutil.Error:
         found = []
-    pids = [pid for pid in found if pid is not None]
-    if pids:
+    return [pid for pid in found if pid is not None]
+
+
+def who_holds_udp(ip: str, port: int) -> str:
+    """Who has a UDP port of this address (or of all addresses) bound, in words."""
+    if pids := udp_holders(ip, port):
         return process_label(pids[0])
     uids = [uid for where, uid in _bound() if where in ((ip, port), ("0.0.0.0", port))]
     return f"a process of user id {uids[0]}" if uids else "another process"

@@ -1,4 +1,4 @@
-"""From power-on to ready, and back: every step that is missing or stale, in order, and no other.
+"""From power-on to ready: every step that is missing or stale, in order, and no other.
 
 The ledger says what was done with which inputs; what the boards themselves show (outlets, ping,
 boot packets, housekeeping that stays away) is looked at first, since a board may have rebooted
@@ -11,16 +11,15 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from panoseti.boards import firmware, outlets, verified
+from panoseti.boards import firmware, outlets
 from panoseti.boards.board_link import Send
 from panoseti.boards.board_work import Work, addresses
 from panoseti.boards.commands import HkDestination, HkInterval
 from panoseti.boards.firmware_images import Area, Release
 from panoseti.boards.firmware_load import load_firmware
 from panoseti.bringup import boot, power, session, session_setup
-from panoseti.bringup.board_settings import CLOSED, OPEN
+from panoseti.bringup.board_settings import OPEN
 from panoseti.bringup.board_setup import (
-    hv_off,
     load_maroc,
     load_masks,
     move_shutters,
@@ -31,9 +30,8 @@ from panoseti.bringup.ledger import UNDONE_BY_REBOOT, Step, Value
 from panoseti.bringup.session import CAPTURE_HK, HV_UPDATER, SESSION_DAEMONS, TEMPERATURE_GUARD
 from panoseti.calibration.calibration_report import BaselineReport, measure_baselines
 from panoseti.configs.load_configs import OBS_CONFIG
-from panoseti.configs.site import Module, Quabo
+from panoseti.configs.site import Quabo
 from panoseti.errors import ConfigError, ObsError
-from panoseti.high_voltage.hv_off_asked import note_off_asked
 from panoseti.housekeeping.hk_watch import (
     Boot,
     Firmware,
@@ -46,7 +44,6 @@ from panoseti.housekeeping.hk_watch import (
 POWER, PING = "power", "ping"
 # Where nobody listened, a board that is well shows an HK packet within so long.
 LISTEN_S = 7.0
-UNSEEN = "told, but the board cannot confirm, and nothing shows that it has obeyed"
 LISTENER, STARTED = "housekeeping listener", "started_unix"
 """Entry of the ledger, and its fact: the capture_hk that has listened since then."""
 
@@ -425,98 +422,3 @@ def _by_reason(items: Sequence[Due]) -> Mapping[str, list[Due]]:
     for item in items:
         found.setdefault(item.reason, []).append(item)
     return found
-
-
-# --- and back ---------------------------------------------------------------------------------
-
-
-def high_voltage_off(work: Work) -> set[str]:
-    """Switch HV off, end hv_updater, and switch it off once more; unproven = fault.
-
-    Gives the boards whose HV may be on all the same: those that did not answer, that show a
-    voltage, and that can neither answer nor be seen.
-
-    Goes to all boards of the site: the updater keeps all of them, or none.  A board without power
-    cannot confirm, and need not; later steps leave it out.
-    """
-    try:
-        note_off_asked(work.site.head_data_dir, time.time())
-    except ObsError as error:
-        work.console.warn(f"a config.py that is at work may switch HV on again: {error}")
-    # At once: an updater that hangs is waited for before it is killed.
-    hv_off(work.site, work.site.obs.quabos, work.flight, in_passing=True)
-    session_setup.end_daemons(work, [HV_UPDATER])
-    told_unix = time.time()
-    problems = hv_off(work.site, work.site.obs.quabos, work.flight)
-    silent = {ip: problem for ip, problem in problems.items() if problem and _counts(work, ip)}
-    unproven, without_power = _unproven(work, silent)
-    told = [ip for ip, problem in problems.items() if problem is None]
-    blind = [ip for ip in told if not work.echo[ip] and _counts(work, ip)]
-    # Nothing but housekeeping can show that those have obeyed: it is worth being waited for.
-    seen = verified.see_hv_off(work, told, told_unix, listen=bool(blind))
-    for ip, text in seen.wrong.items():
-        work.board_fault(ip, "HV off", text)
-    unseen = {ip: f"{UNSEEN}: {seen.unknown[ip]}" for ip in blind if ip in seen.unknown}
-    may_have, dark = _unproven(work, unseen)
-    without_power |= dark
-    confirmed = sum(work.echo[ip] for ip in told)
-    words = [f"confirmed by {confirmed} boards"]
-    if confirmed < len(told):
-        words.append(f"{len(told) - confirmed} were told but cannot confirm")
-    if without_power:
-        words.append(f"{len(without_power)} are without power")
-    work.console.note(f"HV off: {', '.join(words)}; hv_updater does not run")
-    verified.tell(work, [seen])
-    return unproven | may_have | seen.wrong.keys()
-
-
-def _unproven(work: Work, problems: Mapping[str, str]) -> tuple[set[str], set[str]]:
-    """Boards that may have HV, which are faults; and those of them and beside them without power,
-    which later steps leave out.
-    """
-    without_power = _without_power(work, problems)
-    work.failed |= without_power
-    left = problems.keys() - without_power
-    for ip in problems:
-        if ip in left:
-            work.board_fault(ip, "HV off", f"{problems[ip]}; if in doubt cut the module's power")
-    return left, without_power
-
-
-def _counts(work: Work, ip: str) -> bool:
-    """Whether a board must show that it is off: not when the last scan did not find it.
-
-    Before the first scan nobody knows which boards are absent.
-    """
-    scanned = any(quabo.ip in work.uids for quabo in work.boards)
-    return bool(work.uids.get(ip)) or not scanned
-
-
-def _without_power(work: Work, ips: Collection[str]) -> set[str]:
-    """All boards of outlets that feed any of these boards, and are off."""
-    modules = _modules_of(work, ips)
-    off = [module for feed in power.unpowered(work, modules) for module in feed.modules]
-    return {quabo.ip for module in off for quabo in module.quabos}
-
-
-def _modules_of(work: Work, ips: Collection[str]) -> list[Module]:
-    return [m for m in work.site.obs.modules if any(q.ip in ips for q in m.quabos)]
-
-
-def shut_down(work: Work) -> None:
-    """HV off first, shutters closed, daemons ended, power off; goes on whatever fails.
-
-    But while a board may have HV, those who watch it are not ended: its power is cut first, and
-    when that does not go all other power stays on.
-    """
-    unproven = high_voltage_off(work)
-    drivers = [q for q in shutter_drivers(work.boards) if work.uids.get(q.ip)]
-    try:
-        move_shutters(work, [q for q in drivers if q.ip not in work.failed], CLOSED)
-    except ObsError as error:
-        work.fault("boards", Step.SHUTTER.label, str(error))
-    if unproven:
-        power.power_off(work, _modules_of(work, unproven))
-        unproven -= _without_power(work, unproven)
-    if session_setup.end_watched_hv(work, unproven):
-        power.power_off(work, work.modules)

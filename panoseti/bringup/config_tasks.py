@@ -13,7 +13,7 @@ from panoseti.boards.board_work import Problem, Work, addresses
 from panoseti.boards.firmware import FIELDS
 from panoseti.boards.firmware_images import Area, built_text
 from panoseti.boards.firmware_load import Loaded, load_firmware, would_load
-from panoseti.bringup import boot, overview, session_setup
+from panoseti.bringup import boot, overview, session, session_setup
 from panoseti.bringup.board_settings import CLOSED, OPEN
 from panoseti.bringup.board_setup import (
     load_maroc,
@@ -22,7 +22,7 @@ from panoseti.bringup.board_setup import (
     set_hk_destination,
     shutter_drivers,
 )
-from panoseti.bringup.bring_up import BringUp, Due, high_voltage_off, shut_down
+from panoseti.bringup.bring_up import BringUp, Due
 from panoseti.bringup.config_request import Job, Request, Task
 from panoseti.bringup.device_tasks import DEVICE_TASKS, show_power
 from panoseti.bringup.ledger_file import LedgerFile, held_ledger, read_ledger
@@ -34,6 +34,7 @@ from panoseti.bringup.node_setup import (
     nodes_of,
     why_set_up,
 )
+from panoseti.bringup.session_end import high_voltage_off, shut_down
 from panoseti.calibration import calibration_report, ph_baselines
 from panoseti.calibration.threshold_measure import measure_thresholds
 from panoseti.configs.board_files import PH_BASELINE, read_ph_baseline
@@ -47,6 +48,8 @@ from panoseti.high_voltage.safety_status import acknowledge_hv
 from panoseti.housekeeping.hk_watch import Firmware
 from panoseti.runs.run_state import read_holder
 
+# What may be asked for while daemons of this session work for another data directory.
+ENDING = ("hv_off", "stop_redis_daemons", "shutdown")
 SUMMARY_COLUMNS = ("board", "serial", "mean", "median", "stddev", "min", "max")
 
 
@@ -64,7 +67,7 @@ def run(
     for warning in site.warnings:
         console.detail(f"warning: {warning}") if request.tasks else console.warn(warning)
     tasks = chosen_tasks(request)
-    _refuse(site, tasks, request.dry_run)
+    _refuse(site, tasks, request.dry_run, console)
     document: dict[str, Any] = {}
     problems = list(earlier)
     boards = select(site.obs, request.choices)
@@ -110,12 +113,18 @@ def _some_are_there(site: Site, boards: Sequence[Quabo]) -> None:
         raise ConfigError([Fault(OBS_CONFIG, "$.domes", where, remedy)])
 
 
-def _refuse(site: Site, tasks: Sequence[Task], dry_run: bool) -> None:
+def _refuse(site: Site, tasks: Sequence[Task], dry_run: bool, console: Console) -> None:
     if not all(task.anywhere for task in tasks) and not site.is_head_node_here():
         raise RefusedError(
             f"this is not the head node ({site.daq.head_node_ip_addr} in daq_config.json);"
             " run config.py there"
         )
+    strays = session.elsewhere(site)
+    if dry_run or all(task.name in ENDING or not task.changes for task in tasks):
+        for text in [session.elsewhere_text(strays)] if strays else []:
+            console.warn(text)
+    else:
+        session.refuse_elsewhere(strays)
     disturbing = [task for task in tasks if not task.in_run]
     if not disturbing or dry_run:
         return

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from panoseti.boards.board_work import Problem, Work
 from panoseti.bringup import session
-from panoseti.bringup.bring_up import high_voltage_off
 from panoseti.bringup.ledger import Ledger
 from panoseti.bringup.ledger_file import LedgerFile
+from panoseti.bringup.session_end import high_voltage_off
 from panoseti.configs.board_files import QUABO_UIDS, known_uids
 from panoseti.configs.load_configs import Site
 from panoseti.configs.site_at_any_price import DAEMONS, find_site, not_the_head_node
@@ -31,7 +32,7 @@ def switch_off(command_dir: Path, console: Console, argv: Sequence[str]) -> list
         found = find_site(command_dir)
     except ConfigError as error:
         raise ConfigError([*error.faults[:-1], _end_updater(command_dir)]) from error
-    site = found.site
+    site = replace(found.site, command_dir=command_dir)  # its daemons, whichever copies tell
     for note in found.notes:
         console.warn(note)
     data_dir: Path | None = site.head_data_dir

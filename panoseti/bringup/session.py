@@ -14,12 +14,15 @@ from pathlib import Path
 
 import psutil
 
+from panoseti.boards.addresses import HK_PORT
+from panoseti.boards.port_lock import udp_holders
 from panoseti.configs.load_configs import Site
-from panoseti.errors import ObsError
+from panoseti.errors import ObsError, RefusedError
 from panoseti.flight import FlightRecorder
 from panoseti.housekeeping.store import Store
 from panoseti.launch import ENDED, Heartbeat, launch, read_heartbeat, why_unwritable
 from panoseti.runs import activities
+from panoseti.words import joined
 
 CAPTURE_HK, TEMPERATURE_GUARD, HV_UPDATER = "capture_hk", "temperature_guard", "hv_updater"
 SESSION_DAEMONS = (CAPTURE_HK, TEMPERATURE_GUARD, HV_UPDATER)
@@ -94,14 +97,43 @@ def start(site: Site, name: str, flight: FlightRecorder, extra: Sequence[str] = 
 def end(site: Site, names: Iterable[str], flight: FlightRecorder) -> dict[str, str]:
     """End daemons one after the other; the problem of each that ran, "" where it went well.
 
-    One that does not go is killed; what it should have done at its end was then not done.
+    Also those that work for another data directory: of each there must be one, or none.  One that
+    does not go is killed; what it should have done at its end was then not done.
     """
     problems: dict[str, str] = {}
     for name in names:
+        others = {one.activity: one.data_dir for one in elsewhere(site, [name])}
         running = activities.daemons(name, site.head_data_dir)
-        for found, how in activities.end(running, flight, END_WAIT_S):
-            problems[name] = _problem(site.head_data_dir, name, found.pid, how)
+        for found, how in activities.end([*running, *others], flight, END_WAIT_S):
+            folder = others.get(found, site.head_data_dir)
+            label = f"{name} of {folder}" if found in others else name
+            problems[label] = _problem(folder, name, found.pid, how)
     return problems
+
+
+def elsewhere(site: Site, names: Sequence[str] = SESSION_DAEMONS) -> list[activities.Elsewhere]:
+    """Daemons of this session that work for another data directory than the configs name now.
+
+    They keep high voltage and housekeeping of the same boards, by trips of their own.
+    """
+    head_ip = site.addresses.get(site.daq.head_node_ip_addr, "")
+    return activities.daemons_elsewhere(
+        names, site.command_dir, site.head_data_dir, lambda: udp_holders(head_ip, HK_PORT)
+    )
+
+
+def refuse_elsewhere(found: Sequence[activities.Elsewhere]) -> None:
+    """RefusedError naming daemons that work for another data directory, if there are any."""
+    if found:
+        raise RefusedError(elsewhere_text(found))
+
+
+def elsewhere_text(found: Sequence[activities.Elsewhere]) -> str:
+    """What is to be known of them."""
+    return (
+        f"{joined([str(one) for one in found])}, while head_node_data_dir in daq_config.json names"
+        " another directory: put that back, or end them (HV off first): config.py --shutdown"
+    )
 
 
 def _problem(data_dir: Path, name: str, pid: int, how: str) -> str:

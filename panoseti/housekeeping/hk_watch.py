@@ -192,7 +192,8 @@ class StoreWatch:
 def open_watch(site: Site, boards: Iterable[Quabo] | None = None) -> HkWatch:
     """A watch over boards (None = all of the site): Redis while capture_hk runs, else the port."""
     watched = site.obs.quabos if boards is None else tuple(boards)
-    if session.process(session.CAPTURE_HK, site.head_data_dir) is not None:
+    capturing = session.process(session.CAPTURE_HK, site.head_data_dir) is not None
+    if capturing or session.elsewhere(site, [session.CAPTURE_HK]):
         return StoreWatch(Store(site.obs.redis_host, site.obs.redis_port), watched)
     return PortWatch(site.address_of(site.daq.head_node_ip_addr), watched)
 

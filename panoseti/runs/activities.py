@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from panoseti.flight import FlightRecorder
 HK_RECORDER = "store_redis_data"
 RUN_WATCHER = "run_watcher"
 PIPELINE = "hashpipe"
+CAPTURE_HK = "capture_hk"
 _PYTHON = re.compile(r"python[0-9.]*")
 _OPTIONS_WITH_VALUE = ("-W", "-X", "--check-hash-based-pycs")
 TERM_WAIT_S = 5.0
@@ -44,11 +45,76 @@ def _option(words: Sequence[str], name: str) -> str | None:
     return None
 
 
-def _same_folder(text: str, folder: Path) -> bool:
+def _same_folder(text: str | Path, folder: Path) -> bool:
     try:
         return Path(text).resolve() == folder.resolve()
     except OSError:
-        return text == str(folder)
+        return str(text) == str(folder)
+
+
+def _given_folder(process: psutil.Process, name: str) -> Path | None:
+    """The folder in an option of its command line, seen from where it was started."""
+    text = _option(process.info["cmdline"], name)
+    if text is None:
+        return None
+    try:
+        return Path(process.cwd()) / text
+    except (psutil.Error, OSError):
+        return Path(text)
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A daemon of this observatory that works for another data directory."""
+
+    activity: Activity
+    data_dir: Path
+
+    def __str__(self) -> str:
+        return f"{self.activity} works for {self.data_dir}"
+
+
+def daemons_elsewhere(
+    scripts: Sequence[str],
+    config_dir: Path,
+    data_dir: Path,
+    hk_holders: Callable[[], Collection[int]] = tuple,
+) -> list[Elsewhere]:
+    """Daemons that work for another data directory than this one, and were started for this command
+    directory, or belong to the session whose capture_hk holds the HK port.
+
+    hk_holders: the processes that hold the port.
+    """
+    all_of_them = [
+        Elsewhere(Activity(script, process.pid, " ".join(words), process), folder)
+        for script in dict.fromkeys((*scripts, CAPTURE_HK))
+        for process in daemon_processes(script)
+        if (words := process.info["cmdline"])
+        and (folder := _given_folder(process, "--data_dir")) is not None
+        and not _same_folder(folder, data_dir)
+    ]
+    if not all_of_them:
+        return []
+    holders = hk_holders()
+    beside = [one.data_dir for one in all_of_them if one.activity.pid in holders]
+    return [
+        one
+        for one in all_of_them
+        if one.activity.what in scripts
+        and (
+            _works_by(one.activity.process, config_dir)
+            or any(_same_folder(one.data_dir, folder) for folder in beside)
+        )
+    ]
+
+
+def _works_by(process: psutil.Process, config_dir: Path) -> bool:
+    """Whether it was started for a command directory: the one it was started in if not told."""
+    try:
+        folder = _given_folder(process, "--config_dir") or Path(process.cwd())
+    except (psutil.Error, OSError):
+        return False
+    return _same_folder(folder, config_dir)
 
 
 def daemon_processes(script: str) -> list[psutil.Process]:
@@ -83,7 +149,7 @@ def daemons(script: str, data_dir: Path, what: str = "") -> list[Activity]:
     found = []
     for process in daemon_processes(script):
         words = process.info["cmdline"]
-        folder = _option(words, "--data_dir")
+        folder = _given_folder(process, "--data_dir")
         if folder is None or _same_folder(folder, data_dir):
             found.append(Activity(what or script, process.pid, " ".join(words), process))
     return found

@@ -217,6 +217,8 @@ def _look(site: Site, flight: FlightRecorder) -> ObservatoryStatus:
     if holder is not None:
         for name in (HK_RECORDER, activities.RUN_WATCHER):
             found.daemons.append(session.state(name, site.head_data_dir))
+    if strays := session.elsewhere(site):
+        found.problems.append(session.elsewhere_text(strays))
     found.boards = _boards(site, found)
     found.safety = safety_status(site.head_data_dir)
     found.problems += filter(None, (found.safety.problem, why_unwritable(site.head_data_dir)))

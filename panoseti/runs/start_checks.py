@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from panoseti.bringup import session
 from panoseti.bringup.ledger_file import held_ledger
 from panoseti.bringup.readiness import (
     Lack,
@@ -150,6 +151,7 @@ def _check_disks(
 
 def check_activities_here(site: Site) -> None:
     """Refuse where something records on this computer; whose it is, where that is known."""
+    session.refuse_elsewhere(session.elsewhere(site))
     pipelines = activities.pipelines()
     token = head_token(site.head_data_dir)
     others = [why for one in pipelines if (why := others_pipeline(one, token)) is not None]

@@ -1,0 +1,147 @@
+"""The way back: high voltage off and proven, then the session's daemons, shutters and power.
+
+While a board may have high voltage those who watch it are not ended.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from panoseti.boards import verified
+from panoseti.boards.board_work import Work
+from panoseti.bringup import power, session, session_setup
+from panoseti.bringup.board_settings import CLOSED
+from panoseti.bringup.board_setup import hv_off, move_shutters, shutter_drivers
+from panoseti.bringup.ledger import Step
+from panoseti.bringup.session import HV_UPDATER
+from panoseti.configs.site import Module
+from panoseti.errors import ObsError
+from panoseti.high_voltage.hv_off_asked import note_off_asked
+from panoseti.high_voltage.hv_trips import ACKNOWLEDGE, add_trips, read_trips
+from panoseti.runs import activities
+
+UNSEEN = "told, but the board cannot confirm, and nothing shows that it has obeyed"
+
+
+def high_voltage_off(work: Work) -> set[str]:
+    """Switch HV off, end hv_updater, and switch it off once more; unproven = fault.
+
+    Gives the boards whose HV may be on all the same: those that did not answer, that show a
+    voltage, and that can neither answer nor be seen.
+
+    Goes to all boards of the site: the updater keeps all of them, or none.  A board without power
+    cannot confirm, and need not; later steps leave it out.
+    """
+    others = {one.data_dir for one in session.elsewhere(work.site)}
+    for folder in (work.site.head_data_dir, *others):
+        _ask_for_off(work, folder)
+    # At once: an updater that hangs is waited for before it is killed.
+    hv_off(work.site, work.site.obs.quabos, work.flight, in_passing=True)
+    session_setup.end_daemons(work, [HV_UPDATER])
+    for folder in others:
+        _take_trips_along(work, folder)
+    told_unix = time.time()
+    problems = hv_off(work.site, work.site.obs.quabos, work.flight)
+    silent = {ip: problem for ip, problem in problems.items() if problem and _counts(work, ip)}
+    unproven, without_power = _unproven(work, silent)
+    told = [ip for ip, problem in problems.items() if problem is None]
+    blind = [ip for ip in told if not work.echo[ip] and _counts(work, ip)]
+    # Nothing but housekeeping can show that those have obeyed: it is worth being waited for.
+    seen = verified.see_hv_off(work, told, told_unix, listen=bool(blind))
+    for ip, text in seen.wrong.items():
+        work.board_fault(ip, "HV off", text)
+    unseen = {ip: f"{UNSEEN}: {seen.unknown[ip]}" for ip in blind if ip in seen.unknown}
+    may_have, dark = _unproven(work, unseen)
+    without_power |= dark
+    confirmed = sum(work.echo[ip] for ip in told)
+    words = [f"confirmed by {confirmed} boards"]
+    if confirmed < len(told):
+        words.append(f"{len(told) - confirmed} were told but cannot confirm")
+    if without_power:
+        words.append(f"{len(without_power)} are without power")
+    left = _updaters_left(work)
+    work.console.note(f"HV off: {', '.join(words)}; hv_updater {left or 'does not run'}")
+    verified.tell(work, [seen])
+    at_its_mercy = {q.ip for q in work.site.obs.quabos if _counts(work, q.ip)} if left else set()
+    return unproven | may_have | seen.wrong.keys() | at_its_mercy
+
+
+def _ask_for_off(work: Work, data_dir: Path) -> None:
+    """Tell those at work for a data directory that high voltage is wanted no more."""
+    try:
+        note_off_asked(data_dir, time.time())
+    except ObsError as error:
+        work.console.warn(f"a config.py that is at work may switch HV on again: {error}")
+
+
+def _take_trips_along(work: Work, data_dir: Path) -> None:
+    """What stands against boards stands also when the data directory is another one."""
+    try:
+        trips = [trip for trip in read_trips(data_dir) if not trip.made_up]
+        add_trips(work.site.head_data_dir, trips)
+    except ObsError as error:
+        work.fault("trips", "HV off", f"those of {data_dir} are not taken over: {error}")
+        return
+    for trip in trips:
+        work.console.warn(f"taken over from {data_dir}: {trip}; then: {ACKNOWLEDGE}")
+
+
+def _updaters_left(work: Work) -> str:
+    """The updaters that could not be ended, in words, "" = none."""
+    left = activities.daemons(HV_UPDATER, work.site.head_data_dir)
+    left += [one.activity for one in session.elsewhere(work.site, [HV_UPDATER])]
+    return f"still runs (pid {', '.join(str(one.pid) for one in left)})" if left else ""
+
+
+def _unproven(work: Work, problems: Mapping[str, str]) -> tuple[set[str], set[str]]:
+    """Boards that may have HV, which are faults; and those of them and beside them without power,
+    which later steps leave out.
+    """
+    without_power = _without_power(work, problems)
+    work.failed |= without_power
+    left = problems.keys() - without_power
+    for ip in problems:
+        if ip in left:
+            work.board_fault(ip, "HV off", f"{problems[ip]}; if in doubt cut the module's power")
+    return left, without_power
+
+
+def _counts(work: Work, ip: str) -> bool:
+    """Whether a board must show that it is off: not when the last scan did not find it.
+
+    Before the first scan nobody knows which boards are absent.
+    """
+    scanned = any(quabo.ip in work.uids for quabo in work.boards)
+    return bool(work.uids.get(ip)) or not scanned
+
+
+def _without_power(work: Work, ips: Collection[str]) -> set[str]:
+    """All boards of outlets that feed any of these boards, and are off."""
+    modules = _modules_of(work, ips)
+    off = [module for feed in power.unpowered(work, modules) for module in feed.modules]
+    return {quabo.ip for module in off for quabo in module.quabos}
+
+
+def _modules_of(work: Work, ips: Collection[str]) -> list[Module]:
+    return [m for m in work.site.obs.modules if any(q.ip in ips for q in m.quabos)]
+
+
+def shut_down(work: Work) -> None:
+    """HV off first, shutters closed, daemons ended, power off; goes on whatever fails.
+
+    But while a board may have HV, those who watch it are not ended: its power is cut first, and
+    when that does not go all other power stays on.
+    """
+    unproven = high_voltage_off(work)
+    drivers = [q for q in shutter_drivers(work.boards) if work.uids.get(q.ip)]
+    try:
+        move_shutters(work, [q for q in drivers if q.ip not in work.failed], CLOSED)
+    except ObsError as error:
+        work.fault("boards", Step.SHUTTER.label, str(error))
+    if unproven:
+        power.power_off(work, _modules_of(work, unproven))
+        unproven -= _without_power(work, unproven)
+    if session_setup.end_watched_hv(work, unproven):
+        power.power_off(work, work.modules)
