@@ -285,12 +285,12 @@ class NodeRun:
 
 
 def parsed(build: Callable[[Document], T], document: Document) -> T:
-    """build(document); ValueError instead of KeyError and TypeError."""
+    """build(document); ValueError instead of KeyError, TypeError and OverflowError."""
     try:
         return build(document)
     except KeyError as error:
         raise ValueError(f"no {error}") from error
-    except (TypeError, AttributeError) as error:
+    except (TypeError, AttributeError, OverflowError) as error:  # json reads Infinity as a number
         raise ValueError(str(error)) from error
 
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from daq.daq_facts import check_time
 from panoseti.nodes.node_types import Pipeline
 
 _STATUS = re.compile(r"hp_status_(?P<node>.+?)(?:\.part_(?P<part>[0-9]+))?\.json")
@@ -77,7 +78,7 @@ def read_account(directory: Path) -> Account:
                 account.behind |= {int(entry["module"]) for entry in status["products"]}
             errors = [str(text) for text in status.get("errors", ())]
         except (
-            OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError
+            OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError
         ) as error:  # fmt: skip
             account.problems.append(f"{path.name}: no account of a pipeline ({error})")
             continue
@@ -115,7 +116,7 @@ def _add(account: Account, node: str, status: Mapping[str, Any]) -> None:
         old = account.quabos.get((module, quabo), QuaboSums())
         image_unix = 0.0
         if int(entry["mode"]) & IMAGE_MODE_BIT and recorded:
-            image_unix = float(entry.get("last_packet_unix") or 0.0)
+            image_unix = check_time(entry.get("last_packet_unix") or 0.0)
         account.quabos[module, quabo] = QuaboSums(
             old.received + received,
             old.recorded + recorded,

@@ -311,7 +311,7 @@ def _judge(
     """The verdict, from what is here; of files that were left on the nodes by the accounts."""
     collected = run_state.is_marked(done.run_dir, Marker.COLLECT_COMPLETE)
     left = None if done.collected or collected else accounts
-    if left == {} and record.document["verdict"] is not None:
+    if left == {} and record.document.get("verdict") is not None:
         return  # stopped before, and judged then
     try:
         done.summary = summarize(done.run_dir, left=left)

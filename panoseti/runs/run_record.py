@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from daq.daq_facts import check_time
+from panoseti.configs.json_formats import is_address
 from panoseti.errors import ObsError
 from panoseti.flight import FlightRecorder, owner
 from panoseti.runs.run_state import Holder
@@ -194,26 +195,60 @@ def read_record(
 
 
 def _fault(document: dict[str, Any]) -> str:
-    """What a document lacks to be a record; empty when nothing."""
-    if not _are(document.get("steps"), _STEP):
+    """What a document lacks to be a record; empty when nothing.
+
+    All that is used of it has its type from here on: a stop must not trip over it halfway.
+    """
+    if not (_are(document.get("steps"), _STEP) and all(map(_is_step, document["steps"]))):
         return "has no list of steps"
-    expected = document.get("expected")
-    if not isinstance(expected, dict) or not (
-        isinstance(expected.get("quabos"), list)
-        and isinstance(expected.get("nodes"), dict)
-        and all(isinstance(modules, list) for modules in expected["nodes"].values())
-        and isinstance(expected.get("missing", {}), dict)
-    ):
+    if not _is_expected(document.get("expected")):
         return "does not say what was expected"
     for name in ("recording_unix", "planned_end_unix", "ended_unix"):
         if name not in document or not _is_time_or_none(document[name]):
             return f"has no {name}"
+    if not _is_time_or_none(document.get("started_unix")):
+        return "has no started_unix"
     if document.get("collection", ()) is not None and not (
         _are(document.get("collection"), {"nodes"})
-        and all(_are(attempt["nodes"], {"node", "failed"}) for attempt in document["collection"])
+        and all(map(_is_attempt, document["collection"]))
     ):
         return "has no list of collections"
     return ""
+
+
+def _is_step(step: dict[str, Any]) -> bool:
+    return (
+        _all_are(str, [step["phase"], step["what"], step["subject"]])
+        and step["intent_unix"] is not None
+        and _is_time_or_none(step["intent_unix"])
+        and _is_time_or_none(step["result_unix"])
+        and isinstance(step["ok"], bool | None)
+    )
+
+
+def _is_expected(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and _all_are(str, value.get("quabos"))
+        and all(map(is_address, value["quabos"]))
+        and isinstance(value.get("nodes"), dict)
+        and all(_all_are(int, modules) for modules in value["nodes"].values())
+        and isinstance(value.get("missing", {}), dict)
+    )
+
+
+def _is_attempt(attempt: dict[str, Any]) -> bool:
+    """Whether it says what became of a collection at each node: pairs of a file and a reason."""
+    return (
+        isinstance(attempt.get("problems", []), list)
+        and _are(attempt["nodes"], {"node", "failed"})
+        and all(
+            isinstance(node["node"], str)
+            and isinstance(node["failed"], list)
+            and all(_all_are(str, pair) and len(pair) == 2 for pair in node["failed"])
+            for node in attempt["nodes"]
+        )
+    )
 
 
 def _is_time_or_none(value: Any) -> bool:
@@ -234,6 +269,11 @@ def _are(value: Any, names: set[str]) -> bool:
     return isinstance(value, list) and all(
         isinstance(one, dict) and names <= one.keys() for one in value
     )
+
+
+def _all_are(kind: type, value: Any) -> bool:
+    """Whether it is a list of such values."""
+    return isinstance(value, list) and all(isinstance(one, kind) for one in value)
 
 
 def unfinished(document: dict[str, Any]) -> list[dict[str, Any]]:
