@@ -357,7 +357,8 @@ def test_hv_off_works_with_broken_configs(ready: PrivateObservatory, look: Look)
     """By the copies in a run; without any, as far as the running updater knows the boards."""
     path = ready.command_dir / "obs_config.json"
     text = path.read_text()
-    # The latest run, whatever tests before this one recorded.
+    for old in ready.data_dir.glob("obs_*"):  # of tests before this one
+        shutil.rmtree(old)
     run = ready.data_dir / "obs_Simulated.start_2036-11-25T00:36:33Z.runtype_night.pffd"
     run.mkdir()
     try:
