@@ -10,6 +10,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -18,6 +19,7 @@ from panoseti import daemon
 from panoseti.boards.addresses import HK_PORT
 from panoseti.boards.board_link import BoardLink, open_link
 from panoseti.boards.hk_socket import HkSocket, listen_addresses
+from panoseti.bringup.daemon_inputs import wanted_inputs
 from panoseti.configs.load_configs import load_site
 from panoseti.flight import FlightRecorder
 from panoseti.high_voltage.alarms import Alarms
@@ -49,12 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     head_ip = site.address_of(site.daq.head_node_ip_addr)
     known = [quabo.boardloc for module in site.obs.modules for quabo in module.quabos]
     flight = FlightRecorder(data_dir, NAME)
+    works_with = partial(wanted_inputs, site, NAME)
 
     def link(priority: bool) -> BoardLink:
         return open_link(site, flight, priority, PORT_PATIENCE_S)
 
     with (
-        daemon.Daemon(NAME, data_dir, args.interval_s, args.verbose) as running,
+        daemon.Daemon(NAME, data_dir, args.interval_s, args.verbose, works_with) as running,
         Alarms(data_dir, NAME, site.obs.alarm_hook) as alarms,
         Store(site.obs.redis_host, site.obs.redis_port) as store,
         HkSocket(listen_addresses(head_ip), args.hk_port) as opened,

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from panoseti import daemon
 from panoseti.boards.board_link import BoardLink, open_link
+from panoseti.bringup.daemon_inputs import wanted_inputs
 from panoseti.configs.load_configs import load_site
 from panoseti.flight import FlightRecorder
 from panoseti.high_voltage.alarms import Alarms
@@ -40,12 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     site = load_site(args.config_dir, data_config=False)
     data_dir = (args.data_dir or site.head_data_dir).resolve()
     flight = FlightRecorder(data_dir, NAME)
+    works_with = partial(wanted_inputs, site, NAME)
 
     def link(priority: bool) -> BoardLink:
         return open_link(site, flight, priority, PORT_PATIENCE_S)
 
     with (
-        daemon.Daemon(NAME, data_dir, args.interval_s, args.verbose) as running,
+        daemon.Daemon(NAME, data_dir, args.interval_s, args.verbose, works_with) as running,
         Alarms(data_dir, NAME, site.obs.alarm_hook) as alarms,
         Store(site.obs.redis_host, site.obs.redis_port) as store,
     ):

@@ -35,6 +35,8 @@ from typing import Any
 from panoseti.errors import EXIT_OK, ObsError, RefusedError
 from panoseti.launch import HEARTBEAT_VERSION, heartbeat_path, log_dir
 
+WORKS_WITH = "works_with"
+"""In the details of a heartbeat: what of the configs the daemon uses."""
 LOG_BYTES = 20_000_000
 OLD_LOGS = 5
 
@@ -90,16 +92,25 @@ class StopFlag:
 class Daemon:
     """The running daemon: context manager over lock, log, signal handlers and heartbeat.
 
+    works_with: gives what of the configs it uses, which each heartbeat says.
     Raises RefusedError on entering when another daemon of this name works for the same data
     directory, ObsError when the data directory cannot be written.
     """
 
-    def __init__(self, name: str, data_dir: Path, interval_s: float, verbose: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        data_dir: Path,
+        interval_s: float,
+        verbose: bool = False,
+        works_with: Callable[[], object] | None = None,
+    ) -> None:
         self.name = name
         self.data_dir = data_dir
         self.interval_s = interval_s
         self.stop = StopFlag()
         self._verbose = verbose
+        self._works_with = works_with
         self._started_unix = time.time()
         self._lock_fd: int | None = None
         self._handlers: list[logging.Handler] = []
@@ -152,6 +163,8 @@ class Daemon:
         """Write the heartbeat; a full disk is logged once and survived."""
         path = heartbeat_path(self.data_dir, self.name)
         temporary = path.with_suffix(".tmp")
+        if self._works_with is not None:
+            details = {**details, WORKS_WITH: self._works_with()}
         document = {
             "version": HEARTBEAT_VERSION,
             "name": self.name,

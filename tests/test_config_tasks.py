@@ -639,6 +639,15 @@ def test_readiness_says_what_mends_it(
     assert found[0].startswith(f"{ready.site.quabos[2]}: HK destination: rebooted at 2")
     assert found[1].startswith(f"{ready.site.quabos[3]}: HK destination: not done")
     path.write_bytes(text)
+    configs = ready.command_dir / "obs_config.json"
+    as_it_was = configs.read_text()
+    configs.write_text(json.dumps({**json.loads(as_it_was), "detector_overvoltage": 2}))
+    other = (
+        "hv_updater works with other configs: detector_overvoltage 3 -> 2 in obs_config.json;"
+        " run: config.py"
+    )
+    assert other in lacks() and other not in lacks(need_hv=False)
+    configs.write_text(as_it_was)
     (ready.data_dir / "quabo_uids.json").rename(ready.data_dir / "aside")
     assert "run: config.py" in lacks()[0]
     (ready.data_dir / "aside").rename(ready.data_dir / "quabo_uids.json")

@@ -398,3 +398,24 @@ def test_a_board_that_shows_nothing_is_left_to_the_guard() -> None:
     site.no_hk, site.mute = {BOARD.boardloc}, {BOARD.ip}
     site.seconds(400)
     assert site.trips == []
+
+
+def test_it_says_which_voltages_a_set_point_was_worked_out_from() -> None:
+    """Not those of the files before the board was told."""
+    site = Site(BOARD)
+    hv = site.updater.boards[BOARD.ip]
+    site.seconds(12)
+    assert (hv.stage, hv.nominal_v) == (Stage.RISING, None)
+    site.seconds(18)
+    assert (hv.stage, hv.nominal_v) == (Stage.ON, BOARD.nominal_v)
+    assert BOARD.nominal_v is not None
+    first, second, third, fourth = BOARD.nominal_v
+    other = replace(BOARD, nominal_v=(first - 0.3, second, third, fourth))
+    site.updater.set_boards([other])
+    site.temps[BOARD.boardloc] = 45.0  # one odd packet: what is on stays as it is
+    while site.now % 3:
+        site.seconds(1)
+    assert (hv.stage, hv.nominal_v) == (Stage.ON, BOARD.nominal_v)
+    site.temps[BOARD.boardloc] = 25.0
+    site.seconds(6)
+    assert (hv.stage, hv.nominal_v) == (Stage.ON, other.nominal_v)

@@ -331,6 +331,10 @@ def test_present_boards_follow_the_files(tmp_path: Path) -> None:
     assert [m.module_id for m in present.modules()] == [1, 254]
     assert [m.outlet for m in present.modules()] == ["outlet 1 of wps", ""]
     assert outlet_of(site.obs, site.obs.modules[0]) == "outlet 1 of wps"
+    (tmp_path / "site" / "quabos").rename(tmp_path / "aside")
+    assert present.boards()[1].nominal_v is not None, "those shipped with the program"
+    (tmp_path / "aside").rename(tmp_path / "site" / "quabos")
+    assert present.boards() == (one, other), "a folder that was made later is found"
     (tmp_path / QUABO_UIDS).write_text(" ")
     with pytest.raises(Exception, match=QUABO_UIDS):
         present.boards()

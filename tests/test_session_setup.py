@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from panoseti.boards.board_work import Work
-from panoseti.bringup import readiness, session_setup
+from panoseti.bringup import readiness, session, session_setup
+from panoseti.bringup.daemon_inputs import UNKNOWN, wanted_inputs, why_start
 from panoseti.bringup.ledger import Ledger, differences
 from panoseti.bringup.ledger_file import LedgerFile
-from panoseti.bringup.session import SESSION_DAEMONS, DaemonState
+from panoseti.bringup.session import HV_UPDATER, SESSION_DAEMONS, DaemonState
 from panoseti.bringup.session_setup import (
     HvLack,
     confirm_hv,
     end_watched_hv,
     hv_lacks,
-    wanted_inputs,
+    nominal_volts,
+    why_hv_off,
 )
+from panoseti.configs.board_files import QUABO_UIDS, SHIPPED, quabo_uids_text
 from panoseti.configs.load_configs import Site, load_site
 from panoseti.configs.site import Quabo
 from panoseti.console import Console
+from panoseti.daemon import WORKS_WITH
 from panoseti.flight import FlightRecorder
 from panoseti.high_voltage.hv_trips import Trip, add_trips
 from panoseti.launch import HEARTBEAT_VERSION, heartbeat_path
@@ -87,14 +93,29 @@ def test_a_change_starts_those_anew_that_use_it(
     )
 
 
-def updater_says(site: Site, *states: Mapping[str, Any]) -> None:
-    """The heartbeat of hv_updater, with the states of the first boards."""
-    boards = dict(zip((quabo.ip for quabo in site.obs.quabos), states, strict=False))
+def asked_for(site: Site, boards: Sequence[Quabo]) -> dict[str, tuple[float, ...]]:
+    work = work_on(site, boards)
+    return nominal_volts(work.settings, work.uids, boards)
+
+
+def updater_says(site: Site, *states: Mapping[str, Any], **details: object) -> None:
+    """The heartbeat of hv_updater, with the states of the first boards, set for what is asked."""
+    asked = asked_for(site, site.obs.quabos)
+    boards = {
+        quabo.ip: {"nominal_v": asked[quabo.ip], **state}
+        for quabo, state in zip(site.obs.quabos, states, strict=False)
+    }
     beat = {
-        "version": HEARTBEAT_VERSION, "name": "hv_updater", "pid": os.getpid(), "started_unix": 0,
-        "updated_unix": time.time(), "interval_s": 1, "state": "ok", "details": {"boards": boards},
+        "version": HEARTBEAT_VERSION, "name": "hv_updater", "pid": os.getpid(),
+        "started_unix": time.time(), "updated_unix": time.time(), "interval_s": 1, "state": "ok",
+        "details": {"boards": boards, **details},
     }  # fmt: skip
     heartbeat_path(site.head_data_dir, "hv_updater").write_text(json.dumps(beat))
+
+
+def write_uids(site: Site) -> None:
+    uids = {quabo.ip: uid_of(quabo.boardloc) for quabo in site.obs.quabos}
+    (site.head_data_dir / QUABO_UIDS).write_text(quabo_uids_text(site.obs, uids))
 
 
 def work_on(site: Site, boards: Sequence[Quabo]) -> Work:
@@ -106,7 +127,7 @@ def work_on(site: Site, boards: Sequence[Quabo]) -> Work:
 def test_what_is_on_on_its_way_and_off(site: Site) -> None:
     boards = site.obs.quabos[:4]
     updater_says(site, ON, RISING, TRIPPED)
-    assert hv_lacks(site, boards) == {
+    assert hv_lacks(site, boards, asked_for(site, boards)) == {
         boards[1].ip: HvLack("on its way up", coming=True),
         boards[2].ip: HvLack("off: too hot"),
         boards[3].ip: HvLack("off: hv_updater does not know it"),
@@ -116,8 +137,86 @@ def test_what_is_on_on_its_way_and_off(site: Site) -> None:
 def test_on_must_have_been_seen_after_what_takes_it_away(site: Site) -> None:
     board = site.obs.quabos[0]
     updater_says(site, ON)
-    assert hv_lacks(site, [board], {board.ip: 100.0}) == {}
-    assert hv_lacks(site, [board], {board.ip: 100.1})[board.ip].coming
+    asked = asked_for(site, [board])
+    assert hv_lacks(site, [board], asked, {board.ip: 100.0}) == {}
+    assert hv_lacks(site, [board], asked, {board.ip: 100.1})[board.ip].coming
+
+
+@pytest.fixture
+def working(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is hv_updater."""
+    process = psutil.Process()
+    monkeypatch.setattr(session, "process", lambda name, data_dir: process)
+
+
+def test_on_for_other_voltages_is_not_on(
+    site: Site, working: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HVMON agrees with what the updater has set; the files ask for something else."""
+    first, second, third = site.obs.quabos[:3]
+    write_uids(site)
+    asked = asked_for(site, [first])[first.ip]
+    higher = [volt + 2 for volt in asked]
+    updater_says(site, {**ON, "nominal_v": higher}, {**ON, "nominal_v": None}, ON)
+    old, new = (" ".join(f"{volt:g}" for volt in volts) for volts in (higher, asked))
+    work = work_on(site, [first, second, third])
+    assert why_hv_off(work, work.boards) == {
+        first.ip: f"set for {old} V at 25 degC, but the files ask for {new} V",
+        second.ip: "not set by the present files yet",
+    }
+    start = readiness.hv_lacks_of_start(site, [first, second, third])
+    assert len(start) == 2 and all("run: config.py, which waits for it" in line for line in start)
+    waited = []
+
+    def sleep(pause_s: float) -> None:
+        waited.append(pause_s)
+        updater_says(site, ON, ON, ON)
+
+    monkeypatch.setattr(session_setup.time, "sleep", sleep)
+    confirm_hv(work, [first, second, third])
+    assert waited and not work.problems
+
+
+def test_nothing_is_compared_where_the_files_say_nothing(site: Site, working: None) -> None:
+    """A board that is not in them has no high voltage, and the reason is told elsewhere."""
+    work = work_on(site, site.obs.quabos[:2])
+    work.uids[site.obs.quabos[0].ip] = "77"
+    updater_says(site, {**ON, "nominal_v": [1.0] * 4}, ON)
+    assert why_hv_off(work, work.boards) == {}
+    (site.command_dir / "quabos").mkdir()
+    assert why_hv_off(work_on(site, work.boards), work.boards) == {}
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({}, None),
+        ({("obs_config.json", "detector_overvoltage"): 2}, "detector_overvoltage 2 -> 3 in"),
+        ({("", "board files"): "/srv/quabos"}, f"board files /srv/quabos -> {SHIPPED}"),
+        (None, UNKNOWN),
+    ],
+)
+def test_whoever_started_a_daemon_it_is_judged(
+    site: Site, working: None, said: dict[tuple[str | int, ...], Any] | None, reason: str | None
+) -> None:
+    """By hand, or by a config.py that was killed before it had noted that."""
+    inputs = json.loads(json.dumps(wanted_inputs(site, HV_UPDATER)))
+    details = {} if said is None else {WORKS_WITH: changed(inputs, said)}
+    updater_says(site, ON, ON, **details)
+    write_uids(site)
+    why = why_start(site, HV_UPDATER)
+    assert (why or "").startswith(reason or "") and (why is None) is (reason is None)
+    for need_hv in (True, False):
+        told = readiness.in_words(readiness.readiness(site, need_hv, need_redis=False))
+        line = f"hv_updater works with other configs: {why}; run: config.py"
+        assert (line in told) is (need_hv and why is not None), told
+
+
+def test_board_files_of_the_command_directory_are_others(site: Site, working: None) -> None:
+    before = wanted_inputs(site, HV_UPDATER)
+    shutil.copytree(SHIPPED, site.command_dir / "quabos")
+    reason = f"board files {SHIPPED} -> {site.command_dir / 'quabos'}"
+    assert differences(before, wanted_inputs(site, HV_UPDATER)) == [reason]
 
 
 @pytest.mark.parametrize("trip_of", ["", "board"])
@@ -185,6 +284,7 @@ def test_a_start_is_refused_while_hv_is_coming_or_nowhere(
     site: Site, states: tuple[Mapping[str, Any], ...], told: list[str]
 ) -> None:
     boards = site.obs.quabos[:2]
+    write_uids(site)
     updater_says(site, *states)
     ips = [board.ip for board in boards]
     assert readiness.hv_lacks_of_start(site, boards) == [line.format(*ips) for line in told]

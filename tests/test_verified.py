@@ -74,8 +74,15 @@ class Scene:
         self.work = Work(site, self.boards, book, Console(), flight, uids)
         for ip, uid in uids.items():
             self.work.ledger.finish(ip, Step.UID, 1.0, {}, {UID_NAME: uid})
+        settings = self.work.settings
         self.states: dict[str, dict[str, Any]] = {
-            ip: {"hv": "on", "codes": list(CODES), "reason": ""} for ip in uids
+            ip: {
+                "hv": "on",
+                "codes": list(CODES),
+                "reason": "",
+                "nominal_v": [*settings.nominal_v(uid)],
+            }
+            for ip, uid in uids.items()
         }
         self.firmware = {ip: Firmware("0208", "0x28b4667a") for ip in uids}
         self.firmware[self.ips[3]] = Firmware("0209", "0x28b4667a")
@@ -115,6 +122,14 @@ def test_high_voltage_is_what_the_updater_has_set_or_it_is_wrong(scene: Scene) -
         assert check.good == scene.ips[1:]
         assert check.wrong[scene.ips[0]].startswith(f"HVMON shows {volts[0]:.1f} ")
         assert scene.watch.looks == 1, "no time is lost where nothing was measured"
+
+
+def test_high_voltage_of_other_files_is_wrong_though_hvmon_agrees(scene: Scene) -> None:
+    first = scene.ips[0]
+    scene.states[first]["nominal_v"] = [56.0] * 4
+    check = scene.look(ON_V)["HV"]
+    assert check.good == scene.ips[1:]
+    assert check.wrong[first].startswith("set for 56 56 56 56 V at 25 degC, but the files ask for")
 
 
 def test_high_voltage_that_nobody_keeps_is_not_verified(scene: Scene) -> None:

@@ -21,6 +21,7 @@ from panoseti.bringup import session
 from panoseti.bringup.board_settings import OPEN
 from panoseti.bringup.ledger import Step
 from panoseti.bringup.session import CAPTURE_HK, HV_UPDATER
+from panoseti.bringup.session_setup import nominal_volts, other_volts
 from panoseti.configs.site import Quabo
 from panoseti.errors import ObsError
 from panoseti.high_voltage import hv_ramp
@@ -233,11 +234,14 @@ def _await_hv_after_baseline(work: Work, boards: Sequence[Quabo], watch: StoreWa
 
 @dataclass(frozen=True)
 class _HvState:
-    """What hv_updater says of a board: whether it is on, the codes it has, why it is not on."""
+    """What hv_updater says of a board: whether it is on, the codes it has, why it is not on, and
+    from which bias at 25 degC the codes were worked out.
+    """
 
     on: bool
     codes: hv_ramp.Codes
     reason: str
+    nominal_v: object
 
     def fits(self, shown: Shown) -> bool:
         """Whether HVMON is near the set point."""
@@ -252,7 +256,8 @@ def _hv_states(work: Work) -> dict[str, _HvState]:
     states = {}
     for ip, said in found.beat.details.get("boards", {}).items():
         a, b, c, d = (int(code) for code in said.get("codes", hv_ramp.HV_OFF))
-        states[ip] = _HvState(said.get("hv") == "on", (a, b, c, d), str(said.get("reason", "")))
+        on, reason = said.get("hv") == "on", str(said.get("reason", ""))
+        states[ip] = _HvState(on, (a, b, c, d), reason, said.get("nominal_v"))
     return states
 
 
@@ -375,8 +380,9 @@ def _listed_builds(work: Work) -> dict[str, str]:
 
 
 def _hv(work: Work, boards: Sequence[Quabo], seen: Mapping[str, Shown], why: str) -> Check:
-    """HVMON against what hv_updater has set."""
+    """HVMON against what hv_updater has set, and that against what the files ask for."""
     check, states = Check("HV"), _hv_states(work)
+    asked = nominal_volts(work.settings, work.uids, boards)
     for quabo in boards:
         ip = quabo.ip
         shown, state = seen.get(ip), states.get(ip)
@@ -385,6 +391,8 @@ def _hv(work: Work, boards: Sequence[Quabo], seen: Mapping[str, Shown], why: str
         elif state is None or not state.on:
             reason = "hv_updater does not keep it" if state is None else f"off: {state.reason}"
             check.unknown[ip] = f"{reason}; HVMON shows {max(shown.hv_v):.1f} V"
+        elif reason := other_volts(state.nominal_v, asked.get(ip)):
+            check.wrong[ip] = reason
         elif not state.fits(shown):
             check.wrong[ip] = hv_ramp.difference(shown.hv_v, state.codes)
         else:

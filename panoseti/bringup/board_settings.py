@@ -126,11 +126,9 @@ class BoardSettings:
 
     def _hv_inputs(self, uid: str) -> Inputs:
         """What the set points follow from, beside the temperature."""
-        overvoltage_v = self._site.obs.detector_overvoltage_v
-        nominal = " ".join(f"{volt:g}" for volt in self.db.nominal_v(uid, overvoltage_v))
         return {
-            OBS_CONFIG: {"detector_overvoltage": overvoltage_v},
-            DETECTOR_INFO: {"nominal V": nominal},
+            OBS_CONFIG: {"detector_overvoltage": self._site.obs.detector_overvoltage_v},
+            DETECTOR_INFO: {"nominal V": " ".join(f"{volt:g}" for volt in self.nominal_v(uid))},
         }
 
     def _mask_inputs(self, uid: str) -> Inputs:
@@ -215,6 +213,10 @@ class BoardSettings:
         obs, data = self._site.obs, self._site.data
         mode = settings.calibration_mode(data)
         return self.db.calibration(uid, obs.calibration_overvoltage_v, mode)
+
+    def nominal_v(self, uid: str) -> tuple[float, float, float, float]:
+        """Bias of the four detectors of a board at 25 degC, V."""
+        return self.db.nominal_v(uid, self._site.obs.detector_overvoltage_v)
 
     def serialno(self, uid: str) -> str:
         """Serial number of a board, "" when it is not in the data base."""

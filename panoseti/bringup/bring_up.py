@@ -26,6 +26,7 @@ from panoseti.bringup.board_setup import (
     set_hk_destination,
     shutter_drivers,
 )
+from panoseti.bringup.daemon_inputs import why_start
 from panoseti.bringup.ledger import UNDONE_BY_REBOOT, Step, Value
 from panoseti.bringup.session import CAPTURE_HK, HV_UPDATER, SESSION_DAEMONS, TEMPERATURE_GUARD
 from panoseti.calibration.calibration_report import BaselineReport, measure_baselines
@@ -340,7 +341,7 @@ class BringUp:
     def _reasons(self, step: Step, boards: Sequence[Quabo]) -> dict[str, str]:
         now_unix = time.time()
         reasons: dict[str, str] = {}
-        off = session_setup.why_hv_off(self.work.site, boards) if step is Step.HV else {}
+        off = session_setup.why_hv_off(self.work, boards) if step is Step.HV else {}
         for quabo in boards:
             if self.asked_again(step):
                 reasons[quabo.ip] = "asked for by --redo"
@@ -379,7 +380,7 @@ class BringUp:
     def _daemons(self) -> None:
         """Housekeeping, guard, high voltage: what does not work, in this order."""
         work = self.work
-        reasons = {name: session_setup.why_start(work, name) for name in SESSION_DAEMONS}
+        reasons = {name: why_start(work.site, name) for name in SESSION_DAEMONS}
         hv_anew = self._why_hv_anew()
         reasons[HV_UPDATER] = reasons[HV_UPDATER] or hv_anew
         items = [Due("start", name, reason) for name, reason in reasons.items() if reason]

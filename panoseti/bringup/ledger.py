@@ -129,7 +129,7 @@ class Entry:
 class Ledger:
     """The entries of all boards by address, and what else belongs to a site by its name.
 
-    others: "DAQ node 192.168.1.101", "hv_updater", ...
+    others: "DAQ node 192.168.1.101", "fan of 192.168.3.248", ...
     """
 
     def __init__(
@@ -313,6 +313,11 @@ def _why(
         age_h = (now_unix - entry.done_unix) / HOUR_S
         reasons = [f"{age_h:.1f} h old (limit {max_age_s / HOUR_S:g} h)"]
     return _joined(reasons) if reasons else None
+
+
+def why_differ(old: Inputs, new: Inputs) -> str | None:
+    """`differences` as one phrase; None = there are none."""
+    return _joined(found) if (found := differences(old, new)) else None
 
 
 def differences(old: Inputs, new: Inputs) -> list[str]:

@@ -60,7 +60,7 @@ def board_rows(work: Work, dark: Collection[int] = ()) -> list[BoardRow]:
     names = {module.id: (module.dome, module.label) for module in work.site.obs.modules}
     chosen = {*work.boards, *work.known_absent}
     shown = [quabo for quabo in work.site.obs.quabos if quabo in chosen]
-    off = session_setup.why_hv_off(work.site, shown)
+    off = session_setup.why_hv_off(work, shown)
     rows = [_row(work, quabo, names[quabo.module_id], records, off) for quabo in shown]
     return [replace(row, state=POWER_OFF) if row.module_id in dark else row for row in rows]
 

@@ -14,10 +14,11 @@ from panoseti.boards.board_work import Problem, Work, addresses
 from panoseti.bringup import session
 from panoseti.bringup.board_settings import BoardSettings
 from panoseti.bringup.board_setup import MAROC_FIRST, load_maroc, load_masks
+from panoseti.bringup.daemon_inputs import why_start
 from panoseti.bringup.ledger import HOUR_S, Ledger, Step
 from panoseti.bringup.ledger_file import held_ledger, read_ledger
 from panoseti.bringup.session import CAPTURE_HK, HV_UPDATER, TEMPERATURE_GUARD
-from panoseti.bringup.session_setup import hv_lacks
+from panoseti.bringup.session_setup import HvLack, hv_lacks, nominal_volts
 from panoseti.configs.board_files import PH_BASELINE, QUABO_UIDS, read_ph_baseline, read_quabo_uids
 from panoseti.configs.load_configs import Site
 from panoseti.configs.site import Quabo
@@ -205,22 +206,32 @@ def _daemon_lacks(site: Site, need_hv: bool, need_redis: bool) -> list[Lack]:
     wanted = {CAPTURE_HK: need_redis, TEMPERATURE_GUARD: need_hv, HV_UPDATER: need_hv}
     lacks = []
     for name, needed in wanted.items():
+        if not needed:
+            continue
         found = session.state(name, site.head_data_dir)
-        if needed and not found.works:
+        if not found.works:
             mend = "config.py --hv_on" if name == HV_UPDATER else "config.py --redis_daemons"
             lacks.append(Lack("", f"{name} {found.problem}", mend))
+        elif why := why_start(site, name):
+            lacks.append(Lack("", f"{name} works with other configs: {why}", MEND_ALL))
     return lacks
 
 
 def _hv_lacks(site: Site, boards: Sequence[Quabo]) -> list[Lack]:
     """High voltage that will be there soon, or is nowhere; one board without it is a warning."""
-    off = hv_lacks(site, boards)
+    off = _hv_off(site, boards)
     nowhere = len(off) == len(boards)
     return [
         Lack(ip, f"HV {lack.reason}", WAIT if lack.coming else MEND_ALL, of_all=True)
         for ip, lack in off.items()
         if lack.coming or nowhere
     ]
+
+
+def _hv_off(site: Site, boards: Sequence[Quabo]) -> dict[str, HvLack]:
+    """Boards whose high voltage is not what the present configs ask for."""
+    uids = read_quabo_uids(site.head_data_dir / QUABO_UIDS, site.obs).by_ip
+    return hv_lacks(site, boards, nominal_volts(BoardSettings(site), uids, boards))
 
 
 def in_words(lacks: Sequence[Lack]) -> list[str]:
@@ -241,7 +252,7 @@ def in_words(lacks: Sequence[Lack]) -> list[str]:
 
 def warnings_before_run(site: Site) -> list[str]:
     """What does not keep a run from being started, but should be known: boards without HV."""
-    return [f"{ip}: HV {lack.reason}" for ip, lack in hv_lacks(site, present_boards(site)).items()]
+    return [f"{ip}: HV {lack.reason}" for ip, lack in _hv_off(site, present_boards(site)).items()]
 
 
 @dataclass(frozen=True)

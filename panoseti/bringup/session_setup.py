@@ -5,18 +5,19 @@ A daemon that was started from configs that have changed since is started anew.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from panoseti.boards.board_work import Result, Results, Work, addresses
 from panoseti.bringup import session
-from panoseti.bringup.ledger import Inputs, Step, Value, content_digest
+from panoseti.bringup.board_settings import BoardSettings
+from panoseti.bringup.daemon_inputs import why_start
+from panoseti.bringup.ledger import Step
 from panoseti.bringup.session import CAPTURE_HK, HV_UPDATER, SESSION_DAEMONS, TEMPERATURE_GUARD
-from panoseti.configs.load_configs import DAQ_CONFIG, OBS_CONFIG, Site
+from panoseti.configs.load_configs import Site
 from panoseti.configs.site import Quabo
-from panoseti.errors import ObsError
+from panoseti.errors import ConfigError, ObsError
 from panoseti.high_voltage.hv_off_asked import off_asked_unix
 from panoseti.high_voltage.hv_trips import read_trips
 from panoseti.housekeeping.hk_watch import StoreWatch, wait_heard
@@ -30,50 +31,9 @@ FIRST_HK_S = 10.0
 HV_ON_S = 60.0
 
 
-def wanted_inputs(site: Site, name: str) -> Inputs:
-    """What a daemon works with: of obs_config.json no more than it uses, since a new start of
-    hv_updater costs the high voltage of all boards.
-    """
-    obs = site.obs
-    modules = [(m.id, m.ip_addr, m.command_echo, m.wps) for m in obs.modules]
-    fields: dict[str, Value] = {
-        "modules": content_digest(modules),
-        "redis": f"{obs.redis_host}:{obs.redis_port}",
-        "alarm_hook": content_digest(obs.alarm_hook),
-        "command_source_port": obs.command_source_port,
-        "command_pacing": content_digest(dataclasses.asdict(obs.command_pacing)),
-    }
-    if name in (TEMPERATURE_GUARD, HV_UPDATER):
-        fields["hk_max_age_s"] = obs.hk_max_age_s
-    if name == TEMPERATURE_GUARD:
-        outlets = [dataclasses.asdict(outlet) for outlet in obs.power_switches]
-        how = (outlets, obs.power_credentials, obs.power_switch_api)
-        fields["power switches"] = content_digest(how)
-    if name == HV_UPDATER:
-        fields["detector_overvoltage"] = obs.detector_overvoltage_v
-    return {
-        OBS_CONFIG: fields,
-        DAQ_CONFIG: {
-            "head_node_ip_addr": site.daq.head_node_ip_addr,
-            "head_node_data_dir": site.daq.head_node_data_dir,
-        },
-    }
-
-
-def why_start(work: Work, name: str) -> str | None:
-    """Why a daemon must be started (again); None when it works with the present configs."""
-    found = session.state(name, work.site.head_data_dir)
-    if not found.works:
-        return found.problem
-    entry = work.ledger.others.get(name)
-    if entry is None or entry.facts.get("pid") != found.pid:
-        return None  # somebody started it by hand, with configs of their own choice
-    return work.ledger.why_other(name, wanted_inputs(work.site, name))
-
-
 def start_daemon(work: Work, name: str) -> bool:
     """Start a daemon where that is needed; whether it works.  A failure is a fault."""
-    reason = why_start(work, name)
+    reason = why_start(work.site, name)
     if reason is None:
         return True
     begin_s = time.monotonic()
@@ -84,9 +44,6 @@ def start_daemon(work: Work, name: str) -> bool:
     except ObsError as error:
         work.fault(name, DAEMONS, str(error))
         return False
-    found = session.state(name, work.site.head_data_dir)
-    work.ledger.finish_other(name, time.time(), wanted_inputs(work.site, name), {"pid": found.pid})
-    work.book.save()
     work.console.note(f"{name}: started ({reason}), {time.monotonic() - begin_s:.1f} s")
     return True
 
@@ -164,12 +121,36 @@ def _off_asked_since(work: Work) -> bool:
     return True
 
 
-def why_hv_off(site: Site, boards: Sequence[Quabo]) -> dict[str, str]:
-    """The boards whose high voltage is not on at this moment, and why."""
-    found = session.state(HV_UPDATER, site.head_data_dir)
+Volts = tuple[float, ...]
+
+
+def nominal_volts(
+    settings: BoardSettings, uids: Mapping[str, str], boards: Sequence[Quabo]
+) -> dict[str, Volts]:
+    """The bias at 25 degC that the present files ask for, V, by address.
+
+    Without the boards that they say nothing about: those have no high voltage.
+    """
+    found: dict[str, Volts] = {}
+    try:
+        settings.db  # noqa: B018 (a file that cannot be read is read once, not for each board)
+    except ConfigError:
+        return found
+    for quabo in boards:
+        try:
+            found[quabo.ip] = settings.nominal_v(uids.get(quabo.ip, ""))
+        except ConfigError:
+            continue
+    return found
+
+
+def why_hv_off(work: Work, boards: Sequence[Quabo]) -> dict[str, str]:
+    """The boards whose high voltage is not what it should be at this moment, and why."""
+    found = session.state(HV_UPDATER, work.site.head_data_dir)
     if not found.works:
         return dict.fromkeys((quabo.ip for quabo in boards), f"{HV_UPDATER} {found.problem}")
-    return {ip: lack.reason for ip, lack in hv_lacks(site, boards).items()}
+    asked = nominal_volts(work.settings, work.uids, boards)
+    return {ip: lack.reason for ip, lack in hv_lacks(work.site, boards, asked).items()}
 
 
 def confirm_hv(work: Work, boards: Sequence[Quabo]) -> None:
@@ -186,10 +167,11 @@ def confirm_hv(work: Work, boards: Sequence[Quabo]) -> None:
 def _await_hv(work: Work, boards: Sequence[Quabo], heard: Callable[[str], None]) -> Results:
     deadline = time.monotonic() + HV_ON_S
     since = {quabo.ip: _disturbed_unix(work, quabo.ip) for quabo in boards}
+    asked = nominal_volts(work.settings, work.uids, boards)
     off = {quabo.ip for quabo in boards}
     while True:
         found = session.state(HV_UPDATER, work.site.head_data_dir)
-        lacks = hv_lacks(work.site, boards, since)
+        lacks = hv_lacks(work.site, boards, asked, since)
         for ip in sorted(off - lacks.keys()):
             heard(ip)
         off = set(lacks)
@@ -211,8 +193,8 @@ def _disturbed_unix(work: Work, ip: str) -> float:
 
 @dataclass(frozen=True)
 class HvLack:
-    """Why the HV of a board is not on; coming: it is on its way, and needs nothing but time;
-    in_vain: waiting is of no use, since it did not rise or a trip stands against it.
+    """Why the HV of a board is not what it should be; coming: it is on its way, and needs nothing
+    but time; in_vain: waiting is of no use, since it did not rise or a trip stands against it.
     """
 
     reason: str
@@ -221,10 +203,14 @@ class HvLack:
 
 
 def hv_lacks(
-    site: Site, boards: Sequence[Quabo], since: Mapping[str, float] | None = None
+    site: Site,
+    boards: Sequence[Quabo],
+    asked: Mapping[str, Volts],
+    since: Mapping[str, float] | None = None,
 ) -> dict[str, HvLack]:
-    """The boards that the updater has not got on, with its reasons.
+    """The boards that the updater has not got on, with its reasons, or has on for other voltages.
 
+    asked: `nominal_volts`, which the set point that is on must have been worked out from.
     since: Unix times by address; the housekeeping that showed HV on must have come later.
     """
     beat = read_heartbeat(site.head_data_dir, HV_UPDATER)
@@ -243,7 +229,25 @@ def hv_lacks(
             lacks[quabo.ip] = HvLack(said if coming else f"off: {said}", coming, in_vain)
         elif float(state.get("hk_unix", 0.0)) < (since or {}).get(quabo.ip, 0.0):
             lacks[quabo.ip] = HvLack("not seen on since the reboot or the PH baseline", True)
+        elif reason := other_volts(state.get("nominal_v"), asked.get(quabo.ip)):
+            lacks[quabo.ip] = HvLack(reason, coming=True)
     return lacks
+
+
+def other_volts(set_for: object, asked: Volts | None) -> str:
+    """Why a set point is not what the files ask for, "" = it is, or they ask for nothing.
+
+    set_for: the bias at 25 degC that hv_updater says it was worked out from.  The temperature,
+    which it follows from there, does not matter.
+    """
+    if asked is None:
+        return ""
+    if not isinstance(set_for, list):
+        return "not set by the present files yet"
+    if tuple(set_for) == asked:
+        return ""
+    old, new = (" ".join(f"{volt:g}" for volt in volts) for volts in (set_for, asked))
+    return f"set for {old} V at 25 degC, but the files ask for {new} V"
 
 
 def _tripped(site: Site) -> set[tuple[int, str]]:

@@ -229,6 +229,8 @@ class HvUpdater:
                     word = "off" if codes == HV_OFF else hv.stage.value
                     logger.error("%s: HV %s not confirmed: %s", ip, word, hv.problem)
         for ip, kept in self._kept.items():
+            if isinstance(kept.want, Target) and kept.hv.codes == kept.want.codes:
+                kept.hv.nominal_v = kept.board.nominal_v
             self._log_change(ip, kept.hv, before[ip][0])
         self._trip_stuck(now_unix, now_s)
         self._latch(now_unix, {ip for ip, (_, latched) in before.items() if not latched})
@@ -393,6 +395,7 @@ def _beat(daemon: Daemon, updater: HvUpdater, problem: str) -> None:
             "coming": hv.coming,
             "paused": hv.paused,
             "codes": hv.codes,
+            "nominal_v": hv.nominal_v,
             "reason": hv.reason,
             "problem": hv.problem,
             "hk_unix": hv.hk_unix,

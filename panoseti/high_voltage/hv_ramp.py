@@ -120,7 +120,8 @@ class BoardHv:
     latched (why it is off for good), hk_unix: arrival of the packet that showed it on last;
     coming: it may have HV, and is on its way to it; paused: it did not rise, and is tried again
     after PAUSE_S; lost_at: its voltages vanished though nobody took them (arrival of the last
-    packet that showed any, of the first that showed none), until whoever asks sets it to None.
+    packet that showed any, of the first that showed none), until whoever asks sets it to None;
+    nominal_v: bias at 25 degC that the set point was worked out from, which whoever asks sets.
     """
 
     def __init__(self, follow_s: float = 5.0) -> None:
@@ -131,6 +132,7 @@ class BoardHv:
         self.latched = ""
         self.hk_unix = 0.0
         self.coming = False
+        self.nominal_v: tuple[float, ...] | None = None
         self._follow_s = follow_s
         self._off = OffWatch()
         self._step = 0

@@ -87,9 +87,7 @@ class PresentBoards:
     def __init__(self, site: Site, data_dir: Path) -> None:
         self._site = site
         self._uids_path = data_dir / QUABO_UIDS
-        folder = quabos_folder(site.command_dir)
-        self._paths = (self._uids_path, folder / QUABO_INFO, folder / DETECTOR_INFO)
-        self._seen: Stamp | None = None
+        self._seen: tuple[Path, Stamp] | None = None
         self._uids = QuaboUids({})
         self._boards: tuple[HvBoard, ...] = ()
 
@@ -117,8 +115,10 @@ class PresentBoards:
         )
 
     def _refresh(self) -> None:
-        stamp = tuple(_stamp(path) for path in self._paths)
-        if stamp == self._seen:
+        folder = quabos_folder(self._site.command_dir)  # somebody may just have made it
+        paths = (self._uids_path, folder / QUABO_INFO, folder / DETECTOR_INFO)
+        seen = folder, tuple(_stamp(path) for path in paths)
+        if seen == self._seen:
             return
         uids = read_quabo_uids(self._uids_path, self._site.obs)
         db = load_board_db(self._site.command_dir)
@@ -127,7 +127,7 @@ class PresentBoards:
             for quabo in self._site.obs.quabos
             if uids.present(quabo.ip)
         )
-        self._uids, self._seen = uids, stamp
+        self._uids, self._seen = uids, seen
 
     def _board(self, quabo: Quabo, uid: str, db: BoardDb) -> HvBoard:
         place = (quabo.ip, quabo.boardloc, quabo.module_id)
