@@ -37,6 +37,8 @@ lock = ControlLock(Path(sys.argv[1]))
 assert lock.take(sys.argv[2])
 if sys.argv[3] == "deaf":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if sys.argv[3] == "short":
+    signal.signal(signal.SIGCONT, lambda *_: sys.exit(0))
 print("held", flush=True)
 signal.pause()
 """
@@ -113,6 +115,29 @@ def test_another_stop_is_never_signalled(tmp_path: Path) -> None:
         (note,) = take_turn(lock, "stop.py", Console(), QUIET)
         assert note.endswith("going on beside it") and f"[{stop.pid}]" in note
         assert stop.poll() is None
+
+
+def test_a_stop_that_was_suspended_is_continued_and_waited_for(tmp_path: Path) -> None:
+    """Boards and pipelines are not to go on for minutes because somebody typed Ctrl-Z."""
+    with holder(tmp_path, "stop.py", "short") as stop, ControlLock(tmp_path) as lock:
+        stop.send_signal(SIGSTOP)
+        wait_for(lambda: control_turn.is_suspended(stop.pid), "it to be suspended")
+        assert take_turn(lock, "stop.py", Console(), QUIET) == []
+        assert stop.wait(20) == 0
+
+
+def test_a_stop_that_stays_suspended_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its terminal suspends it again, or it is somebody else's."""
+    monkeypatch.setattr(control_turn, "SUSPENDED_S", 0.3)
+    sent = []
+    monkeypatch.setattr(ControlLock, "signal", lambda lock, who, number: sent.append(number))
+    with holder(tmp_path, "stop.py") as stop, ControlLock(tmp_path) as lock:
+        stop.send_signal(SIGSTOP)
+        wait_for(lambda: control_turn.is_suspended(stop.pid), "it to be suspended")
+        (note,) = take_turn(lock, "stop.py", Console(), QUIET)
+        assert note.endswith("is suspended: going on beside it") and sent == [SIGCONT]
 
 
 @pytest.mark.usefixtures("impatient")

@@ -1,12 +1,15 @@
 """Getting the turn at run control: a start is interrupted, another stop is waited for.
 
-Whatever holds it, a stop goes on in the end: beside one that cannot be ended, if need be.
+Whatever holds it, a stop goes on in the end: beside one that cannot be ended, if need be.  A stop
+that was suspended (Ctrl-Z) is continued.
 """
 
 from __future__ import annotations
 
 import time
 from signal import SIGCONT, SIGKILL, SIGTERM, Signals
+
+import psutil
 
 from panoseti.console import Console
 from panoseti.flight import FlightRecorder
@@ -17,6 +20,8 @@ START_PROGRAM = "start.py"
 START_UNDO_S = 60.0
 KILL_WAIT_S = 5.0
 OTHER_STOP_S = 120.0
+# A stop that is continued, and suspended again at once: its terminal does that to it.
+SUSPENDED_S = 3.0
 POLL_S = 0.1
 
 
@@ -33,6 +38,7 @@ class _Turn:
         self._console = console
         self._flight = flight
         self._notes: list[str] = []
+        self._suspended_s: float | None = None
 
     def take(self, what: str) -> list[str]:
         """As `take_turn`."""
@@ -47,6 +53,8 @@ class _Turn:
             if at_work != before:
                 killed = False
                 give_up_s = time.monotonic() + self._tell(at_work)
+            elif not _starts(at_work) and self._stays_suspended(at_work):
+                return [*self._notes, f"{at_work} is suspended: going on beside it"]
             elif time.monotonic() > give_up_s:
                 # Once only: one that hangs in its disk does not even end then.
                 if killed or not _starts(at_work) or not self._signal(at_work, SIGKILL):
@@ -66,16 +74,35 @@ class _Turn:
             self._signal(at_work, SIGCONT)  # it may have been suspended
         return START_UNDO_S
 
+    def _stays_suspended(self, at_work: AtWork) -> bool:
+        """Whether a stop is suspended, and was continued in vain."""
+        if at_work.pid is None or not is_suspended(at_work.pid):
+            self._suspended_s = None
+            return False
+        if self._suspended_s is None:
+            self._suspended_s = time.monotonic()
+            self._signal(at_work, SIGCONT)
+        return time.monotonic() - self._suspended_s > SUSPENDED_S
+
     def _signal(self, at_work: AtWork, number: Signals) -> bool:
         """Whether it was sent."""
         try:
             sent = self._lock.signal(at_work, number)
         except PermissionError:
-            self._notes.append(f"{at_work} belongs to somebody else and cannot be told to end")
+            what = "continued" if number is SIGCONT else "told to end"
+            self._notes.append(f"{at_work} belongs to somebody else and cannot be {what}")
             return False
         if sent:
             self._flight.note("signal", pid=at_work.pid, to=at_work.text, signal=number.name)
         return sent
+
+
+def is_suspended(pid: int) -> bool:
+    """Whether a process was stopped by a signal, or by a debugger."""
+    try:
+        return psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _starts(at_work: AtWork) -> bool:
