@@ -24,7 +24,7 @@ from panoseti.boards.data_flow import start_data_flow, stop_data_flow
 from panoseti.bringup import config_tasks, session
 from panoseti.bringup.ledger import Step
 from panoseti.bringup.ledger_file import LEDGER_FILE, LOCK_FILE, held_ledger, read_ledger
-from panoseti.bringup.readiness import in_words, load_settings, readiness
+from panoseti.bringup.readiness import in_words, load_settings, readiness, shutter_warnings
 from panoseti.bringup.session import HV_UPDATER, state
 from panoseti.bringup.touched import forget_touched, note_touched, read_touched
 from panoseti.calibration.threshold_measure import measure_thresholds
@@ -240,6 +240,34 @@ def test_a_shutter_that_does_not_move_is_believed(ready: PrivateObservatory, loo
     entry = read_ledger(ready.data_dir).entry(driver, Step.SHUTTER)
     assert entry is not None and entry.done_unix is None
     assert look("--shutter_open", "--module", "254").code == 0
+
+
+def test_a_shutter_that_housekeeping_contradicts_is_told_again(
+    ready: PrivateObservatory, look: Look, tmp_path: Path
+) -> None:
+    """It was closed by somebody who knows nothing of the configs."""
+    site, driver, other = load_site(ready.command_dir), ready.site.quabos[5], ready.site.quabos[1]
+    assert shutter_warnings(site, site.obs.quabos, look=True) == []
+    assert qc_main([driver, "SHC_NEW", "--config_dir", str(tmp_path)]) == 0
+    shut = "was told to be open, but SHUTTER_STATUS is 0"
+    label = site.obs.module(254).label
+    warning = f"{label}: shutter: {shut}; if it is to be open: config.py --redo shutter"
+    wait_for(
+        lambda: shutter_warnings(site, site.obs.quabos, look=True) == [warning], "housekeeping"
+    )
+    assert shutter_warnings(site, site.obs.quabos, look=False) == []
+    answer = look()
+    assert answer.code == 1 and not boards(ready)[driver]["shutter_open"], answer
+    assert f"{driver}: shutter: {shut}; config.py --redo shutter tells it again" in answer.err
+    assert look("--dry-run").out == f"shutter of {driver}: {shut}\n"
+    assert shutter_warnings(site, site.obs.quabos, look=False) == [warning]
+    assert look("--shutter_close", "--module", "1").code == 0
+    label = site.obs.module(1).label
+    closed = f"{label}: shutter: closed; if it is to be open: config.py --redo shutter"
+    assert shutter_warnings(site, site.obs.quabos, look=True) == [closed, warning]
+    assert shutter_warnings(site, [q for q in site.obs.quabos if q.ip == other], True) == [closed]
+    assert look().code == 0
+    assert boards(ready)[driver]["shutter_open"] and boards(ready)[other]["shutter_open"]
 
 
 def test_what_qc_has_set_is_stale_until_it_is_done_again(

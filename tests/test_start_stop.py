@@ -22,6 +22,8 @@ import pytest
 
 import stop as stop_script
 from panoseti.boards.addresses import is_loopback
+from panoseti.bringup.ledger import Step
+from panoseti.bringup.touched import forget_touched, note_touched, read_touched
 from panoseti.configs.board_files import read_quabo_uids
 from panoseti.configs.load_configs import load_site
 from panoseti.configs.site_at_any_price import find_site
@@ -119,7 +121,12 @@ def test_a_run_from_start_to_a_complete_collection(obs: Obs) -> None:
 
 
 def test_no_collect_then_no_cleanup_then_all(obs: Obs) -> None:
+    note_touched(obs.head_dir, obs.quabos[5], Step.SHUTTER, "set by qc.py")
     started = obs.start_here()
+    forget_touched(read_touched(obs.head_dir))
+    (warning,) = read_record(started.run_dir).document["warnings"]
+    assert "254" in warning and "shutter: set by qc.py; if it is to be open: config.py" in warning
+    assert started.warnings == (warning,)
     report = obs.stop_here(collect=False)
     assert report.ok and obs.is_idle() and frames_of(started.run_dir) == {}
     verdict = read_record(started.run_dir).document["verdict"]

@@ -119,9 +119,10 @@ def shutter_status(work: Work, state: str) -> int:
 
 
 def _shutter_fault(state: str, shown: Shown) -> str:
+    again = "--redo shutter" if state == OPEN else "--shutter_close"
     return (
-        f"was told to be {state}, but SHUTTER_STATUS is {shown.shutter_status}; look at it, and if"
-        f" it is {state} correct shutter_status_open in obs_config.json"
+        f"was told to be {state}, but SHUTTER_STATUS is {shown.shutter_status}; config.py {again}"
+        f" tells it again; if it is {state}, correct shutter_status_open in obs_config.json"
     )
 
 
@@ -427,7 +428,7 @@ def _shutters(work: Work, boards: Sequence[Quabo], seen: Mapping[str, Shown], wh
 
 def tell(work: Work, checks: Sequence[Check]) -> None:
     """Say what was seen, and what could not be; what is wrong is a fault of the board, what is odd
-    a warning.
+    a warning.  A shutter that is not where it was told to be counts as not told.
     """
     seen = [check.text for check in checks if check.good]
     if seen:
@@ -436,6 +437,10 @@ def tell(work: Work, checks: Sequence[Check]) -> None:
         for ip, text in check.wrong.items():
             if not any((known.where, known.step) == (ip, check.what) for known in work.problems):
                 work.board_fault(ip, check.what, text)
+        if check.what == Step.SHUTTER.label and check.wrong:
+            for ip, text in check.wrong.items():
+                work.ledger.undo(ip, Step.SHUTTER, text.partition(";")[0])
+            work.book.save()
         for ip, text in check.odd.items():
             work.console.warn(f"{ip}: {check.what}: {text}")
         by_reason: dict[str, list[str]] = {}

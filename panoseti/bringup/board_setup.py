@@ -15,7 +15,7 @@ from panoseti.boards.board_link import Step as LinkStep
 from panoseti.boards.board_work import Result, Results, Work, addresses, of_outcome
 from panoseti.boards.commands import ChannelMask, GoeMask
 from panoseti.bringup.board_settings import CLOSED, OPEN, BoardSettings
-from panoseti.bringup.ledger import Step
+from panoseti.bringup.ledger import Ledger, Step
 from panoseti.calibration import ph_baselines
 from panoseti.configs import settings
 from panoseti.configs.load_configs import Site
@@ -258,7 +258,12 @@ def fan_speed(work: Work, ip: str) -> int:
 
 def shutter_state(work: Work, quabo: Quabo) -> str:
     """OPEN or CLOSED as the ledger has it, "" when it is not known."""
-    entry = work.ledger.done(quabo.ip, Step.SHUTTER)
+    return state_in(work.ledger, quabo)
+
+
+def state_in(ledger: Ledger, quabo: Quabo) -> str:
+    """As `shutter_state`."""
+    entry = ledger.done(quabo.ip, Step.SHUTTER)
     return str(entry.inputs.get("", {}).get("shutter", "")) if entry else ""
 
 

@@ -12,8 +12,14 @@ from dataclasses import dataclass, replace
 
 from panoseti.boards.board_work import Problem, Work, addresses
 from panoseti.bringup import session
-from panoseti.bringup.board_settings import BoardSettings
-from panoseti.bringup.board_setup import MAROC_FIRST, load_maroc, load_masks
+from panoseti.bringup.board_settings import CLOSED, OPEN, BoardSettings
+from panoseti.bringup.board_setup import (
+    MAROC_FIRST,
+    load_maroc,
+    load_masks,
+    shutter_drivers,
+    state_in,
+)
 from panoseti.bringup.daemon_inputs import why_start
 from panoseti.bringup.ledger import HOUR_S, Ledger, Step
 from panoseti.bringup.ledger_file import held_ledger, read_ledger
@@ -253,6 +259,39 @@ def in_words(lacks: Sequence[Lack]) -> list[str]:
 def warnings_before_run(site: Site) -> list[str]:
     """What does not keep a run from being started, but should be known: boards without HV."""
     return [f"{ip}: HV {lack.reason}" for ip, lack in _hv_off(site, present_boards(site)).items()]
+
+
+def shutter_warnings(site: Site, boards: Sequence[Quabo], look: bool) -> list[str]:
+    """Shutters in front of these boards that are not open, as far as is known.
+
+    look: what housekeeping shows counts, too.
+    """
+    ledger, wanted = read_ledger(site.head_data_dir), BoardSettings(site).shutter_inputs(OPEN)
+    drivers, now_unix = shutter_drivers(boards), time.time()
+    shown = _shown(site, drivers) if look else {}
+    found = []
+    for quabo in drivers:
+        why = ledger.why(quabo.ip, Step.SHUTTER, wanted, now_unix)
+        seen = shown.get(quabo.ip)
+        if state_in(ledger, quabo) == CLOSED:
+            why = "closed"
+        elif why is None and seen is not None and seen != site.obs.shutter_status_open:
+            why = f"was told to be open, but SHUTTER_STATUS is {seen}"
+        if why is not None:
+            label = site.obs.module(quabo.module_id).label
+            found.append(f"{label}: shutter: {why}; if it is to be open: config.py --redo shutter")
+    return found
+
+
+def _shown(site: Site, boards: Sequence[Quabo]) -> dict[str, int]:
+    """SHUTTER_STATUS in housekeeping that is not too old, by address."""
+    since_unix = time.time() - site.obs.hk_max_age_s
+    try:
+        with StoreWatch(Store(site.obs.redis_host, site.obs.redis_port), boards) as watch:
+            shown = watch.shown.items()
+    except ObsError:
+        return {}  # told already
+    return {ip: one.shutter_status for ip, one in shown if one.utc_s >= since_unix}
 
 
 @dataclass(frozen=True)

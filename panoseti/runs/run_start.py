@@ -254,7 +254,7 @@ class _Start:
         expected = self._part.expected(self._options.data)
         document = new_document(self.holder, self._options.argv, sw_info(), expected)
         record = RunRecord(self._run_dir, document, flight=self._flight)
-        record.set()
+        record.set(warnings=list(self._checked.warnings))
         return record
 
     def _settings(self) -> str:

@@ -16,6 +16,7 @@ from panoseti.bringup.readiness import (
     in_words,
     present_boards,
     readiness,
+    shutter_warnings,
     warnings_before_run,
 )
 from panoseti.configs.load_configs import Site
@@ -112,6 +113,8 @@ def check_rest(site: Site, options: StartOptions, shells: NodeShells) -> Checked
     warnings = [*problems, *warnings]
     if hv:
         warnings += warnings_before_run(site)
+    if options.data:
+        warnings += shutter_warnings(site, part.boards, look=options.redis)
     return Checked(part, tuple(warnings), tuple(volumes))
 
 
