@@ -64,6 +64,11 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--json", action="store_true", help="results as one JSON document")
     add("--dry-run", action="store_true", help="show the bytes, send nothing")
     add("--no_echo", action="store_true", help="the board does not echo commands")
+    add(
+        qc_commands.HV_IS_MEANT,
+        action="store_true",
+        help=f"V and v may set more than {qc_commands.MOST_HV_V:g} V, which no detector may have",
+    )
     add("--timeout_s", type=seconds, help="time for each answer (default: what is usual)")
     usual = "default: as in the configs of --config_dir, else"
     add("--tftp_port", type=port, help=f"of the board ({usual} 69)")
@@ -88,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         timeout_s=args.timeout_s,
         echo=False if args.no_echo else None,
         hk_address=args.hk_address,
+        hv_is_meant=args.hv_is_meant,
     )
     session = Session(options, "qc.py", out.warn)
     if not args.dry_run:

@@ -303,6 +303,17 @@ def test_what_qc_has_set_is_stale_until_it_is_done_again(
     forget_touched(read_touched(ready.data_dir))
 
 
+def test_qc_says_whether_anybody_watches_high_voltage(
+    ready: PrivateObservatory, look: Look, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [ready.site.quabos[5], "--dry-run", "v", "0", "48000"]
+    assert qc_main(words) == 0
+    said = capsys.readouterr().err
+    assert "a running hv_updater sets its own values again" in said and "NOBODY" not in said
+    assert qc_main([*words, "--config_dir", str(tmp_path)]) == 0
+    assert "NOBODY WATCHES this voltage" in capsys.readouterr().err
+
+
 @pytest.mark.long
 def test_high_voltage_that_qc_has_set_is_set_again(ready: PrivateObservatory, look: Look) -> None:
     ip = ready.site.quabos[5]

@@ -15,7 +15,7 @@ import pytest
 
 from panoseti.boards import qc_commands
 from panoseti.boards.hk_socket import HkSocket
-from panoseti.boards.qc_commands import WORDS, UsageError
+from panoseti.boards.qc_commands import HV_IS_MEANT, WORDS, UsageError
 from panoseti.bringup.touched import TOUCHED_FOLDER
 from panoseti.flight import read_flight
 from panoseti.housekeeping.store import Store
@@ -107,7 +107,7 @@ def test_each_command_sends_the_bytes_of_the_deployed_tool(tmp_path: Path) -> No
     covered = {words[0] for words, _ in requests}
     assert covered >= {"AM", "v", "VV", "R", "ST", "SHO", "SHO_NEW", "FAN", "LF0", "B", "HK-IP"}
     # `v` keeps the other channels of this session; the deployed cases begin each with zeros.
-    runs = [(["--no_echo"], [pair]) for pair in requests if pair[0][0] == "v"]
+    runs = [(["--no_echo", HV_IS_MEANT], [pair]) for pair in requests if pair[0][0] == "v"]
     runs.append((["--no_echo"], [pair for pair in requests if pair[0][0] not in ("v", "FAN")]))
     runs.append(([], [pair for pair in requests if pair[0][0] == "FAN"]))  # the one with echo
     for options, run in runs:
@@ -169,6 +169,7 @@ def test_every_command_does_what_it_says(
     sent, received = done.stdout.count("\n> "), done.stdout.count("\n< ")
     assert sent + done.stdout.startswith("> ") == received == 11
     assert "HIGH VOLTAGE ON: codes 0, 0, 300, 0" in done.stderr
+    assert "NOBODY WATCHES this voltage" in done.stderr
     assert "the others as this qc.py has last set them" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -315,6 +316,7 @@ def test_mistakes_at_the_prompt_are_told_and_it_goes_on(
         (["R", "v", "4", "0"], "channel 4 is outside 0..3"),
         (["v", "0", "65536"], "65536"),
         (["v", "0", "many"], "'many' is no number"),
+        (["R", "v", "0", "51600"], "58.0 V, more than any detector may have (58 V)"),
         (["AM", "1", "0", "2", "0", "0"], "'2' is not 0 or 1"),
         (["ST", "50001"], "target_steps is 50001"),
         (["FAN", "16"], "fan_speed is 16"),

@@ -32,6 +32,18 @@ from panoseti.configs.settings import HV_OFFSET_V, HV_V_PER_CODE
 from panoseti.errors import EXIT_BAD_CONFIG, ObsError
 
 OLD_SHUTTER_S = 1.0
+# Detectors break down at 51 to 52 V; 3 V over that, and the correction of a warm one, make 57 V.
+MOST_HV_V = 58.0
+HV_IS_MEANT = "--hv_is_meant"
+WATCHED = (
+    "a running hv_updater sets its own values again when the temperature changes, or three packets"
+    " show over 2 V too much or 5 V too little; over 5 V too much it takes for a broken board: off"
+    " until acknowledged; where it does not run, temperature_guard switches off again"
+)
+NOT_WATCHED = (
+    "NOBODY WATCHES this voltage: no temperature_guard of the board's site works here; it stays on,"
+    " whatever temperature and time, until VV, or until the power is cut"
+)
 
 
 @dataclass
@@ -39,13 +51,17 @@ class Bench:
     """What commands depend on beside their parameters.
 
     config_dir: where quabo_config.txt is looked for first; warn: gets what the operator must know
-    before a command is sent; shutter_open_value: what opens the shutter; hv_codes: sent last.
+    before a command is sent; shutter_open_value: what opens the shutter; hv_codes: sent last;
+    watched: whether a temperature_guard looks after the board; hv_is_meant: more than MOST_HV_V may
+    be set.
     """
 
     config_dir: Path
     warn: Callable[[str], None]
     shutter_open_value: int = 0
     hv_codes: list[int] = field(default_factory=lambda: [0] * CHIPS)
+    watched: Callable[[], bool] = lambda: False
+    hv_is_meant: bool = False
 
 
 class UsageError(ObsError):
@@ -96,22 +112,30 @@ def _flag(text: str) -> int:
     return value
 
 
-def _volts(code: int) -> str:
-    return f"{max(0.0, code * HV_V_PER_CODE - HV_OFFSET_V):.2f} V" if code else "off"
+def _volts(code: int) -> float:
+    return max(0.0, code * HV_V_PER_CODE - HV_OFFSET_V)
+
+
+def _hv_words(code: int) -> str:
+    return f"{_volts(code):.2f} V" if code else "off"
 
 
 def _set_hv(bench: Bench, codes: Sequence[int]) -> list[Step]:
     """HV is told in words before it is sent; the codes are remembered for `v`."""
     step = Send(SetHv(tuple(codes)))
+    most = max(codes)
+    if _volts(most) > MOST_HV_V and not bench.hv_is_meant:
+        raise ValueError(
+            f"code {most} is {_volts(most):.1f} V, more than any detector may have"
+            f" ({MOST_HV_V:g} V); if it is meant all the same: {HV_IS_MEANT}"
+        )
     if any(codes):
         shown = ", ".join(str(code) for code in codes)
-        volts = ", ".join(_volts(code) for code in codes)
+        volts = ", ".join(_hv_words(code) for code in codes)
         bench.warn(
-            f"this switches HIGH VOLTAGE ON: codes {shown} for detectors 0..3, that is {volts};"
-            " a running hv_updater sets its own values again when the temperature changes, or three"
-            " packets show over 2 V too much or 5 V too little; over 5 V too much it takes for a"
-            " broken board: off until acknowledged"
+            f"this switches HIGH VOLTAGE ON: codes {shown} for detectors 0..3, that is {volts}"
         )
+        bench.warn(WATCHED if bench.watched() else NOT_WATCHED)
     else:
         bench.warn("this switches the high voltage of all four detectors off")
     bench.hv_codes = list(codes)

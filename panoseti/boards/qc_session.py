@@ -18,6 +18,7 @@ from panoseti.boards.board_link import LOCK_NAME, BoardLink, Outcome, Send, Step
 from panoseti.boards.commands import CalibratePhBaseline, DataDestination
 from panoseti.boards.hk_socket import HkSocket, listen_addresses
 from panoseti.boards.qc_commands import HK, UID, Bench, Request
+from panoseti.bringup import session
 from panoseti.bringup.ledger import utc_text
 from panoseti.bringup.touched import note_touched
 from panoseti.configs.load_configs import DAQ_CONFIG, OBS_CONFIG, Site, load_site
@@ -72,7 +73,8 @@ class Options:
     """How to reach the board; None = as the configs say, else the usual value.
 
     timeout_s: for each try; echo False: the board does not echo; hk_address: where this machine
-    listens for HK; config_dir: for quabo_config.txt and, if they are there, the configs.
+    listens for HK; config_dir: for quabo_config.txt and, if they are there, the configs;
+    hv_is_meant: HV may be more than detectors usually bear.
     """
 
     ip: str
@@ -82,6 +84,7 @@ class Options:
     timeout_s: float | None = None
     echo: bool | None = None
     hk_address: str | None = None
+    hv_is_meant: bool = False
 
 
 class Session:
@@ -95,7 +98,13 @@ class Session:
         self._site = _site_of(options.config_dir, warn)
         self._obs = ObsConfig("", "", (), ()) if self._site is None else self._site.obs
         self._head_ip = None if self._site is None else _head_ip(self._site)
-        self.bench = Bench(options.config_dir, warn, self._obs.shutter_open_value)
+        self.bench = Bench(
+            options.config_dir,
+            warn,
+            self._obs.shutter_open_value,
+            watched=self._watched,
+            hv_is_meant=options.hv_is_meant,
+        )
         self._warn = warn
         at_home = self._site is not None and self._site.is_head_node_here()
         data_dir = self._site.head_data_dir if self._site is not None and at_home else None
@@ -110,6 +119,16 @@ class Session:
             return self.options.echo
         found = [m for m in self._obs.modules if any(q.ip == self.options.ip for q in m.quabos)]
         return all(module.command_echo for module in found)
+
+    @property
+    def _is_of_site(self) -> bool:
+        return any(quabo.ip == self.options.ip for quabo in self._obs.quabos)
+
+    def _watched(self) -> bool:
+        """Whether a guard looks after the board's high voltage."""
+        if self._data_dir is None or not self._is_of_site:
+            return False
+        return session.state(session.TEMPERATURE_GUARD, self._data_dir).works
 
     # --- carrying out ---
 
@@ -187,7 +206,7 @@ class Session:
         Only of a board of the configs; at a bench there is nobody to be told.
         """
         step, ip = request.word.undoes, self.options.ip
-        if step is None or all(quabo.ip != ip for quabo in self._obs.quabos):
+        if step is None or not self._is_of_site:
             return
         try:
             if self._data_dir is None:
