@@ -15,6 +15,7 @@ from panoseti.configs.board_files import QUABO_UIDS, load_board_db, quabo_uids_t
 from panoseti.configs.load_configs import load_site
 from panoseti.configs.settings import hv_codes
 from panoseti.high_voltage.hv import HV_OFF
+from panoseti.high_voltage.hv_asked import ask
 from panoseti.high_voltage.safety import PATIENCE_S, STUCK_S
 from panoseti.housekeeping.store import Record, Store
 from simulator.client import SimulatorClient
@@ -94,6 +95,7 @@ class HvNight:
         temporary = self.data_dir / "uids.tmp"
         temporary.write_text(quabo_uids_text(self.site.obs, uids))
         temporary.replace(self.data_dir / QUABO_UIDS)
+        ask(self.data_dir, [quabo.ip for quabo in self.site.obs.quabos])
 
     # --- daemons ---
 

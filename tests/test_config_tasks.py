@@ -34,6 +34,7 @@ from panoseti.configs.board_files import read_ph_baseline
 from panoseti.configs.load_configs import load_site
 from panoseti.flight import FlightRecorder
 from panoseti.high_voltage.alarms import standing_alarms
+from panoseti.high_voltage.hv_asked import ask
 from panoseti.runs.run_state import RUN_NAME_FILE
 from qc import main as qc_main
 from simulator.flash import Firmware, firmware_image
@@ -381,6 +382,7 @@ def test_hv_off_ends_the_updater_and_needs_nothing(ready: PrivateObservatory, lo
     lines = [f"HV of {ip}: hv_updater does not run" for ip in ready.site.quabos]
     assert plan.out.splitlines() == ["start of hv_updater: does not run", *lines], plan
     site = load_site(ready.command_dir)
+    ask(ready.data_dir, ready.site.quabos)
     assert session.start(site, "hv_updater", FlightRecorder(None, "test"))
     assert all(" HV " in line for line in in_words(readiness(site))), "a start is refused"
     coming = "HV on its way up; run: config.py, which waits for it"

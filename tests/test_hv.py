@@ -11,6 +11,7 @@ from panoseti.boards.addresses import redis_key
 from panoseti.errors import ObsError
 from panoseti.high_voltage import hv
 from panoseti.high_voltage.hv import HvActions, HvBoard, HvUpdater, judge, update_loop
+from panoseti.high_voltage.hv_asked import NOT_ASKED
 from panoseti.high_voltage.hv_ramp import (
     HV_OFF,
     Codes,
@@ -76,7 +77,8 @@ class Site:
         self.locs = {board.boardloc: board.ip for board in boards}
         self.trips: list[Trip] = []
         self.store_error = self.trips_error = self.latch_error = self.closed = ""
-        self.note_error = ""
+        self.note_error = self.asked_error = ""
+        self.asked = {board.ip for board in boards}
         self.mute: set[str] = set()
         self.stuck: set[str] = set()
         self.no_hk: set[int] = set()
@@ -86,7 +88,7 @@ class Site:
         self.booted: list[tuple[int, float, float]] = []
         actions = HvActions(
             self.records, self.read_trips, self.latch, self.interlock, self.send, self.alarms,
-            self.note_boot,
+            self.note_boot, self.asked_for,
         )  # fmt: skip
         self.updater = HvUpdater(actions, MAX_AGE_S, clock=lambda: self.now + self.delay_s)
         self.updater.set_boards(boards)
@@ -104,6 +106,11 @@ class Site:
                 )
         known = {redis_key(boardloc): record for boardloc, record in self.last.items()}
         return {key: known[key] for key in keys if key in known}
+
+    def asked_for(self) -> set[str]:
+        if self.asked_error:
+            raise ObsError(self.asked_error)
+        return self.asked
 
     def read_trips(self) -> tuple[Trip, ...]:
         if self.trips_error:
@@ -161,6 +168,32 @@ def test_all_boards_go_up_together_in_steps(site: Site) -> None:
     up = [batch for batch in batches if set(batch.values()) != {HV_OFF}]
     assert up == [dict.fromkeys((BOARD.ip, OTHER.ip), step_codes(AT_25, i)) for i in range(4)]
     assert site.stage() is Stage.ON and site.reason() == ""
+
+
+def test_boards_that_nobody_asked_hv_for_have_none(site: Site) -> None:
+    """Somebody may be at work on them; asked for later, and no more, the updater running."""
+    site.asked = {BOARD.ip}
+    site.seconds(40)
+    assert site.codes == {BOARD.ip: AT_25, OTHER.ip: HV_OFF}
+    assert site.updater.unasked == {OTHER.ip}
+    assert site.reason(OTHER) == NOT_ASKED
+    site.asked = {BOARD.ip, OTHER.ip}
+    site.on()
+    site.asked = {OTHER.ip}
+    assert site.seconds(1) == [{BOARD.ip: HV_OFF}]
+    site.asked = set()
+    assert {OTHER.ip: HV_OFF} in site.seconds(1)
+
+
+def test_what_was_asked_for_and_cannot_be_read_is_off_and_told(site: Site) -> None:
+    site.on()
+    site.asked_error = "hv_asked.json is empty"
+    assert site.seconds(1) == [{BOARD.ip: HV_OFF, OTHER.ip: HV_OFF}]
+    assert site.reason() == "hv_asked.json is empty"
+    assert site.alarms.standing[("hv_asked", "")] == "hv_asked.json is empty"
+    site.asked_error = ""
+    site.on()
+    assert site.alarms.kinds() == set()
 
 
 @pytest.mark.parametrize("what", ["store_error", "trips_error", "closed"])

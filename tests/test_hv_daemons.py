@@ -25,6 +25,7 @@ from panoseti.configs.load_configs import load_site
 from panoseti.flight import FlightRecorder, read_flight
 from panoseti.high_voltage.alarms import AlarmState, read_alarms, standing_alarms
 from panoseti.high_voltage.hv import HV_OFF
+from panoseti.high_voltage.hv_asked import ASKED_FILE, ask
 from panoseti.high_voltage.hv_ramp import step_codes
 from panoseti.high_voltage.hv_service import PresentBoards, outlet_of, send_codes
 from panoseti.high_voltage.hv_trips import acknowledge, read_trips
@@ -329,6 +330,14 @@ def test_present_boards_follow_the_files(tmp_path: Path) -> None:
     assert one.nominal_v == load_board_db(tmp_path / "site").nominal_v(uid_of(4), 3)
     assert other.nominal_v is None and "quabo_info.json" in other.remedy
     assert [m.module_id for m in present.modules()] == [1, 254]
+    # For the guard one that HV was not asked for is as good as absent.
+    both = {"192.168.0.4", "192.168.3.249"}
+    all_ips = {quabo.ip for quabo in site.obs.quabos}
+    for asked in (set(), {"192.168.3.249"}, both):
+        ask(tmp_path, asked, anew=True)
+        assert set().union(*(m.absent for m in present.modules())) == all_ips - asked
+    (tmp_path / ASKED_FILE).write_text("{")
+    assert set().union(*(m.absent for m in present.modules())) == all_ips - both
     assert [m.outlet for m in present.modules()] == ["outlet 1 of wps", ""]
     assert outlet_of(site.obs, site.obs.modules[0]) == "outlet 1 of wps"
     (tmp_path / "site" / "quabos").rename(tmp_path / "aside")

@@ -32,8 +32,8 @@ LAYERS: dict[str, str] = {
     # What lies on this computer: files, locks, processes, its names and its terminal.
     "local": """
         activities alarms background board_files collect_progress console daemon firmware_marks
-        flight hv_off_asked hv_trips interrupts launch ledger_file load_configs local_host port_lock
-        poller power_credentials run_snapshot software state_files stop_in_background
+        flight hv_asked hv_off_asked hv_trips interrupts launch ledger_file load_configs local_host
+        poller port_lock power_credentials run_snapshot software state_files stop_in_background
         supervision touched venv watch_log word_streams
     """,
     # One file for each way to other computers.

@@ -41,6 +41,7 @@ from tests.site_files import DAQ, OBS, changed, write_site
 ON: Mapping[str, Any] = {"hv": "on", "hk_unix": 100.0}
 RISING: Mapping[str, Any] = {"hv": "rising", "coming": True, "reason": "on its way up"}
 PAUSED: Mapping[str, Any] = {"hv": "off", "paused": True, "reason": "no detector follows"}
+LEFT_OUT: Mapping[str, Any] = {"hv": "off", "asked": False, "reason": "not asked for"}
 TRIPPED: Mapping[str, Any] = {"hv": "off", "coming": False, "reason": "too hot"}
 
 
@@ -277,6 +278,10 @@ def test_a_board_that_does_not_rise_is_not_waited_for(
             "{0}: HV off: too hot; run: config.py",
             "{1}: HV on its way up; run: config.py, which waits for it",
         ]),
+        ((ON, LEFT_OUT), []),
+        ((TRIPPED, LEFT_OUT), ["{0}: HV off: too hot; run: config.py"]),
+        ((RISING, LEFT_OUT), ["{0}: HV on its way up; run: config.py, which waits for it"]),
+        ((LEFT_OUT, LEFT_OUT), ["all 2 boards: HV off: not asked for; run: config.py"]),
         ((TRIPPED, TRIPPED), ["all 2 boards: HV off: too hot; run: config.py"]),
     ],
 )  # fmt: skip

@@ -21,6 +21,7 @@ from panoseti.configs.site import Module, Quabo
 from panoseti.console import Console
 from panoseti.errors import ConfigError, Fault, ObsError
 from panoseti.flight import FlightRecorder
+from panoseti.high_voltage.hv_asked import take_back
 from panoseti.high_voltage.hv_off_asked import off_asked_unix
 from panoseti.state_files import write_state
 from panoseti.words import joined
@@ -244,6 +245,8 @@ class Work:
             write_state(path, text.encode())
         except OSError as error:
             raise ObsError(f"{path}: cannot be written: {error.strerror}") from error
+        # One that comes back has high voltage when somebody asks for it again.
+        take_back(self.site.head_data_dir, [ip for ip, uid in self.uids.items() if not uid])
 
     def absent(self, quabo: Quabo) -> None:
         """The board is not there: nothing is known of it any more."""

@@ -380,6 +380,9 @@ class BringUp:
     def _daemons(self) -> None:
         """Housekeeping, guard, high voltage: what does not work, in this order."""
         work = self.work
+        asked = self._dry_run or session_setup.ask_for_hv(
+            work, [quabo for quabo in work.boards if work.uids.get(quabo.ip)]
+        )
         reasons = {name: why_start(work.site, name) for name in SESSION_DAEMONS}
         hv_anew = self._why_hv_anew()
         reasons[HV_UPDATER] = reasons[HV_UPDATER] or hv_anew
@@ -392,7 +395,7 @@ class BringUp:
         if reasons[CAPTURE_HK] or reasons[TEMPERATURE_GUARD]:
             well = session_setup.start_housekeeping(work, boards)
         self._note_listener()
-        if well and reasons[HV_UPDATER]:
+        if well and asked and reasons[HV_UPDATER]:
             if hv_anew:
                 session_setup.end_daemons(work, [HV_UPDATER])
             session_setup.start_hv(work)

@@ -245,7 +245,7 @@ def _daemons(job: Job) -> None:
 
 
 def _hv_on(job: Job) -> None:
-    if session_setup.start_hv(job.work):
+    if session_setup.ask_for_hv(job.work, job.boards()) and session_setup.start_hv(job.work):
         session_setup.confirm_hv(job.work, job.boards())
         job.console.note("HV: kept at its set point by hv_updater, as the temperature asks for")
         verified.tell(job.work, [verified.see_hv(job.work, job.boards())])

@@ -226,7 +226,11 @@ def _daemon_lacks(site: Site, need_hv: bool, need_redis: bool) -> list[Lack]:
 def _hv_lacks(site: Site, boards: Sequence[Quabo]) -> list[Lack]:
     """High voltage that will be there soon, or is nowhere; one board without it is a warning."""
     off = _hv_off(site, boards)
-    nowhere = len(off) == len(boards)
+    # Those that were left out on purpose do not count, unless nobody has asked for any.
+    wanted = [q.ip for q in boards if q.ip not in off or off[q.ip].asked]
+    if wanted:
+        off = {ip: lack for ip, lack in off.items() if ip in wanted}
+    nowhere = len(off) == len(wanted or boards)
     return [
         Lack(ip, f"HV {lack.reason}", WAIT if lack.coming else MEND_ALL, of_all=True)
         for ip, lack in off.items()

@@ -18,6 +18,7 @@ from panoseti.bringup.ledger import Step
 from panoseti.bringup.session import HV_UPDATER
 from panoseti.configs.site import Module
 from panoseti.errors import ObsError
+from panoseti.high_voltage.hv_asked import take_all_back
 from panoseti.high_voltage.hv_off_asked import note_off_asked
 from panoseti.high_voltage.hv_trips import ACKNOWLEDGE, add_trips, read_trips
 from panoseti.runs import activities
@@ -74,6 +75,10 @@ def _ask_for_off(work: Work, data_dir: Path) -> None:
         note_off_asked(data_dir, time.time())
     except ObsError as error:
         work.console.warn(f"a config.py that is at work may switch HV on again: {error}")
+    try:
+        take_all_back(data_dir)
+    except ObsError as error:
+        work.console.warn(f"an hv_updater may switch HV on again: {error}")
 
 
 def _take_trips_along(work: Work, data_dir: Path) -> None:

@@ -18,6 +18,7 @@ from panoseti.bringup.session import CAPTURE_HK, HV_UPDATER, SESSION_DAEMONS, TE
 from panoseti.configs.load_configs import Site
 from panoseti.configs.site import Quabo
 from panoseti.errors import ConfigError, ObsError
+from panoseti.high_voltage import hv_asked
 from panoseti.high_voltage.hv_off_asked import off_asked_unix
 from panoseti.high_voltage.hv_trips import read_trips
 from panoseti.housekeeping.hk_watch import StoreWatch, wait_heard
@@ -99,6 +100,28 @@ def start_hv(work: Work) -> bool:
         return False
     if _off_asked_since(work):  # while it was being started
         end_daemons(work, [HV_UPDATER])
+        return False
+    return True
+
+
+def ask_for_hv(work: Work, boards: Sequence[Quabo]) -> bool:
+    """Note that these boards may have HV; whether that is so.
+
+    Beside those of before while an hv_updater runs: a new one begins with these alone.  Not after
+    somebody has asked for HV off since this work was begun.
+    """
+    if _off_asked_since(work):
+        return False
+    data_dir, ips = work.site.head_data_dir, [quabo.ip for quabo in boards]
+    anew = session.process(HV_UPDATER, data_dir) is None
+    try:
+        if problem := hv_asked.ask(data_dir, ips, anew):
+            work.console.warn(f"{problem}; made anew: other boards are off until asked for again")
+        if _off_asked_since(work):  # in the same moment
+            hv_asked.take_back(data_dir, ips)
+            return False
+    except ObsError as error:
+        work.fault(HV_UPDATER, DAEMONS, str(error))
         return False
     return True
 
@@ -194,12 +217,14 @@ def _disturbed_unix(work: Work, ip: str) -> float:
 @dataclass(frozen=True)
 class HvLack:
     """Why the HV of a board is not what it should be; coming: it is on its way, and needs nothing
-    but time; in_vain: waiting is of no use, since it did not rise or a trip stands against it.
+    but time; in_vain: waiting is of no use, since it did not rise or a trip stands against it;
+    asked: False = it is off since nobody has asked for it.
     """
 
     reason: str
     coming: bool = False
     in_vain: bool = False
+    asked: bool = True
 
 
 def hv_lacks(
@@ -226,7 +251,9 @@ def hv_lacks(
             if paused:
                 said = f"{said}; tried again every minute"
             in_vain = paused or not tripped.isdisjoint({(module, ""), (module, quabo.ip)})
-            lacks[quabo.ip] = HvLack(said if coming else f"off: {said}", coming, in_vain)
+            lacks[quabo.ip] = HvLack(
+                said if coming else f"off: {said}", coming, in_vain, state.get("asked") is not False
+            )
         elif float(state.get("hk_unix", 0.0)) < (since or {}).get(quabo.ip, 0.0):
             lacks[quabo.ip] = HvLack("not seen on since the reboot or the PH baseline", True)
         elif reason := other_volts(state.get("nominal_v"), asked.get(quabo.ip)):

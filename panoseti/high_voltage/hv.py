@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from panoseti.boards.addresses import redis_key
 from panoseti.configs.settings import hv_codes
 from panoseti.daemon import Daemon
 from panoseti.errors import ObsError
+from panoseti.high_voltage.hv_asked import NOT_ASKED
 from panoseti.high_voltage.hv_off import STUCK_S
 from panoseti.high_voltage.hv_ramp import HV_OFF, BoardHv, Codes, Hold, Off, Stage, Target, Want
 from panoseti.high_voltage.hv_trips import ACKNOWLEDGE, Trip
@@ -41,6 +42,7 @@ STALE_S = 4.0
 # How many of its intervals the end waits for HVMON to show that all is off: four packets.
 PROOF_INTERVALS = 12
 LATCHED_ALARM, SUPPLY_ALARM, TRIP_ALARM = "hv_latched", "hv_supply", "hv_trip"
+ASKED_ALARM = "hv_asked"
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,17 @@ class HvBoard:
 
 
 def judge(
-    board: HvBoard, verdict: Verdict, closed: str = "", latched: str = "", trip: Trip | None = None
+    board: HvBoard,
+    verdict: Verdict,
+    closed: str = "",
+    latched: str = "",
+    trip: Trip | None = None,
+    unasked: str = "",
 ) -> Want:
     """HV for a board from what its housekeeping says.
 
     closed: why no board may have HV ("" = they may); latched: why this one is off for good;
-    trip: that stands against it or its module.
+    trip: that stands against it or its module; unasked: that nobody has asked for its HV.
     """
     if trip is not None:
         return Off(f"{trip.by or 'trip'}: {trip.reason}; then: {ACKNOWLEDGE}")
@@ -72,6 +79,8 @@ def judge(
         return Off(latched, latch=True)
     if isinstance(verdict, OverLimit):
         return Off(verdict.reason, latch=True)
+    if unasked:
+        return Off(unasked)
     if isinstance(verdict, Blind):
         return Off(verdict.reason)
     if closed:
@@ -102,7 +111,8 @@ class HvActions:
     ObsError); latch: adds trips (raises ObsError); closed: why no board may have HV, from trips,
     Unix time and monotonic time; send: codes by address, returns the problem of each board, None
     where the board confirmed; booted: notes that the voltages of a board (BOARDLOC), there at a
-    Unix time, were gone at another: it has rebooted, as far as anybody can tell (raises ObsError).
+    Unix time, were gone at another: it has rebooted, as far as anybody can tell (raises ObsError);
+    asked: the boards that HV was asked for, by address (raises ObsError).
     """
 
     records: Callable[[Iterable[str]], dict[str, Record]]
@@ -112,6 +122,7 @@ class HvActions:
     send: Callable[[Mapping[str, Codes]], Mapping[str, str | None]]
     alarms: Tells
     booted: Callable[[int, float, float], object]
+    asked: Callable[[], Collection[str]]
 
 
 @dataclass
@@ -122,6 +133,7 @@ class _Kept:
     trust: BoardTrust
     hv: BoardHv
     present: bool = True
+    asked: bool = False
     want: Want = field(default_factory=lambda: Off("not looked at yet"))
 
 
@@ -149,6 +161,7 @@ class HvUpdater:
         self._clock = clock
         self._stuck_s = stuck_s
         self._looked_s = 0.0
+        self._asked_problem = ""
         self._kept: dict[str, _Kept] = {}
         self._unsaved: dict[tuple[int, str], Trip] = {}
         self._standing: set[tuple[int, str]] = set()
@@ -157,6 +170,11 @@ class HvUpdater:
     def boards(self) -> dict[str, BoardHv]:
         """The HV of each board by address."""
         return {ip: kept.hv for ip, kept in self._kept.items()}
+
+    @property
+    def unasked(self) -> set[str]:
+        """Addresses of the boards that nobody has asked HV for."""
+        return {ip for ip, kept in self._kept.items() if not kept.asked}
 
     def set_boards(self, boards: Iterable[HvBoard]) -> None:
         """The boards that are present now; one that is no longer among them is switched off."""
@@ -189,6 +207,7 @@ class HvUpdater:
             self.closed = str(error)
         if self.ending:
             self.closed = "hv_updater ends"
+        asked = self._read_asked()
         standing = {trip.key: trip for trip in trips}
         for ip, kept in list(self._kept.items()):
             record = records.get(redis_key(kept.board.boardloc), {})
@@ -198,7 +217,19 @@ class HvUpdater:
                 continue
             module = kept.board.module_id
             trip = standing.get((module, "")) or standing.get((module, ip))
-            kept.want = judge(kept.board, verdict, self.closed, self._latched(kept, trip), trip)
+            kept.asked = ip in asked
+            unasked = "" if kept.asked else self._asked_problem or NOT_ASKED
+            latched = self._latched(kept, trip)
+            kept.want = judge(kept.board, verdict, self.closed, latched, trip, unasked)
+
+    def _read_asked(self) -> Collection[str]:
+        try:
+            asked = self._actions.asked()
+        except ObsError as error:
+            self._asked_problem = str(error)
+            return ()
+        self._asked_problem = ""
+        return asked
 
     def _latched(self, kept: _Kept, trip: Trip | None) -> str:
         """Why a board is off for good; the file knows it, and when an operator has seen it."""
@@ -236,6 +267,7 @@ class HvUpdater:
         self._latch(now_unix, {ip for ip, (_, latched) in before.items() if not latched})
         self._note_boots()
         self._forget()
+        self._actions.alarms.hold(ASKED_ALARM, "", self._asked_problem)
         self._actions.alarms.hold_only(
             SUPPLY_ALARM, {ip: kept.hv.supply_fault for ip, kept in self._kept.items()}
         )
@@ -389,9 +421,11 @@ def _end(daemon: Daemon, updater: HvUpdater) -> None:
 
 
 def _beat(daemon: Daemon, updater: HvUpdater, problem: str) -> None:
+    unasked = updater.unasked
     states = {
         ip: {
             "hv": hv.stage.value,
+            "asked": ip not in unasked,
             "coming": hv.coming,
             "paused": hv.paused,
             "codes": hv.codes,
@@ -402,6 +436,9 @@ def _beat(daemon: Daemon, updater: HvUpdater, problem: str) -> None:
         }
         for ip, hv in sorted(updater.boards.items())
     }
-    good = not problem and all(hv.stage is Stage.ON for hv in updater.boards.values())
+    as_asked = (
+        hv.stage is (Stage.OFF if ip in unasked else Stage.ON) for ip, hv in updater.boards.items()
+    )
+    good = not problem and all(as_asked)
     word = "ending" if updater.ending else "ok" if good else "boards off"
     daemon.beat(word, problem=problem, interlock=updater.closed, boards=states)

@@ -32,6 +32,7 @@ from panoseti.flight import FlightRecorder
 from panoseti.high_voltage.alarms import Alarms
 from panoseti.high_voltage.hv import HV_OFF, Codes, HvActions, HvBoard, judge
 from panoseti.high_voltage.hv import NAME as UPDATER
+from panoseti.high_voltage.hv_asked import read_asked
 from panoseti.high_voltage.hv_off import STUCK_S
 from panoseti.high_voltage.hv_ramp import Off
 from panoseti.high_voltage.hv_trips import (
@@ -86,9 +87,11 @@ class PresentBoards:
 
     def __init__(self, site: Site, data_dir: Path) -> None:
         self._site = site
+        self._data_dir = data_dir
         self._uids_path = data_dir / QUABO_UIDS
         self._seen: tuple[Path, Stamp] | None = None
         self._uids = QuaboUids({})
+        self._asked: frozenset[str] | None = None  # None = not known
         self._boards: tuple[HvBoard, ...] = ()
 
     def boards(self) -> tuple[HvBoard, ...]:
@@ -97,8 +100,12 @@ class PresentBoards:
         return self._boards
 
     def modules(self) -> tuple[GuardedModule, ...]:
-        """For the guard: all modules, and who is absent; ConfigError as above."""
+        """For the guard: all modules, and who is left out; ConfigError as above."""
         self._refresh()
+        try:
+            self._asked = read_asked(self._data_dir)
+        except ObsError:
+            self._asked = None  # hv_updater tells; meanwhile all that are present are watched
         return self.as_known()
 
     def as_known(self) -> tuple[GuardedModule, ...]:
@@ -109,10 +116,13 @@ class PresentBoards:
                 module.label,
                 tuple((q.ip, q.boardloc) for q in module.quabos),
                 outlet_of(self._site.obs, module),
-                frozenset(q.ip for q in module.quabos if not self._uids.present(q.ip)),
+                frozenset(q.ip for q in module.quabos if not self._is_watched(q.ip)),
             )
             for module in self._site.obs.modules
         )
+
+    def _is_watched(self, ip: str) -> bool:
+        return self._uids.present(ip) and (self._asked is None or ip in self._asked)
 
     def _refresh(self) -> None:
         folder = quabos_folder(self._site.command_dir)  # somebody may just have made it
@@ -202,6 +212,7 @@ def updater_actions(
         ),
         alarms=alarms,
         booted=store.infer_boot,
+        asked=partial(read_asked, data_dir),
     )
 
 

@@ -7,8 +7,9 @@ It judges every board by the same rules as the HV updater (`hk_trust`), and watc
 - A board whose state is not known, or that no living updater keeps, gets HV off until HVMON shows
   that it has obeyed, also when the reason has passed meanwhile.  When HVMON shows a voltage all the
   same for `stuck_s`, or nothing at all for `patience_s`, its module is tripped as well.
-- A board that is not (or no longer) among those that are present is of concern while housekeeping
-  of it shows a voltage, while it has not been seen to obey, and while a trip of its own stands.
+- A board that is not (or no longer) among those that are present and HV was asked for is of concern
+  while housekeeping of it shows a voltage, while it has not been seen to obey, and while a trip of
+  its own stands.
 
 `Guard.look` decides, `Guard.act` does; call both about once a second.
 """
@@ -50,7 +51,7 @@ class GuardedModule:
 
     boards: (address, BOARDLOC) of all four; outlet: name of the power outlet that feeds it, ""
     where no power switch is configured; absent: addresses of boards that did not answer the last
-    scan.
+    scan, or that HV was not asked for.
     """
 
     module_id: int
@@ -260,7 +261,7 @@ class Guard:
         if self._trips_problem:
             return self._trips_problem
         if ip in module.absent:
-            return "not among the boards that are present"
+            return "not among the boards that are present and HV was asked for"
         if watched.blind:
             return watched.blind
         return self._life.why if self._life.alive is False else ""
