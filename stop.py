@@ -28,7 +28,8 @@ EXAMPLES = """\
   ./stop.py --background    stop; another process collects (status.py shows how far it is)
   ./stop.py --no_collect    stop only; the data stay on the DAQ nodes
   ./stop.py --run obs_Lick.start_2024-07-25T04:34:06Z.runtype_sci-data.pffd
-                            collect an old run (again); a run in progress goes on
+                            collect an old run (again); a run in progress goes on.
+                            Its directory here may be lost: then the nodes are asked
 Run it in the command directory (the one with the three configs) on the head node."""
 
 
@@ -48,7 +49,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add(
         "--force",
         action="store_true",
-        help="stop what another head node has begun, too (asks when on a terminal)",
+        help="stop what another head node has begun, too; with --run: collect its lost run"
+        " (asks when on a terminal)",
     )
     add(
         "--data_dir",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import stat
 from pathlib import Path
@@ -28,6 +29,7 @@ from daq_node import (
 from daq_process import find_hashpipes, find_pipelines
 
 CHUNK = 4 << 20
+CONFIG_COPY = "daq_config.json"  # in a run directory on a node: who the head node is
 HEAD_RUN_FILE = "run.json"  # in a run directory that is the head node's
 NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
@@ -115,6 +117,20 @@ def refuse_while_recording(run: str) -> None:
             raise RefusedError(f"{pipeline} is recording: stop.py")
 
 
+def head_told(run: str) -> Optional[Document]:
+    """The head node of a run, by the copy of its configs; None where no such copy says it."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        with open_folder(None, run) as folder:
+            fd = os.open(CONFIG_COPY, flags, dir_fd=folder)
+        with os.fdopen(fd, "rb") as file:
+            said = json.loads(file.read(CHUNK))
+        address, data_dir = said["head_node_ip_addr"], said["head_node_data_dir"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return {"address": str(address), "data_dir": str(data_dir)}
+
+
 def list_runs() -> List[Document]:
     """Runs that have files on this node, oldest name first; not the head node's own copies."""
     found: Dict[str, Document] = {}
@@ -132,7 +148,7 @@ def list_runs() -> List[Document]:
             files, _ = list_folder(module, run)
             entry["files"] += len(files)
             entry["bytes"] += sum(file["bytes"] for file in files)
-    return [found[run] for run in sorted(found)]
+    return [{**found[run], "head": head_told(run)} for run in sorted(found)]
 
 
 def list_folder(module: Optional[int], run: str) -> Tuple[List[Document], List[str]]:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The files of runs on this DAQ node: list, hash, move, delete; prints one JSON document.
 
-  runs     runs that have files here
+  runs     runs that have files here, and their head node where that is known
   list     files of a run: path, size, time of change, inode
   hash     SHA-256 of files named on stdin, at low priority
   delete   files named on stdin, if they are still what was listed; then emptied directories

@@ -67,9 +67,25 @@ def test_list(node: NodeDir, tmp_path: Path) -> None:
     assert document["head_run_dir"] is False
     runs = node.helper("run_files.py", "runs").document["runs"]
     assert runs == [
-        {"run": RUN, "files": 2, "bytes": 9},
-        {"run": OTHER_RUN, "files": 1, "bytes": 4},
+        {"run": RUN, "files": 2, "bytes": 9, "head": None},
+        {"run": OTHER_RUN, "files": 1, "bytes": 4, "head": None},
     ]
+
+
+def test_the_head_node_of_a_run_is_told_by_the_copy_of_its_configs(node: NodeDir) -> None:
+    put(node, PATH)
+    config = put(node, f"{RUN}/daq_config.json")
+    head = {"address": "10.0.1.1", "data_dir": "/data/a"}
+    names = {"head_node_ip_addr": head["address"], "head_node_data_dir": head["data_dir"]}
+    texts = {json.dumps({**names, "daq_nodes": []}): head, "[1]": None, "{}": None, "": None}
+    for text, told in texts.items():
+        config.write_text(text)
+        (run,) = node.helper("run_files.py", "runs").document["runs"]
+        assert run["head"] == told, text
+    config.unlink()
+    os.mkfifo(config)
+    (run,) = node.helper("run_files.py", "runs").document["runs"]
+    assert run["head"] is None
 
 
 def test_a_name_that_vanishes_hides_no_other(node: NodeDir) -> None:

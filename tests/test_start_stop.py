@@ -946,6 +946,24 @@ def test_housekeeping_alone_and_data_alone(obs: Obs) -> None:
     assert obs.stop_here().ok and not (started.run_dir / "hk.pff").exists()
 
 
+@pytest.mark.long
+def test_a_run_whose_directory_was_lost_is_named_and_collected(obs: Obs, tmp_path: Path) -> None:
+    """The head node's disk is replaced while it records."""
+    started = obs.start_here(redis=False, hv=False)
+    run = started.holder.run
+    started.run_dir.rename(tmp_path / "away")
+    (obs.head_dir / "run_name").unlink()
+    ended = obs.type("stop.py")
+    assert ended.code == 0 and f"stop.py --run {run}" in ended.out + ended.err, ended
+    assert f"no record of it here: stop.py --run {run}" in obs.type("status.py").err
+    frames = sum(path.stat().st_size for path in obs.node_dir.glob(f"module_*/{run}/*.pff"))
+    done = obs.type("stop.py", "--run", run)
+    assert done.code == 0 and obs.left_on_node() == [], done
+    assert sum(path.stat().st_size for path in started.run_dir.glob("*.pff")) == frames
+    assert frames_of(started.run_dir)[254, "img16"] > 0
+    assert f"stop.py --run {run}" not in obs.type("status.py").err
+
+
 def test_an_unknown_run_is_refused(obs: Obs) -> None:
     done = obs.type("stop.py", "--run", "obs_No.start_2024-01-01T00:00:00Z.runtype_x.pffd")
     assert done.code == 3 and "no run" in done.err

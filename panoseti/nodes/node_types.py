@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from daq.daq_facts import check_time, split_path, utc_text
+from daq.daq_facts import check_run_name, check_time, split_path, utc_text
 
 Document = Mapping[str, Any]
 T = TypeVar("T")
@@ -277,11 +277,15 @@ class FilesDone:
 
 @dataclass(frozen=True)
 class NodeRun:
-    """A run that has files on a node."""
+    """A run that has files on a node; head_address, head_data_dir: its head node and the data
+    directory there, by the copy of its configs, "" where no such copy tells it.
+    """
 
     run: str
     files: int
     bytes: int
+    head_address: str = ""
+    head_data_dir: str = ""
 
 
 def parsed(build: Callable[[Document], T], document: Document) -> T:
@@ -471,7 +475,15 @@ def file_problems(document: Document) -> tuple[FileProblem, ...]:
 
 def node_runs(document: Document) -> tuple[NodeRun, ...]:
     """The document of run_files runs."""
-    return tuple(
-        NodeRun(str(entry["run"]), int(entry["files"]), int(entry["bytes"]))
-        for entry in document["runs"]
+    return tuple(_node_run(entry) for entry in document["runs"])
+
+
+def _node_run(entry: Document) -> NodeRun:
+    head = entry.get("head") or {}
+    return NodeRun(
+        run=check_run_name(entry["run"]),  # a path here is made of it
+        files=int(entry["files"]),
+        bytes=int(entry["bytes"]),
+        head_address=str(head.get("address", "")),
+        head_data_dir=str(head.get("data_dir", "")),
     )

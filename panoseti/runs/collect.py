@@ -18,7 +18,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -294,6 +294,17 @@ class _Node:
             self._result.size_bytes += sum(file.bytes for file in verified)
             self._result.failed += failed
             self._result.undeleted += kept
+
+
+def fetch_ahead(collection: Collection, shell: Shell, names: Container[str]) -> None:
+    """Bring files of these names from `<run>/` on a node before all the others: configs, which say
+    what else there is to collect.  Nothing is deleted; what fails is collected with the rest.
+    """
+    target = collection.run_dir / INCOMING / shell.node.ip_addr
+    listing = daq_nodes.list_files(shell, collection.run)
+    files = [file for file in listing.files if not file.in_module_dir and file.name in names]
+    _Batch(collection, shell, files, target).fetch()
+    _remove_emptied(collection.run_dir / INCOMING)
 
 
 def _timeout_s(size_bytes: int) -> float:

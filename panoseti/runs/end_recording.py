@@ -136,6 +136,10 @@ class Ending:
         strangers = self._left_out(never_asked)
         return [now.get((n.ip_addr, n.data_dir), n) for n in then if n.ip_addr not in strangers]
 
+    def is_over(self, node: DaqNode) -> bool:
+        """Whether a node has answered, and nothing records on it any more."""
+        return any(line.what == node_label(node) and line.ok for line in self.lines)
+
     def _left_out(
         self, which: Callable[[Mapping[str, Any]], Mapping[str, str]]
     ) -> Mapping[str, str]:
@@ -275,7 +279,7 @@ class Ending:
             ok = outcome.ok
             if node.ip_addr in without and isinstance(outcome.problem, RemoteError):
                 now, ok = f"{WITHOUT}: {now}", True
-            self.lines.append(Line(f"DAQ node {node.ip_addr}", STOP_RECORDING, now, ok))
+            self.lines.append(Line(node_label(node), STOP_RECORDING, now, ok))
             all_over = all_over and ok
         return all_over
 
@@ -325,6 +329,11 @@ class Ending:
         if not recorders:
             self.lines.append(Line("HK recorder", END, "none runs"))
         return all(how != "still runs" for _, how in results)
+
+
+def node_label(node: DaqNode) -> str:
+    """As a line of its own."""
+    return f"DAQ node {node.ip_addr}"
 
 
 def quick_statuses(shells: NodeShells) -> dict[DaqNode, NodeStatus]:

@@ -30,9 +30,11 @@ from panoseti.housekeeping.store import TIME_FIELD, Record, Store
 from panoseti.launch import Heartbeat, why_unwritable
 from panoseti.nodes import daq_nodes
 from panoseti.nodes.daq_nodes import NodeShells
-from panoseti.nodes.node_types import NodeStatus
-from panoseti.runs import activities, run_owner, run_state
+from panoseti.nodes.node_types import NodeRun, NodeStatus
+from panoseti.nodes.remote import Shell
+from panoseti.runs import activities, lost_runs, run_owner, run_state
 from panoseti.runs.collect_progress import read_progress
+from panoseti.runs.lost_runs import LostRun
 from panoseti.runs.run_part import left_out
 from panoseti.runs.run_record import RUN_JSON, read_record, unfinished
 from panoseti.runs.run_snapshot import Snapshot, read_snapshot
@@ -123,7 +125,8 @@ class ObservatoryStatus:
 
     power: outlets of power switches, where there are any (one that does not answer is shown as
     such, and is no problem); safety: trips and alarms that stand; problems: what could not be
-    asked; advice: what to type.
+    asked; advice: what to type; lost_runs: runs that nodes have and of which nothing is known here
+    (of the nodes that were asked, which in a run are those it goes without).
     """
 
     time_unix: float
@@ -132,6 +135,7 @@ class ObservatoryStatus:
     run: RunStatus | None = None
     activities: list[dict[str, Any]] = field(default_factory=list)
     open_runs: list[OpenRun] = field(default_factory=list)
+    lost_runs: tuple[LostRun, ...] = ()
     nodes: list[NodeLine] = field(default_factory=list)
     daemons: list[DaemonState] = field(default_factory=list)
     boards: list[BoardLine] = field(default_factory=list)
@@ -150,6 +154,7 @@ class ObservatoryStatus:
             "run": None if self.run is None else asdict(self.run),
             "activities": self.activities,
             "open_runs": [asdict(one) for one in self.open_runs],
+            "lost_runs": [asdict(one) for one in self.lost_runs],
             "nodes": [_node_document(node) for node in self.nodes],
             "daemons": [_daemon_document(one, self.time_unix) for one in self.daemons],
             "boards": [asdict(board) for board in self.boards],
@@ -211,8 +216,7 @@ def _look(site: Site, flight: FlightRecorder) -> ObservatoryStatus:
     seen = None
     if holder is not None:
         seen = read_snapshot(site.head_data_dir, holder.run, found.time_unix)
-    found.nodes = _look_at_nodes(site, seen, flight)
-    found.problems += [f"{node.ip_addr}: {node.problem}" for node in found.nodes if node.problem]
+    _look_at_nodes(site, seen, found, flight)
     found.daemons = [session.state(name, site.head_data_dir) for name in SESSION_DAEMONS]
     if holder is not None:
         for name in (HK_RECORDER, activities.RUN_WATCHER):
@@ -293,18 +297,41 @@ def _failed_files(folder: Path) -> tuple[str, ...]:
 # --- nodes and boards ---
 
 
-def _look_at_nodes(site: Site, seen: Snapshot | None, flight: FlightRecorder) -> list[NodeLine]:
+def _look_at_nodes(
+    site: Site, seen: Snapshot | None, found: ObservatoryStatus, flight: FlightRecorder
+) -> None:
     """As the watcher of the run has just seen them; those that it does not watch are asked."""
     known = seen.nodes if seen is not None else {}
     others = [node for node in site.nodes_in_use() if node.ip_addr not in known]
+    told: dict[str, tuple[NodeRun, ...]] = {}
+    untold: list[str] = []
+
+    def ask(shell: Shell) -> NodeStatus:
+        status = daq_nodes.status(shell)
+        try:
+            told[shell.node.ip_addr] = daq_nodes.list_runs(shell)
+        except ObsError as error:
+            untold.append(str(error))
+        return status
+
     with NodeShells(others, site.obs, flight) as shells:
-        outcomes = shells.each(daq_nodes.status)
-    return [
+        outcomes = shells.each(ask)
+    found.nodes = [
         _node_line(site, node, outcomes[node].result, str(outcomes[node].problem or ""))
         if node in outcomes
         else _node_line(site, node, known[node.ip_addr].status, known[node.ip_addr].problem)
         for node in site.nodes_in_use()
     ]
+    found.problems += [f"{node.ip_addr}: {node.problem}" for node in found.nodes if node.problem]
+    found.problems += untold
+    found.lost_runs = lost_runs.lost_among(site, told, _in_progress(found))
+
+
+def _in_progress(found: ObservatoryStatus) -> set[str]:
+    """Runs that record, or whose stop is under way, whosever they are."""
+    runs = {node.status.run for node in found.nodes if node.status is not None}
+    runs.add(found.run.run if found.run is not None else None)
+    return {run for run in runs if run is not None}
 
 
 def _node_line(site: Site, node: DaqNode, status: NodeStatus | None, problem: str) -> NodeLine:
@@ -399,6 +426,7 @@ def _advice(found: ObservatoryStatus, holder: Holder | None) -> list[str]:
         else:
             done = "collected, not cleaned up" if one.collect_complete else "not all collected"
             advice.append(f"{one.run} is {done}: stop.py --run {one.run}")
+    advice += lost_runs.advice(found.lost_runs)
     advice += _advice_on_killed(found)
     if holder is None:
         return advice + _advice_on_strays(found)

@@ -12,12 +12,12 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from panoseti.configs.load_configs import Site
+from panoseti.configs.load_configs import DAQ_CONFIG, Site
 from panoseti.console import Console
 from panoseti.errors import RefusedError
 from panoseti.flight import FlightRecorder
 from panoseti.nodes.daq_nodes import NodeShells
-from panoseti.runs import run_state
+from panoseti.runs import lost_runs, run_state
 from panoseti.runs.control_turn import take_turn
 from panoseti.runs.end_recording import Ending, Line, quick_statuses
 from panoseti.runs.lost_record import rebuilt_document
@@ -122,6 +122,7 @@ class _Stop:
         elif ending.record is not None:
             self._finish(ending.record.path.parent, ending)
         elif self._report.run is None:
+            self._tell_lost(ending)
             going_on = self._broken_off()
             if going_on is not None:
                 self._old_run(going_on)
@@ -153,13 +154,44 @@ class _Stop:
     def _old_run(self, run: str) -> None:
         """Finish a run that is not the one in progress."""
         folder = run_state.run_dir(self._data_dir, run)
-        if not folder.is_dir():
-            last = list(reversed(run_state.runs(self._data_dir)))
-            raise RefusedError(
-                f"no run {run} in {self._data_dir}; the last ones: {joined(last, ', ') or 'none'}"
-            )
+        if not any((folder / name).exists() for name in (RUN_JSON, DAQ_CONFIG)):
+            self._take_up_lost(folder)
         self._report.run = run
         self._finish(folder, None)
+
+    def _take_up_lost(self, folder: Path) -> None:
+        """Make the directory of a run that only nodes know, with their copies of its configs."""
+        asked = lost_runs.ask(self._site, self._site.daq.nodes, self._flight)
+        lost = next((one for one in asked.lost if one.run == folder.name), None)
+        if lost is None:
+            if folder.is_dir():
+                return
+            last = joined(list(reversed(run_state.runs(self._data_dir))), ", ")
+            unasked = f" ({joined(asked.problems)})" if asked.problems else ""
+            raise RefusedError(
+                f"no run {folder.name} in {self._data_dir}, nor on the DAQ nodes{unasked};"
+                f" the last ones here: {last or 'none'}"
+            )
+        if lost.head and not (
+            self._options.force and self._console.ask(f"{lost}, of {lost.head}: collect it here?")
+        ):
+            raise RefusedError(
+                f"{lost} belongs to another head node, {lost.head}: collect it there, or with"
+                " --force here if that one is gone"
+            )
+        self._made_anew = not folder.is_dir()
+        folder.mkdir(exist_ok=True)
+        self._note(f"no record of {lost} was here")
+        with run_state.collect_lock(folder) as alone:
+            why = lost_runs.bring_configs(self._site, folder, lost, self._flight) if alone else ""
+        if why:
+            self._note(f"{why}: what it was to record is not known")
+
+    def _tell_lost(self, ending: Ending) -> None:
+        """Name what ended without a trace here, of the nodes that answer."""
+        nodes = [node for node in ending.nodes() if ending.is_over(node)]
+        for line in lost_runs.advice(lost_runs.ask(self._site, nodes, self._flight).lost):
+            self._note(line)
 
     def _end_old(self, run: str) -> Ending:
         """End it where a node could not be told before."""
