@@ -18,7 +18,13 @@ from panoseti.configs.load_configs import load_site
 from panoseti.flight import FlightRecorder
 from panoseti.high_voltage.alarms import Alarms
 from panoseti.high_voltage.hv_off import PATIENCE_S
-from panoseti.high_voltage.hv_service import Outlets, PresentBoards, add_stuck_option, guard_actions
+from panoseti.high_voltage.hv_service import (
+    Outlets,
+    PresentBoards,
+    add_stuck_option,
+    guard_actions,
+    tell_failed_stop,
+)
 from panoseti.high_voltage.safety import NAME, Guard, GuardedModule, guard_loop
 from panoseti.housekeeping.store import Store
 from panoseti.runs.stop_in_background import StopInBackground
@@ -59,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return open_link(site, flight, priority, PORT_PATIENCE_S)
 
     def modules() -> tuple[GuardedModule, ...]:
-        stop_run.look()
+        tell_failed_stop(stop_run, data_dir, alarms)
         return present.modules()
 
     with (

@@ -324,6 +324,15 @@ def guard_actions(
     )
 
 
+def tell_failed_stop(stop_run: StopInBackground, data_dir: Path, alarms: Alarms) -> None:
+    """That the run of a tripped module goes on, since its stop.py has failed; until it is over."""
+    stop_run.look()
+    if not run_name_path(data_dir).exists():
+        stop_run.failure = ""  # the next run is another one
+    text = f"the run goes on, type stop.py: {stop_run.failure}" if stop_run.failure else ""
+    alarms.hold("stop_failed", "", text)
+
+
 def witness_actions(
     site: Site, data_dir: Path, open_link: OpenLink, alarms: Alarms
 ) -> WitnessActions:

@@ -107,6 +107,7 @@ class RunWatcher:
         )
         self._standing: dict[tuple[Kind, str], Finding] = {}
         self._nothing_records = 0
+        self._ending = False
         self._log_failed = self._snapshot_failed = False
 
     # --- the life of a watch ---
@@ -127,7 +128,7 @@ class RunWatcher:
 
     def close(self, why: str) -> None:
         """End the watch: what stood as an alarm does no longer, but was never mended."""
-        for kind in Kind:
+        for kind in (*Kind, "stop_failed"):
             self._alarms.hold_only(kind, {})
         if self._watch is not None:
             self._note(What.END, "watch", self._holder.run, why)
@@ -158,9 +159,10 @@ class RunWatcher:
             self._resets.look(look.nodes)
         self._report(judgement.findings)
         self._restarts.look(time.monotonic())
+        failure = self._failed_stop()
         self._act(judgement, self._restarts)
         self._snapshot("alarm" if judgement.findings else "ok", judgement)
-        return [finding.text for finding in judgement.findings]
+        return [*(finding.text for finding in judgement.findings), *([failure] if failure else [])]
 
     def _begin_when_recording(self) -> None:
         """Begin when the start has succeeded: only then all that is missing is wrong."""
@@ -385,8 +387,17 @@ class RunWatcher:
         return "its time is over, and start.py does not stop it" if late_s > HANGS_S else ""
 
     def _end_run(self, why: str) -> None:
-        if self._stop_run(why):
-            self._tell_act("run_ended", self._holder.run, f"the run is ended: {why}")
+        if self._stop_run(why) and not self._ending:
+            self._ending = True  # another try is nothing new
+            self._tell_act("run_ended", self._holder.run, f"the run is being ended: {why}")
+
+    def _failed_stop(self) -> str:
+        """Tell, once, that the run goes on though it should end; why, "" = it does not."""
+        self._stop_run.look()
+        failure = self._stop_run.failure
+        text = f"the run goes on, to end it is tried again every minute: {failure}"
+        self._alarms.hold("stop_failed", self._holder.run, text if failure else "")
+        return text if failure else ""
 
 
 def still_to_come(data_dir: Path) -> int:

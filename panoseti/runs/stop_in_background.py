@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 
 STOP_SCRIPT = Path(__file__).resolve().parents[2] / "stop.py"
 AGAIN_S = 60.0
+# Its last line says why it failed.
+TAIL_BYTES = 4096
 
 
 def output_path(data_dir: Path, who: str) -> Path:
@@ -27,6 +29,8 @@ class StopInBackground:
 
     A run that an operator ends at the same moment is left as the operator wants it.  Asked again
     while it is at work it does nothing; when it has failed, it is tried again after a minute.
+
+    failure: of the last stop.py that has ended, in words; "" = it has not failed.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class StopInBackground:
         self._flight = flight
         self._child: subprocess.Popen[bytes] | None = None
         self._not_before_s = 0.0
+        self.failure = ""
 
     def __call__(self, reason: str) -> bool:
         """Stop it because of `reason`; whether that was begun now."""
@@ -59,7 +64,8 @@ class StopInBackground:
                     start_new_session=True,
                 )
         except OSError as error:
-            logger.error("stop.py cannot be started: %s", error)
+            self.failure = f"stop.py cannot be started: {error}"
+            logger.error("%s", self.failure)
             self._not_before_s = time.monotonic() + AGAIN_S
             return False
         return True
@@ -69,11 +75,23 @@ class StopInBackground:
         code = None if self._child is None else self._child.poll()
         if code is None:
             return
-        self._child = None
+        self._child, self.failure = None, ""
         if code:
             self._not_before_s = time.monotonic() + AGAIN_S
+            self.failure = (
+                f"stop.py: exit {code}: {self._last_line()} (all it said: {self._output})"
+            )
         logger.log(logging.ERROR if code else logging.INFO, "stop.py: exit %d (%s)", code,
                    self._output)  # fmt: skip
+
+    def _last_line(self) -> str:
+        try:
+            with self._output.open("rb") as out:
+                out.seek(max(0, self._output.stat().st_size - TAIL_BYTES))
+                lines = out.read().decode(errors="replace").split("\n")
+        except OSError as error:
+            return f"what it said cannot be read: {error.strerror}"
+        return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
 
 def collect_in_background(config_dir: Path, data_dir: Path, run: str, cleanup: bool) -> int:
