@@ -220,6 +220,27 @@ def test_operating_voltage_needs_no_overvoltage(tmp_path: Path) -> None:
     assert db.nominal_v("6ae1", None) == db.nominal_v("6ae1", 3) == (54.125, 54.25, 54.375, 54.5)
 
 
+@pytest.mark.parametrize("typed", ["61.5", "41.5"])
+def test_a_voltage_far_from_all_others_is_mistyped(tmp_path: Path, typed: str) -> None:
+    """Those of a kind are within 1 V; a detector does not stand 10 V more."""
+    detectors = changed(DETECTORS, {(2, "breakdown_voltage"): typed})
+    db = load_board_db(command_dir(tmp_path, detectors=detectors))
+    with pytest.raises(ConfigError) as caught:
+        db.nominal_v("6ae1", 3)
+    (fault,) = caught.value.faults
+    assert fault.value == f"detector 3 of board SN020 at {float(typed) + 3:g} V"
+    assert "enter 3 in odd_detectors of obs_config.json" in fault.remedy
+    assert db.nominal_v("6ae1", 3, odd_detectors=[3])[2] == float(typed) + 3
+    with pytest.raises(ConfigError):
+        db.nominal_v("6ae1", 3, odd_detectors=[2])
+
+
+def test_a_detector_of_another_kind_with_the_same_bias_is_not_far_off(tmp_path: Path) -> None:
+    """One whose operating voltage is given is compared with the sum of the others."""
+    detectors = [*DETECTORS[:3], {"serialno": 4, "operating_voltage": "56.5"}]
+    assert load_board_db(command_dir(tmp_path, detectors=detectors)).nominal_v("6ae1", 3)[3] == 56.5
+
+
 def test_faults_of_a_calibration_file(tmp_path: Path) -> None:
     broken = changed(
         CALIBRATION, {("pixel_gain", 3, 4): -1.5, ("quadrants", 2, "ah"): "0.125",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -39,7 +40,7 @@ from simulator.sites import uid_of
 from tests.helpers import wait_for
 from tests.hv_night import OUTLET, REAL, HvNight, Pace, hv_night
 from tests.hv_promises import FULL_DISK, PROMISED, SLACK_S
-from tests.site_files import changed, write_site
+from tests.site_files import OBS, changed, write_site
 
 ALL_OUTLETS = set(range(1, 9))
 
@@ -341,9 +342,21 @@ def test_present_boards_follow_the_files(tmp_path: Path) -> None:
     assert [m.outlet for m in present.modules()] == ["outlet 1 of wps", ""]
     assert outlet_of(site.obs, site.obs.modules[0]) == "outlet 1 of wps"
     (tmp_path / "site" / "quabos").rename(tmp_path / "aside")
-    assert present.boards()[1].nominal_v is not None, "those shipped with the program"
+    later = PresentBoards(site, tmp_path)
+    assert later.boards()[1].nominal_v is not None, "those shipped with the program"
     (tmp_path / "aside").rename(tmp_path / "site" / "quabos")
-    assert present.boards() == (one, other), "a folder that was made later is found"
+    assert later.boards() == (one, other), "a folder that was made later is found"
+    detectors = tmp_path / "site" / "quabos" / "detector_info.json"
+    content = json.loads(detectors.read_text())
+    content[0]["breakdown_voltage"] = "61.5"
+    detectors.write_text(json.dumps(content))
+    assert present.boards()[0].nominal_v is None
+    assert "at 64.5 V: over 3 V from the" in present.boards()[0].remedy
+    odd = load_site(
+        write_site(tmp_path / "odd", {**OBS, "odd_detectors": [content[0]["serialno"]]})
+    )
+    shutil.copytree(detectors.parent, tmp_path / "odd" / "quabos")
+    assert (PresentBoards(odd, tmp_path).boards()[0].nominal_v or [0.0])[0] == 64.5
     (tmp_path / QUABO_UIDS).write_text(" ")
     with pytest.raises(Exception, match=QUABO_UIDS):
         present.boards()

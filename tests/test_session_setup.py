@@ -66,6 +66,7 @@ MODULE = ("domes", 0, "modules", 0)
         (("alarm_hook",), ["/bin/tell"], EVERY, "alarm_hook changed"),
         (("hk_max_age_s",), 9, {"temperature_guard", "hv_updater"}, "hk_max_age_s 15 -> 9"),
         (("detector_overvoltage",), 2, {"hv_updater"}, "detector_overvoltage 3 -> 2"),
+        (("odd_detectors",), [7], {"hv_updater"}, "odd_detectors absent -> 7"),
         (("wps", "quabo_socket"), 2, {"temperature_guard"}, "power switches changed"),
         (("power_credentials",), "/etc/power.json", {"temperature_guard"},
          "power switches changed"),

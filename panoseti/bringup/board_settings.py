@@ -216,7 +216,8 @@ class BoardSettings:
 
     def nominal_v(self, uid: str) -> tuple[float, float, float, float]:
         """Bias of the four detectors of a board at 25 degC, V."""
-        return self.db.nominal_v(uid, self._site.obs.detector_overvoltage_v)
+        obs = self._site.obs
+        return self.db.nominal_v(uid, obs.detector_overvoltage_v, obs.odd_detectors)
 
     def serialno(self, uid: str) -> str:
         """Serial number of a board, "" when it is not in the data base."""

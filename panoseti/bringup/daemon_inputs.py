@@ -45,6 +45,8 @@ def wanted_inputs(site: Site, name: str) -> Inputs:
     }
     if name == HV_UPDATER:
         fields["detector_overvoltage"] = obs.detector_overvoltage_v
+        odd = " ".join(str(serial) for serial in sorted(obs.odd_detectors))
+        fields["odd_detectors"] = odd or None
         # What is in them it reads again when it changes.
         inputs[""] = {"board files": str(quabos_folder(site.command_dir).resolve())}
     return inputs

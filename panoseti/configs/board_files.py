@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping
+import statistics
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ QUABO_UIDS, PH_BASELINE = "quabo_uids.json", "quabo_ph_baseline.json"
 QUABO_INFO, DETECTOR_INFO = "quabo_info.json", "detector_info.json"
 QUABO_CONFIG = "quabo_config.txt"
 MASKED_PIXELS = "masked_pixels.json"
+# Detectors of a kind are within 1 V of each other: what is so far off was mistyped, and may be too
+# high for the detector.
+DETECTOR_SPREAD_V = 3.0
 SHIPPED = Path(__file__).resolve().parents[2] / "quabos"
 
 
@@ -82,6 +86,7 @@ class BoardDb:
         self.detectors = detectors
         self.warnings = warnings
         self._calibrations: dict[Path, Calibration] = {}
+        self._usual: dict[int | None, float] = {}
 
     def board(self, uid: str) -> BoardInfo:
         """The board of that flash UID; ConfigError naming the file when it is not listed."""
@@ -91,15 +96,21 @@ class BoardDb:
             remedy = f"no such board in {self.folder / QUABO_INFO}; add it"
             raise ConfigError([Fault(QUABO_INFO, "$", f"uid {uid}", remedy)]) from None
 
-    def nominal_v(self, uid: str, overvoltage_v: int | None) -> tuple[float, float, float, float]:
+    def nominal_v(
+        self, uid: str, overvoltage_v: int | None, odd_detectors: Collection[int] = ()
+    ) -> tuple[float, float, float, float]:
         """Bias of the four detectors at 25 degC, V, quadrant 0 first.
 
         operating_voltage where given, else breakdown_voltage + overvoltage_v.  ConfigError names
-        the detectors that are missing, or need detector_overvoltage in obs_config.json.
+        the detectors that are missing, need detector_overvoltage in obs_config.json, or are far
+        from all others of the site and not among odd_detectors.
         """
         board = self.board(uid)
         faults: list[Fault] = []
         volts = [self._volts(board, q, overvoltage_v, faults) for q in range(4)]
+        for serial, volt in zip(board.detector_serialno, volts, strict=True):
+            if volt and serial not in odd_detectors:
+                self._compare(board, serial, volt, self._usual_v(overvoltage_v), faults)
         if faults:
             raise ConfigError(faults)
         return volts[0], volts[1], volts[2], volts[3]
@@ -110,17 +121,37 @@ class BoardDb:
         serial = board.detector_serialno[quadrant]
         what = f"detector {serial} (quadrant {quadrant} of board {board.serialno})"
         detector = self.detectors.get(serial)
+        volts = _bias(detector, overvoltage_v) if detector else None
         if detector is None:
             remedy = f"not listed in {self.folder / DETECTOR_INFO}; add it"
             faults.append(Fault(DETECTOR_INFO, "$", what, remedy))
             return 0.0
-        if detector.operating_v is not None:
-            return detector.operating_v
-        if detector.breakdown_v is None or overvoltage_v is None:
+        if volts is None:
             remedy = f"2 or 3 (V) is needed for {what}; add it"
             faults.append(Fault("obs_config.json", "$.detector_overvoltage", "missing", remedy))
             return 0.0
-        return detector.breakdown_v + overvoltage_v
+        return volts
+
+    def _compare(
+        self, board: BoardInfo, serial: int, volt: float, usual_v: float, faults: list[Fault]
+    ) -> None:
+        """A fault where the voltage of a detector is far from that of the others."""
+        if abs(volt - usual_v) > DETECTOR_SPREAD_V:
+            what = f"detector {serial} of board {board.serialno} at {volt:g} V"
+            remedy = (
+                f"over {DETECTOR_SPREAD_V:g} V from the {usual_v:.2f} V of the site's detectors;"
+                f" correct it in {self.folder / DETECTOR_INFO}, or, if it is right, enter {serial}"
+                " in odd_detectors of obs_config.json"
+            )
+            faults.append(Fault(DETECTOR_INFO, "$", what, remedy))
+
+    def _usual_v(self, overvoltage_v: int | None) -> float:
+        """The median of the nominal voltages of all detectors."""
+        if overvoltage_v not in self._usual:
+            volts = (_bias(detector, overvoltage_v) for detector in self.detectors.values())
+            known = [volt for volt in volts if volt is not None]
+            self._usual[overvoltage_v] = statistics.median(known) if known else 0.0
+        return self._usual[overvoltage_v]
 
     def calibration_path(self, board: BoardInfo, overvoltage_v: int, mode: str) -> Path:
         """The calibration file of a board: nn = its serial number without "SN" and a digit."""
@@ -228,6 +259,15 @@ def _boards(info: Document, warnings: list[Fault]) -> dict[str, BoardInfo]:
         boards.setdefault(board.uid, board)
         serials.add(board.serialno)
     return boards
+
+
+def _bias(detector: Detector, overvoltage_v: int | None) -> float | None:
+    """Bias of a detector at 25 degC, V; None where the files do not tell."""
+    if detector.operating_v is not None:
+        return detector.operating_v
+    if detector.breakdown_v is None or overvoltage_v is None:
+        return None
+    return detector.breakdown_v + overvoltage_v
 
 
 def _detectors(info: Document, warnings: list[Fault]) -> dict[int, Detector]:

@@ -165,6 +165,7 @@ class ObsConfig:
     the golden ones, which they boot after power-on; power_credentials: file
     with users and passwords of the power switches, power_switch_api: "auto", "rest" or "classic";
     alarm_hook: command that alarms are given to, () = none; run_policy: what may fail in a run.
+    odd_detectors: serial numbers of those whose voltage is right though far from all others.
     detector_overvoltage_v is None when the file has none.
     """
 
@@ -196,6 +197,7 @@ class ObsConfig:
     power_switch_api: str = "auto"
     alarm_hook: tuple[str, ...] = ()
     run_policy: RunPolicy = RunPolicy()
+    odd_detectors: tuple[int, ...] = ()
 
     @property
     def modules(self) -> tuple[Module, ...]:

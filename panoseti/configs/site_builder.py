@@ -136,6 +136,8 @@ def build_obs(document: Document, person: Person) -> ObsConfig:
             own[name] = person.path(raw[name])
     if "alarm_hook" in raw:
         own["alarm_hook"] = (person.path(raw["alarm_hook"][0]), *raw["alarm_hook"][1:])
+    if "odd_detectors" in raw:
+        own["odd_detectors"] = tuple(raw["odd_detectors"])
     for name in ("firmware", "golden_firmware"):
         if name in raw:
             images = {build: raw[name].get(build) for build in BUILDS}

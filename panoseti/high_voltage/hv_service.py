@@ -141,8 +141,10 @@ class PresentBoards:
 
     def _board(self, quabo: Quabo, uid: str, db: BoardDb) -> HvBoard:
         place = (quabo.ip, quabo.boardloc, quabo.module_id)
+        obs = self._site.obs
         try:
-            return HvBoard(*place, db.nominal_v(uid, self._site.obs.detector_overvoltage_v))
+            volts = db.nominal_v(uid, obs.detector_overvoltage_v, obs.odd_detectors)
+            return HvBoard(*place, volts)
         except ConfigError as error:
             return HvBoard(*place, None, "; ".join(str(fault) for fault in error.faults))
 
