@@ -161,13 +161,17 @@ def _say_only(job: Job, task: Task) -> None:
 # --- tasks ------------------------------------------------------------------------------------
 
 
-def _show(job: Job, shut_down: bool = False) -> None:
+def _show(job: Job, shut_down_s: float | None = None) -> None:
+    """The boards in a table; shut_down_s: when their shutdown was begun, by the monotonic clock."""
     outlets = show_power(job)
     dark = {module for state in outlets if state.on is False for module in state.modules}
     rows = overview.board_rows(job.work, dark)
-    if shut_down:
+    if shut_down_s is not None:
         failed = {problem.where: str(problem) for problem in job.work.problems}
-        rows = overview.shut_down_rows(rows, failed)
+        rows = overview.shut_down_rows(rows, failed, time.monotonic() - shut_down_s)
+        for row in rows:
+            if row.state.startswith(overview.HAS_HV):
+                job.work.board_fault(row.ip, "shutdown", f"{row.state}; cut the module's power")
     job.document["boards"] = overview.as_json(rows)
     if not job.console.json_output:
         if outlets:
@@ -363,8 +367,9 @@ def _disk_space(job: Job) -> None:
 
 
 def _shut_down(job: Job) -> None:
+    begun_s = time.monotonic()
     shut_down(job.work)
-    _show(job, shut_down=True)
+    _show(job, begun_s)
 
 
 def _bring_up(job: Job) -> None:

@@ -14,6 +14,7 @@ from panoseti.bringup import session_setup
 from panoseti.bringup.ledger import SEEN, Step
 from panoseti.configs.site import Quabo
 from panoseti.errors import ConfigError, ObsError
+from panoseti.high_voltage.hv_off import OFF_BELOW_V
 from panoseti.housekeeping.hk_watch import HVMON
 from panoseti.housekeeping.store import TIME_FIELD, Record, Store
 
@@ -22,7 +23,7 @@ COLUMNS = (
     "HK age s", "detectors C", "FPGA C", "HV V", "state",
 )  # fmt: skip
 
-POWER_OFF, SHUT_DOWN = "power is off", "shut down"
+POWER_OFF, SHUT_DOWN, HAS_HV = "power is off", "shut down", "not shut down: HVMON shows"
 FIELDS = (TIME_FIELD, "FWVER", "TEMP1", "TEMP2", *HVMON)
 
 
@@ -65,17 +66,28 @@ def board_rows(work: Work, dark: Collection[int] = ()) -> list[BoardRow]:
     return [replace(row, state=POWER_OFF) if row.module_id in dark else row for row in rows]
 
 
-def shut_down_rows(rows: Sequence[BoardRow], failed: Mapping[str, str]) -> list[BoardRow]:
+def shut_down_rows(
+    rows: Sequence[BoardRow], failed: Mapping[str, str], begun_ago_s: float
+) -> list[BoardRow]:
     """The rows after the end of a session: what a board lacks for a run is of no interest then.
 
-    failed: what went wrong, by address.
+    failed: what went wrong, by address; begun_ago_s: housekeeping that is older than that tells
+    nothing of how a board is now, and is not shown beside "shut down".
     """
     return [
-        row
-        if row.state == POWER_OFF or not row.uid
-        else replace(row, state=failed.get(row.ip, SHUT_DOWN))
+        row if row.state == POWER_OFF or not row.uid else _shut_down_row(row, failed, begun_ago_s)
         for row in rows
     ]
+
+
+def _shut_down_row(row: BoardRow, failed: Mapping[str, str], begun_ago_s: float) -> BoardRow:
+    if row.ip in failed:
+        return replace(row, state=failed[row.ip])
+    if row.hk_age_s is None or row.hk_age_s > begun_ago_s:
+        row = replace(row, hk_age_s=None, detectors_c=None, fpga_c=None, hv_v=None)
+    if row.hv_v is not None and max(row.hv_v) >= OFF_BELOW_V:
+        return replace(row, state=f"{HAS_HV} {max(row.hv_v):.1f} V")
+    return replace(row, state=SHUT_DOWN)
 
 
 def _records(work: Work) -> dict[str, Record]:

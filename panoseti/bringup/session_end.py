@@ -16,21 +16,28 @@ from panoseti.bringup.board_settings import CLOSED
 from panoseti.bringup.board_setup import hv_off, move_shutters, shutter_drivers
 from panoseti.bringup.ledger import Step
 from panoseti.bringup.session import HV_UPDATER
+from panoseti.bringup.touched import read_touched
 from panoseti.configs.site import Module
 from panoseti.errors import ObsError
 from panoseti.high_voltage.hv_asked import take_all_back
+from panoseti.high_voltage.hv_off import OFF_BELOW_V
 from panoseti.high_voltage.hv_off_asked import note_off_asked
+from panoseti.high_voltage.hv_ramp import Stage
 from panoseti.high_voltage.hv_trips import ACKNOWLEDGE, add_trips, read_trips
+from panoseti.housekeeping.hk_watch import Shown, StoreWatch
+from panoseti.housekeeping.store import Store
+from panoseti.launch import read_heartbeat
 from panoseti.runs import activities
 
-UNSEEN = "told, but the board cannot confirm, and nothing shows that it has obeyed"
+UNSEEN = "told, and nothing shows that it has obeyed"
 
 
 def high_voltage_off(work: Work) -> set[str]:
     """Switch HV off, end hv_updater, and switch it off once more; unproven = fault.
 
     Gives the boards whose HV may be on all the same: those that did not answer, that show a
-    voltage, and that can neither answer nor be seen.
+    voltage, and of which nothing is seen.  An echo says that a board has heard, no more; one that
+    HVMON has shown to be off before need not show it again.
 
     Goes to all boards of the site: the updater keeps all of them, or none.  A board without power
     cannot confirm, and need not; later steps leave it out.
@@ -48,12 +55,12 @@ def high_voltage_off(work: Work) -> set[str]:
     silent = {ip: problem for ip, problem in problems.items() if problem and _counts(work, ip)}
     unproven, without_power = _unproven(work, silent)
     told = [ip for ip, problem in problems.items() if problem is None]
-    blind = [ip for ip in told if not work.echo[ip] and _counts(work, ip)]
-    # Nothing but housekeeping can show that those have obeyed: it is worth being waited for.
-    seen = verified.see_hv_off(work, told, told_unix, listen=bool(blind))
+    off_before = shown_off_before(work, told)
+    open_yet = [ip for ip in told if ip not in off_before and _counts(work, ip)]
+    seen = verified.see_hv_off(work, told, told_unix, listen=bool(open_yet))
     for ip, text in seen.wrong.items():
         work.board_fault(ip, "HV off", text)
-    unseen = {ip: f"{UNSEEN}: {seen.unknown[ip]}" for ip in blind if ip in seen.unknown}
+    unseen = {ip: f"{UNSEEN}: {seen.unknown[ip]}" for ip in open_yet if ip in seen.unknown}
     may_have, dark = _unproven(work, unseen)
     without_power |= dark
     confirmed = sum(work.echo[ip] for ip in told)
@@ -67,6 +74,35 @@ def high_voltage_off(work: Work) -> set[str]:
     verified.tell(work, [seen])
     at_its_mercy = {q.ip for q in work.site.obs.quabos if _counts(work, q.ip)} if left else set()
     return unproven | may_have | seen.wrong.keys() | at_its_mercy
+
+
+def shown_off_before(work: Work, ips: Collection[str]) -> set[str]:
+    """Boards whose HVMON has shown that they are off, and that nobody has given a voltage since.
+
+    By what hv_updater says last of each, and by the last housekeeping, however old it is.
+    """
+    data_dir, obs = work.site.head_data_dir, work.site.obs
+    watched = [quabo for quabo in obs.quabos if quabo.ip in ips]
+    try:
+        by_hand = {note.ip for note in read_touched(data_dir) if note.step is Step.HV}
+        beat = read_heartbeat(data_dir, HV_UPDATER)
+    except ObsError as error:
+        work.console.detail(str(error))
+        return set()
+    said = beat.details.get("boards", {}) if beat else {}
+    shown: Mapping[str, Shown] = {}
+    try:
+        with StoreWatch(Store(obs.redis_host, obs.redis_port), watched) as watch:
+            shown = watch.shown
+    except ObsError as error:
+        work.console.detail(str(error))
+    found = set()
+    for ip in {quabo.ip for quabo in watched} - by_hand:
+        stage, seen = said.get(ip, {}).get("hv"), shown.get(ip)
+        no_voltage = seen is not None and max(seen.hv_v) < OFF_BELOW_V
+        if (stage == Stage.OFF and (seen is None or no_voltage)) or (stage is None and no_voltage):
+            found.add(ip)
+    return found
 
 
 def _ask_for_off(work: Work, data_dir: Path) -> None:
