@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from panoseti.bringup import session_end, session_setup
+from panoseti.bringup import boot, session_end, session_setup
 from panoseti.bringup.bring_up import BringUp
 from panoseti.bringup.session_setup import ask_for_hv
 from panoseti.errors import ObsError
@@ -20,6 +20,7 @@ from panoseti.high_voltage.hv_asked import (
     take_all_back,
     take_back,
 )
+from panoseti.high_voltage.hv_off import PATIENCE_S
 from panoseti.high_voltage.hv_off_asked import note_off_asked
 from simulator.private_observatory import private_observatory
 from tests.config_calls import boards, config
@@ -107,6 +108,19 @@ def test_a_board_that_is_left_out_is_taken_out(tmp_path: Path) -> None:
     work.absent(work.boards[2])
     work.save_uids()
     assert read_asked(tmp_path) == {q.ip for i, q in enumerate(work.boards) if i != 2}
+
+
+def test_what_a_dead_board_will_cost_is_said_at_bring_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is known; one that never was there costs nothing."""
+    work = site_work(tmp_path)
+    work.uids[work.boards[1].ip] = ""
+    monkeypatch.setattr(boot, "ping", lambda work, boards: set())
+    assert BringUp(work)._look_for_boards() == []
+    texts = {problem.where: problem.text for problem in work.problems}
+    assert f"for {PATIENCE_S:g} s temperature_guard trips its module" in texts[work.boards[0].ip]
+    assert "trips" not in texts[work.boards[1].ip]
 
 
 @pytest.mark.parametrize("dry_run", [False, True])

@@ -368,6 +368,25 @@ def test_a_board_that_never_was_there_is_no_concern(world: World) -> None:
     assert B not in guard.state().off and "hv_off_unconfirmed" not in world.alarms.kinds()
 
 
+@pytest.mark.parametrize("field", [{"TEMP1": 75.0}, {"TEMP2": 95.0}])
+def test_a_board_that_is_left_out_and_hot_trips_its_module(
+    world: World, field: dict[str, float]
+) -> None:
+    """With no HV at all: it burns all the same, and the outlet is all that helps."""
+    world.volts = dict.fromkeys(LOCS, 0.0)
+    guard = world.guard()
+    leave_out(guard, A, B, C)
+    world.seconds(guard, 8)
+    assert guard.state().calm
+    world.fields[B] = field
+    did = world.seconds(guard, 8)
+    assert "power_off" in words(did) and "stop_run" in words(did)
+    assert guard.trips[254, ""].reason.startswith(f"{B}: ") and guard.trips.keys() == {(254, "")}
+    # The wrong outlet, or somebody switches it on again.
+    world.no_hk, world.power = set(), [""]
+    assert f"power_off {OUTLET}: " in world.seconds(guard, 65)
+
+
 @pytest.mark.parametrize("echo", [True, False])
 def test_a_board_of_which_nothing_is_seen_costs_its_module_the_power(
     world: World, echo: bool

@@ -33,6 +33,7 @@ from panoseti.calibration.calibration_report import BaselineReport, measure_base
 from panoseti.configs.load_configs import OBS_CONFIG
 from panoseti.configs.site import Quabo
 from panoseti.errors import ConfigError, ObsError
+from panoseti.high_voltage.hv_off import PATIENCE_S
 from panoseti.housekeeping.hk_watch import (
     Boot,
     Firmware,
@@ -45,6 +46,10 @@ from panoseti.housekeeping.hk_watch import (
 POWER, PING = "power", "ping"
 # Where nobody listened, a board that is well shows an HK packet within so long.
 LISTEN_S = 7.0
+SILENCE_COSTS = (
+    f"when nothing was heard of it for {PATIENCE_S:g} s temperature_guard trips its module (run"
+    " stopped, HV and power off)"
+)
 LISTENER, STARTED = "housekeeping listener", "started_unix"
 """Entry of the ledger, and its fact: the capture_hk that has listened since then."""
 
@@ -141,7 +146,7 @@ class BringUp:
                 changed = changed or quabo.ip not in work.uids
                 work.absent(quabo)
             remedy = (
-                "mend it, or leave it out with config.py --get_uids"
+                f"mend it, or leave it out with config.py --get_uids: {SILENCE_COSTS}"
                 if known
                 else "it is left out of everything until it answers"
             )

@@ -2,8 +2,9 @@
 
 It judges every board by the same rules as the HV updater (`hk_trust`), and watches the updater.
 
-- A temperature beyond its limits *trips* the module: HV off, run stopped, power outlet off.  The
-  trip lasts, on disk, until an operator acknowledges it.
+- A temperature beyond its limits *trips* the module, also that of a board that is absent or has no
+  HV: HV off, run stopped, power outlet off.  The trip lasts, on disk, until an operator
+  acknowledges it.
 - A board whose state is not known, or that no living updater keeps, gets HV off until HVMON shows
   that it has obeyed, also when the reason has passed meanwhile.  When HVMON shows a voltage all the
   same for `stuck_s`, or nothing at all for `patience_s`, its module is tripped as well.
@@ -213,15 +214,17 @@ class Guard:
             verdict = watched.trust.lost(self._store_problem)
         else:
             verdict = watched.trust.take(record, now_unix, now_s)
+        # Heat does not ask whether a board is wanted, nor does an outlet that should be off.
+        if isinstance(verdict, OverLimit):
+            self._trip(Trip(module.module_id, f"{ip}: {verdict.reason}", now_unix, by=NAME))
+        dark = self._is_dark(module, watched)
         if not self._concerns(module, ip, watched):
             watched.blind, watched.why_off, watched.off = "", "", None
             return
         known = ip not in module.absent
         watched.blind = verdict.reason if known and isinstance(verdict, Blind) else ""
-        if isinstance(verdict, OverLimit):
-            self._trip(Trip(module.module_id, f"{ip}: {verdict.reason}", now_unix, by=NAME))
         why_off = self._why_off(module, ip, watched)
-        if self._is_dark(module, watched):
+        if dark:
             watched.why_off, watched.off = why_off, None
             return
         if why_off:
