@@ -395,9 +395,11 @@ def test_hv_off_ends_the_updater_and_needs_nothing(ready: PrivateObservatory, lo
 
 @pytest.mark.long
 def test_hv_off_works_with_broken_configs(ready: PrivateObservatory, look: Look) -> None:
-    """By the copies in a run; without any, as far as the running updater knows the boards."""
-    path = ready.command_dir / "obs_config.json"
-    text = path.read_text()
+    """By the copies in a run; without any, as far as the running updater knows the boards.  And
+    with another head node's address.
+    """
+    path, daq = (ready.command_dir / f"{name}_config.json" for name in ("obs", "daq"))
+    text, daq_text = path.read_text(), daq.read_text()
     for old in ready.data_dir.glob("obs_*"):  # of tests before this one
         shutil.rmtree(old)
     run = ready.data_dir / "obs_Simulated.start_2036-11-25T00:36:33Z.runtype_night.pffd"
@@ -419,8 +421,14 @@ def test_hv_off_works_with_broken_configs(ready: PrivateObservatory, look: Look)
         assert max(max(board["hv"]["volts"]) for board in boards(ready).values()) < 1
         answer = config(ready, "--hv_off")
         assert answer.code == 2 and "no hv_updater is found: if in doubt cut" in answer.err, answer
+        path.write_text(text)
+        daq.write_text(daq_text.replace(f'_addr": "{ready.site.head}"', '_addr": "192.0.2.7"'))
+        answer = config(ready, "--hv_off")
+        assert answer.code == 0 and "verified: HV off of 8 boards" in answer.err, answer
+        assert "192.0.2.7" in answer.err
     finally:
         path.write_text(text)
+        daq.write_text(daq_text)
         shutil.rmtree(run, ignore_errors=True)
     restore(ready, look)
 
