@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import shutil
 import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,6 +30,8 @@ TASKS = st.sampled_from(
         "--get_uids", "--stop_redis_daemons", "--hv_off",
     ]
 )  # fmt: skip
+BY_HAND = ["M", "T", "M T", "B", "SHC_NEW", "HK-IP 192.0.2.1"]
+HV_BY_HAND = ["VV", "v 1 47000"]
 TRIGGERS: list[dict[str, Any]] = [
     {}, {"two_pixel_trigger": 1}, {"three_pixel_trigger": 1},
     {"any_trigger": {"group_ph_frames": 1}},
@@ -116,6 +120,20 @@ class Walk(RuleBasedStateMachine):
         assert answer.code in (0, 1), answer  # a board without power cannot do it
         assert "Traceback" not in answer.err, answer
 
+    @rule(index=BOARD, words=st.sampled_from(BY_HAND + HV_BY_HAND))
+    def qc(self, index: int, words: str) -> None:
+        ip = self.observatory.site.quabos[index]
+        done = subprocess.run(
+            self.observatory.command("qc.py", ip, *words.split()),
+            cwd=self.observatory.command_dir,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode in (0, 1), done  # a board without power does not answer
+        assert "Traceback" not in done.stderr, done
+
     @rule(saves=st.integers(1, 12), redo=st.sampled_from(["reboot", "maroc", "masks"]))
     def killed(self, saves: int, redo: str) -> None:
         """SIGKILL when the ledger has been written so often."""
@@ -153,6 +171,26 @@ class Walk(RuleBasedStateMachine):
         self.bring_up()
         with self.observatory.client() as client:
             client.fault("all", "none")
+
+
+def sample(observatory: PrivateObservatory, seed: int) -> None:
+    """A walk of a few steps drawn by a seed, each of another kind, in an order drawn, too.
+
+    Not by hypothesis, whose first walk is always the plainest: bring-ups alone.
+    """
+    Walk.observatory, draw = observatory, random.Random(seed)
+    here = Walk()
+    steps = [
+        partial(here.edit_gain, gain=draw.randint(55, 65)),
+        partial(here.edit_triggers, trigger=draw.choice(TRIGGERS)),
+        partial(here.board_reboots, index=draw.randrange(4)),
+        partial(here.qc, index=draw.randrange(4), words=draw.choice(BY_HAND)),
+        partial(here.killed, saves=draw.randint(1, 12), redo=draw.choice(["maroc", "masks"])),
+    ]
+    draw.shuffle(steps)
+    for step in steps:
+        step()
+    here.teardown()
 
 
 def _calibrate_for_both_overvoltages(folder: Path) -> None:
