@@ -257,8 +257,9 @@ PROGRAMS: list[tuple[str, str, Cause]] = [
     ("Redis is killed", "Redis killed", redis_killed),
     ("temperature_guard hangs", "temperature_guard hangs", hanging(GUARD)),
 ]
+CAPTURE_HK_KILLED = ("capture_hk is killed or hangs", "capture_hk killed", killed("capture_hk"))
 MORE: list[tuple[str, str, Cause]] = [
-    ("capture_hk is killed or hangs", "capture_hk killed", killed("capture_hk")),
+    CAPTURE_HK_KILLED,
     ("temperature_guard is killed or ends", "temperature_guard ended", ended(GUARD)),
     ("hv_updater is killed or ends", "hv_updater ended", ended(UPDATER)),
     ("hv_updater hangs", "hv_updater hangs", hanging(UPDATER)),
@@ -285,11 +286,12 @@ def one_after_the_other(folder: Path, causes: list[tuple[str, str, Cause]]) -> N
             night.wait_on()
 
 
-def test_sensor_faults(tmp_path: Path) -> None:
+def test_sensor_faults_and_no_housekeeping_any_more(tmp_path: Path) -> None:
     with hv_night(tmp_path) as night:
         night.hv_on()
         measure_together(night, SENSORS)
         night.wait_on()
+        measure(night, *CAPTURE_HK_KILLED)
 
 
 @pytest.mark.long
