@@ -214,6 +214,18 @@ def test_whoever_started_a_daemon_it_is_judged(
         assert (line in told) is (need_hv and why is not None), told
 
 
+def test_another_alarm_hook_is_no_reason_to_refuse_a_start(site: Site, working: None) -> None:
+    """It is warned of: alarms of high voltage go to the old one until config.py is typed."""
+    inputs = json.loads(json.dumps(wanted_inputs(site, HV_UPDATER)))
+    other = changed(inputs, {("obs_config.json", "alarm_hook"): "sha256:0"})
+    updater_says(site, *[ON] * 8, **{WORKS_WITH: other})
+    write_uids(site)
+    told = readiness.in_words(readiness.readiness(site, need_redis=False))
+    assert not any("hv_updater" in line for line in told), told
+    line = "hv_updater works with other configs: alarm_hook changed in obs_config.json"
+    assert f"{line}; after the run: config.py" in readiness.warnings_before_run(site)
+
+
 def test_board_files_of_the_command_directory_are_others(site: Site, working: None) -> None:
     before = wanted_inputs(site, HV_UPDATER)
     shutil.copytree(SHIPPED, site.command_dir / "quabos")

@@ -6,6 +6,7 @@ So whoever started it, `why_start` knows whether it works with the present confi
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 
 from panoseti.bringup import session
 from panoseti.bringup.ledger import Inputs, Value, content_digest, why_differ
@@ -14,6 +15,8 @@ from panoseti.configs.board_files import quabos_folder
 from panoseti.configs.load_configs import DAQ_CONFIG, OBS_CONFIG, Site
 from panoseti.daemon import WORKS_WITH
 
+# How a daemon talks, not what it watches or sets: a run may go on until it is started anew.
+MAY_WAIT = ("alarm_hook", "command_pacing", "command_source_port")
 UNKNOWN = "does not say which configs it works with: it is of an older version"
 
 
@@ -52,16 +55,26 @@ def wanted_inputs(site: Site, name: str) -> Inputs:
     return inputs
 
 
-def why_start(site: Site, name: str) -> str | None:
-    """Why a daemon must be started (again); None when it works with the present configs."""
+def why_start(site: Site, name: str, but_for: Collection[str] = ()) -> str | None:
+    """Why a daemon must be started (again); None when it works with the present configs.
+
+    but_for: fields of obs_config.json that do not matter.
+    """
     found = session.state(name, site.head_data_dir)
     if not found.works or found.beat is None:
         return found.problem or UNKNOWN
-    return why_other_configs(found.beat.details.get(WORKS_WITH), wanted_inputs(site, name))
-
-
-def why_other_configs(said: object, wanted: Inputs) -> str | None:
-    """In what the configs a daemon says that it works with differ from these; None = in nothing."""
+    said, wanted = found.beat.details.get(WORKS_WITH), wanted_inputs(site, name)
     if not isinstance(said, dict) or not all(isinstance(values, dict) for values in said.values()):
         return UNKNOWN
-    return why_differ(said, wanted)
+    return why_differ(_without(said, but_for), _without(wanted, but_for))
+
+
+def _without(inputs: Inputs, names: Collection[str]) -> Inputs:
+    return {
+        source: {
+            name: value
+            for name, value in values.items()
+            if source != OBS_CONFIG or name not in names
+        }
+        for source, values in inputs.items()
+    }

@@ -20,10 +20,10 @@ from panoseti.bringup.board_setup import (
     shutter_drivers,
     state_in,
 )
-from panoseti.bringup.daemon_inputs import why_start
+from panoseti.bringup.daemon_inputs import MAY_WAIT, why_start
 from panoseti.bringup.ledger import HOUR_S, Ledger, Step
 from panoseti.bringup.ledger_file import held_ledger, read_ledger
-from panoseti.bringup.session import CAPTURE_HK, HV_UPDATER, TEMPERATURE_GUARD
+from panoseti.bringup.session import CAPTURE_HK, HV_UPDATER, SESSION_DAEMONS, TEMPERATURE_GUARD
 from panoseti.bringup.session_setup import HvLack, hv_lacks, nominal_volts
 from panoseti.configs.board_files import PH_BASELINE, QUABO_UIDS, read_ph_baseline, read_quabo_uids
 from panoseti.configs.load_configs import Site
@@ -36,6 +36,7 @@ from panoseti.housekeeping.store import Store
 
 LOADED_BY_START = (Step.MASKS, Step.MAROC)
 NEEDED = (Step.REBOOT, Step.HK_DEST, Step.MASKS, Step.MAROC, Step.PH_BASELINE)
+OTHER_CONFIGS = "works with other configs"
 MEND_ALL = "config.py"
 WAIT = "config.py, which waits for it"
 MEND = {
@@ -218,8 +219,8 @@ def _daemon_lacks(site: Site, need_hv: bool, need_redis: bool) -> list[Lack]:
         if not found.works:
             mend = "config.py --hv_on" if name == HV_UPDATER else "config.py --redis_daemons"
             lacks.append(Lack("", f"{name} {found.problem}", mend))
-        elif why := why_start(site, name):
-            lacks.append(Lack("", f"{name} works with other configs: {why}", MEND_ALL))
+        elif why := why_start(site, name, MAY_WAIT):
+            lacks.append(Lack("", f"{name} {OTHER_CONFIGS}: {why}", MEND_ALL))
     return lacks
 
 
@@ -261,8 +262,15 @@ def in_words(lacks: Sequence[Lack]) -> list[str]:
 
 
 def warnings_before_run(site: Site) -> list[str]:
-    """What does not keep a run from being started, but should be known: boards without HV."""
-    return [f"{ip}: HV {lack.reason}" for ip, lack in _hv_off(site, present_boards(site)).items()]
+    """What does not keep a run from being started, but should be known: boards without HV, and
+    that alarms still go where an old config says.
+    """
+    off = _hv_off(site, present_boards(site))
+    found = [f"{ip}: HV {lack.reason}" for ip, lack in off.items()]
+    for name in SESSION_DAEMONS:
+        if why := why_start(site, name):
+            found.append(f"{name} {OTHER_CONFIGS}: {why}; after the run: {MEND_ALL}")
+    return found
 
 
 def shutter_warnings(site: Site, boards: Sequence[Quabo], look: bool) -> list[str]:
