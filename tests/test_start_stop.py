@@ -22,6 +22,7 @@ import pytest
 
 import stop as stop_script
 from panoseti.boards.addresses import is_loopback
+from panoseti.bringup import session
 from panoseti.bringup.ledger import Step
 from panoseti.bringup.touched import forget_touched, note_touched, read_touched
 from panoseti.configs.board_files import read_quabo_uids
@@ -300,7 +301,9 @@ def tree(folder: Path) -> set[str]:
 
 
 @pytest.fixture
-def variant(obs: Obs, tmp_path: Path) -> Variant:
+def variant(obs: Obs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Variant:
+    # The session of the original goes on beside it: see test_data_dir_changed.py.
+    monkeypatch.setattr(session, "elsewhere", lambda site, names=(): [])
     data_dir = tmp_path / "data"
     keep = ("quabo_uids.json", "quabo_ph_baseline.json", "bringup.json")
     data_dir.mkdir()
