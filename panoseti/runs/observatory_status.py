@@ -6,6 +6,7 @@ of its own, and keeps nothing else from being told.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -269,15 +270,16 @@ def _open_runs(data_dir: Path, present: str | None) -> list[OpenRun]:
     found = []
     for run in run_state.runs(data_dir)[-RUNS_LOOKED_AT:]:
         folder = data_dir / run
-        complete = (folder / Marker.RUN_COMPLETE).exists()
-        if run != present and not complete and (folder / RUN_JSON).exists():
+        complete = run_state.is_marked(folder, Marker.RUN_COMPLETE)
+        # os.path: False, too, in a folder of somebody else that we may not look into.
+        if run != present and not complete and os.path.exists(folder / RUN_JSON):
             pid = run_state.collector_pid(folder)
             progress = None if pid is None else read_progress(folder)
             found.append(
                 OpenRun(
                     run,
-                    (folder / Marker.RECORDING_ENDED).exists(),
-                    (folder / Marker.COLLECT_COMPLETE).exists(),
+                    run_state.is_marked(folder, Marker.RECORDING_ENDED),
+                    run_state.is_marked(folder, Marker.COLLECT_COMPLETE),
                     pid,
                     str(progress or ""),
                     _failed_files(folder),
