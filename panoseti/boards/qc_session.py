@@ -18,7 +18,6 @@ from panoseti.boards.board_link import LOCK_NAME, BoardLink, Outcome, Send, Step
 from panoseti.boards.commands import CalibratePhBaseline, DataDestination
 from panoseti.boards.hk_socket import HkSocket, listen_addresses
 from panoseti.boards.qc_commands import HK, UID, Bench, Request
-from panoseti.bringup import session
 from panoseti.bringup.ledger import utc_text
 from panoseti.bringup.touched import note_touched
 from panoseti.configs.load_configs import DAQ_CONFIG, OBS_CONFIG, Site, load_site
@@ -128,6 +127,8 @@ class Session:
         """Whether a guard looks after the board's high voltage."""
         if self._data_dir is None or not self._is_of_site:
             return False
+        from panoseti.bringup import session  # as the store below: only where it is needed
+
         return session.state(session.TEMPERATURE_GUARD, self._data_dir).works
 
     # --- carrying out ---
