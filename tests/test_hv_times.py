@@ -161,14 +161,15 @@ def ignore(value: object) -> None:
 
 def hanging(*names: str) -> Cause:
     def cause(night: HvNight) -> tuple[Iterable[str], Cure]:
-        pids = [night.daemons[name].process.pid for name in names]
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-            night.stack.callback(os.kill, pid, signal.SIGCONT)  # however the test ends
+        processes = [night.daemons[name].process for name in names]
+        for process in processes:
+            process.send_signal(signal.SIGSTOP)
+            # However the test ends; a later cause may have ended that one by then.
+            night.stack.callback(process.send_signal, signal.SIGCONT)
 
         def cure() -> None:
-            for pid in pids:
-                os.kill(pid, signal.SIGCONT)
+            for process in processes:
+                process.send_signal(signal.SIGCONT)
 
         return night.ips, cure
 
