@@ -22,7 +22,9 @@ from panoseti.errors import RefusedError
 from panoseti.flight import FlightRecorder
 from panoseti.high_voltage.hv_off_asked import off_asked_unix
 from panoseti.high_voltage.hv_trips import TRIPS_FILE, Trip, add_trips, read_trips
+from panoseti.nodes.daq_nodes import NodeShells
 from panoseti.runs import activities, start_checks
+from panoseti.runs.start_checks import StartOptions
 from simulator.private_observatory import private_observatory
 from tests.config_calls import boards, config
 from tests.helpers import wait_for
@@ -103,8 +105,9 @@ def test_nothing_but_its_end_is_done_beside_an_older_session(
         with pytest.raises(RefusedError) as refusal:
             config_tasks.run(here, Request(tasks), Console(), flight)
         assert named in str(refusal.value) and "config.py --shutdown" in str(refusal.value)
-    with pytest.raises(RefusedError, match=f"pid {pid}"):
-        start_checks.check_activities_here(here)
+    with NodeShells([], here.obs, flight) as shells:  # no node is in another run
+        with pytest.raises(RefusedError, match=f"pid {pid}"):
+            start_checks.check_rest(here, StartOptions(), shells)
     config_tasks.run(here, Request(["shutdown"], dry_run=True), Console(), flight)
     assert named in capsys.readouterr().err
     assert runs(pid)

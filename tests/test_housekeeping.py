@@ -192,7 +192,7 @@ def test_what_is_no_hk_of_our_boards_is_counted_and_never_stored(
         kinds = {
             name: beat.details[name]
             for name in beat.details
-            if name not in ("problem", "unkept_hv", "stored")
+            if name not in ("problem", "unkept_hv", "stored", "works_with")
         }
         assert kinds == {
             "received": 10, "malformed": 6, "source_mismatch": 1, "unknown_source": 2,

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from panoseti.bringup import session
 from panoseti.errors import RefusedError
 from panoseti.flight import read_flight, user_name
 from panoseti.runs import activities, run_record, run_start, run_state
@@ -42,8 +43,9 @@ def obs(built: Obs) -> Iterator[Obs]:
 
 
 @pytest.fixture
-def other(obs: Obs, tmp_path: Path) -> SecondHead:
-    """Another head node, ready to start."""
+def other(obs: Obs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SecondHead:
+    """Another head node, ready to start; as elsewhere, it sees no daemons of the first."""
+    monkeypatch.setattr(session, "elsewhere", lambda site, names=(): [])
     return second_head(obs, tmp_path)
 
 

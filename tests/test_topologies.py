@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.hosted_site import DATA_DIR, HEAD, HostedSite, NodePlan, hosted_site
+from tests.hosted_site import DATA, DATA_DIR, HEAD, HostedSite, NodePlan, hosted_site
 from tests.hosts import DISK, reason_to_skip
 from tests.recording_truth import (
     Recording,
@@ -32,10 +32,12 @@ from tests.recording_truth import (
     check_run_is_complete,
     check_statuses,
 )
+from tests.site_files import changed
 
 BLANK_DIR = DISK / "observatory data"
 BYSTANDERS = ("notes.txt", "module_1/calibration.dat", "module_254/calibration.dat")
 VOLUME_MB = 128
+INTEGRATION_US = 4000  # fewer frames to look at than in test_night.py
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def record_night(folder: Path, name: str) -> Iterator[Night]:
         topology.plans,
         volumes=topology.volumes,
         head_data_dir=topology.head_data_dir,
+        data=changed(DATA, {("image", "integration_time_usec"): INTEGRATION_US}),
     ) as site:
         prepare_disks(site, topology)
         if topology.read_only_command_dir:

@@ -93,6 +93,7 @@ def check_rest(site: Site, options: StartOptions, shells: NodeShells) -> Checked
     outcomes = shells.each(daq_nodes.status)
     _check_activities_there(outcomes)
     _check_claims(site, outcomes)
+    session.refuse_elsewhere(session.elsewhere(site))
     with held_ledger(site.head_data_dir, "start.py"):
         pass  # RefusedError when config.py is at work
     hv = options.hv and options.redis
@@ -154,7 +155,6 @@ def _check_disks(
 
 def check_activities_here(site: Site) -> None:
     """Refuse where something records on this computer; whose it is, where that is known."""
-    session.refuse_elsewhere(session.elsewhere(site))
     pipelines = activities.pipelines()
     token = head_token(site.head_data_dir)
     others = [why for one in pipelines if (why := others_pipeline(one, token)) is not None]
