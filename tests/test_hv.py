@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from panoseti.boards.addresses import redis_key
+from panoseti.configs.settings import set_point_v
 from panoseti.errors import ObsError
 from panoseti.high_voltage import hv
 from panoseti.high_voltage.hv import HvActions, HvBoard, HvUpdater, judge, update_loop
@@ -19,7 +20,6 @@ from panoseti.high_voltage.hv_ramp import (
     Off,
     Stage,
     Target,
-    set_point_v,
     step_codes,
 )
 from panoseti.high_voltage.hv_trips import Trip

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panoseti.configs.settings import HV_V_PER_CODE
+from panoseti.configs.settings import HV_V_PER_CODE, set_point_v
 from panoseti.high_voltage.hv_off import OffWatch
 from panoseti.high_voltage.hv_ramp import (
     HV_OFF,
@@ -23,7 +23,6 @@ from panoseti.high_voltage.hv_ramp import (
     Target,
     Want,
     compare,
-    set_point_v,
     step_codes,
 )
 from panoseti.housekeeping.hk_trust import HvSeen

@@ -381,7 +381,7 @@ def test_lines_gains_and_odd_pixels_are_those_of_the_simulator(bench: Bench) -> 
         assert maroc.used_bits_equal(maroc.setup(wanted), commands.MarocSetup(chips))
     assert all(board["streams"]["image"] is None for board in boards.values())
     assert boards[second]["shutter_open"]
-    assert shutter_state(work, work.boards[1]) == OPEN
+    assert shutter_state(work.ledger, work.boards[1]) == OPEN
 
     # Nothing that was there has changed; what is proposed can be taken as it is.
     assert {path: path.read_bytes() for path in before} == before
@@ -489,7 +489,7 @@ def test_a_module_whose_shutter_does_not_close_is_left_out(bench: Bench) -> None
     work = bench.work()
     assert len(calibrate_ph(work, work.boards)) == 4 and not work.problems
     # It was to be closed and nobody knows whether it obeyed: it stays closed.
-    assert shutter_state(work, driver) == CLOSED
+    assert shutter_state(work.ledger, driver) == CLOSED
 
 
 def test_masks_quieten_a_hot_pixel(bench: Bench) -> None:

@@ -28,7 +28,7 @@ from panoseti.boards.commands import (
 )
 from panoseti.bringup.ledger import Step as BringUpStep
 from panoseti.configs.board_files import read_quabo_config
-from panoseti.configs.settings import HV_OFFSET_V, HV_V_PER_CODE
+from panoseti.configs.settings import set_point_v
 from panoseti.errors import EXIT_BAD_CONFIG, ObsError
 
 OLD_SHUTTER_S = 1.0
@@ -112,21 +112,17 @@ def _flag(text: str) -> int:
     return value
 
 
-def _volts(code: int) -> float:
-    return max(0.0, code * HV_V_PER_CODE - HV_OFFSET_V)
-
-
 def _hv_words(code: int) -> str:
-    return f"{_volts(code):.2f} V" if code else "off"
+    return f"{set_point_v(code):.2f} V" if code else "off"
 
 
 def _set_hv(bench: Bench, codes: Sequence[int]) -> list[Step]:
     """HV is told in words before it is sent; the codes are remembered for `v`."""
     step = Send(SetHv(tuple(codes)))
     most = max(codes)
-    if _volts(most) > MOST_HV_V and not bench.hv_is_meant:
+    if set_point_v(most) > MOST_HV_V and not bench.hv_is_meant:
         raise ValueError(
-            f"code {most} is {_volts(most):.1f} V, more than any detector may have"
+            f"code {most} is {set_point_v(most):.1f} V, more than any detector may have"
             f" ({MOST_HV_V:g} V); if it is meant all the same: {HV_IS_MEANT}"
         )
     if any(codes):

@@ -148,8 +148,8 @@ def dark(
     is a warning.  Shutters that the ledger knows as open are opened again.
     """
     drivers, absent = _drivers(work, boards)
-    reopen = [q for q in drivers if shutter_state(work, q) == OPEN]
-    close = [q for q in drivers if shutter_state(work, q) != CLOSED]
+    reopen = [q for q in drivers if shutter_state(work.ledger, q) == OPEN]
+    close = [q for q in drivers if shutter_state(work.ledger, q) != CLOSED]
     if close:
         move_shutters(work, close, CLOSED)
         time.sleep(SHUTTER_S)
@@ -157,7 +157,7 @@ def dark(
     lit = {
         q.module_id: f"{shutter} {q.ip} drives, is not closed"
         for q in drivers
-        if shutter_state(work, q) != CLOSED
+        if shutter_state(work.ledger, q) != CLOSED
     }
     if with_hv:
         lit |= {q.module_id: f"{shutter} {q.ip} drives, may be open: it is absent" for q in absent}
@@ -174,7 +174,7 @@ def dark(
     try:
         yield [quabo for quabo in boards if quabo.ip not in work.failed]
     finally:
-        move_shutters(work, [q for q in reopen if shutter_state(work, q) == CLOSED], OPEN)
+        move_shutters(work, [q for q in reopen if shutter_state(work.ledger, q) == CLOSED], OPEN)
 
 
 def _measure_baselines(work: Work, boards: Sequence[Quabo]) -> dict[str, tuple[int, ...]]:
@@ -256,13 +256,8 @@ def fan_speed(work: Work, ip: str) -> int:
     return int(entry.facts.get("speed") or 0)
 
 
-def shutter_state(work: Work, quabo: Quabo) -> str:
+def shutter_state(ledger: Ledger, quabo: Quabo) -> str:
     """OPEN or CLOSED as the ledger has it, "" when it is not known."""
-    return state_in(work.ledger, quabo)
-
-
-def state_in(ledger: Ledger, quabo: Quabo) -> str:
-    """As `shutter_state`."""
     entry = ledger.done(quabo.ip, Step.SHUTTER)
     return str(entry.inputs.get("", {}).get("shutter", "")) if entry else ""
 

@@ -18,7 +18,7 @@ from panoseti.bringup.board_setup import (
     load_maroc,
     load_masks,
     shutter_drivers,
-    state_in,
+    shutter_state,
 )
 from panoseti.bringup.daemon_inputs import MAY_WAIT, why_start
 from panoseti.bringup.ledger import HOUR_S, Ledger, Step
@@ -285,7 +285,7 @@ def shutter_warnings(site: Site, boards: Sequence[Quabo], look: bool) -> list[st
     for quabo in drivers:
         why = ledger.why(quabo.ip, Step.SHUTTER, wanted, now_unix)
         seen = shown.get(quabo.ip)
-        if state_in(ledger, quabo) == CLOSED:
+        if shutter_state(ledger, quabo) == CLOSED:
             why = "closed"
         elif why is None and seen is not None and seen != site.obs.shutter_status_open:
             why = f"was told to be open, but SHUTTER_STATUS is {seen}"

@@ -213,6 +213,11 @@ def hv_codes(nominal_v: tuple[float, float, float, float], temp_c: float) -> Cod
     return _hv_codes([(volts + rise_v + HV_OFFSET_V) / HV_V_PER_CODE for volts in nominal_v])
 
 
+def set_point_v(code: int) -> float:
+    """The magnitude of the bias that an HV code asks for, V."""
+    return max(0.0, code * HV_V_PER_CODE - HV_OFFSET_V)
+
+
 def hv_switch_on_codes(nominal_v: tuple[float, float, float, float]) -> Codes:
     """HV codes of the one-shot command, without temperature (scale 1.14 mV per count)."""
     return _hv_codes([volts / SWITCH_ON_V_PER_CODE for volts in nominal_v])

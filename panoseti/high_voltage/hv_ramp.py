@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from panoseti.configs.settings import HV_OFFSET_V, HV_V_PER_CODE
+from panoseti.configs.settings import set_point_v
 from panoseti.high_voltage.hv_off import OFF_BELOW_V, RETRY_S, SLACK_S, OffWatch, shows_off
 from panoseti.housekeeping.hk_trust import ENOUGH, HvSeen
 
@@ -79,11 +79,6 @@ class Shown(StrEnum):
     WEAK = "weak"  # all are
     GONE = "gone"
     HIGH = "high"
-
-
-def set_point_v(code: int) -> float:
-    """The magnitude of the bias that a code asks for, V."""
-    return max(0.0, code * HV_V_PER_CODE - HV_OFFSET_V) if code else 0.0
 
 
 def compare(volts: Sequence[float], codes: Codes) -> Shown:
