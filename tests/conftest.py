@@ -12,6 +12,16 @@ import hypothesis
 import psutil
 import pytest
 
+# Fixtures that several files share, each defined beside what it yields.  A file's own goes first.
+from tests.faulty_nodes import built_nodes as built_nodes
+from tests.faulty_nodes import faults as faults
+from tests.faulty_site import built_site as built_site
+from tests.faulty_site import site as site
+from tests.ready_observatory import look as look
+from tests.ready_observatory import ready as ready
+from tests.typed_site import built_obs as built_obs
+from tests.typed_site import obs as obs
+
 PROGRAMS = ("hashpipe", "redis-server", "packet_source")
 SCRIPTS = (
     "store_redis_data.py",

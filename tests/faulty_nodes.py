@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from panoseti.runs.names import parse_data_file
 from panoseti.runs.pff import PRODUCTS
 from panoseti.runs.run_state import runs
@@ -185,11 +187,21 @@ def faulty_nodes(folder: Path) -> Iterator[Faults]:
         yield Faults(site, witness)
 
 
-@contextmanager
-def idle_before_and_after(built: Faults) -> Iterator[None]:
-    """Every computer is on and connected, nothing records, and the disks are empty."""
+@pytest.fixture(scope="module")
+def built_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faults]:
+    """One for all tests of a file."""
+    with faulty_nodes(tmp_path_factory.mktemp("faulty nodes")) as found:
+        yield found
+
+
+@pytest.fixture
+def faults(built_nodes: Faults) -> Iterator[Faults]:
+    """The same; before and after each test every computer is on and connected, nothing records,
+    and the disks are empty.
+    """
+    built = built_nodes
     built.check_idle()
-    yield
+    yield built
     for plan in built.site.plans:
         host = built.site.world[plan.host]
         if not host.is_on:

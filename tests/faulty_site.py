@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from panoseti.runs import activities, run_state
 from panoseti.runs.run_record import read_record
 from panoseti.runs.run_state import Marker
@@ -191,3 +193,17 @@ def faulty_site(folder: Path, shape: Shape = Shape.APART) -> Iterator[FaultySite
         witness = Witness(obs.head_dir, obs.node_folders)
         witness.place_bystanders()
         yield FaultySite(obs, witness, folder)
+
+
+@pytest.fixture(scope="module")
+def built_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultySite]:
+    """One for all tests of a file."""
+    with faulty_site(tmp_path_factory.mktemp("faulty site")) as found:
+        yield found
+
+
+@pytest.fixture
+def site(built_site: FaultySite) -> Iterator[FaultySite]:
+    """The same, idle before and after each test."""
+    with built_site.case():
+        yield built_site

@@ -12,7 +12,7 @@ import pytest
 import config as script
 from panoseti import console
 from simulator.private_observatory import PrivateObservatory, private_observatory
-from tests.config_calls import Answer, write_data
+from tests.config_calls import Answer, config, write_data
 
 TIME_SCALE = 50.0
 Look = Callable[..., Answer]
@@ -31,12 +31,22 @@ def fresh_observatory(folder: Path) -> Iterator[PrivateObservatory]:
         yield observatory
 
 
-def looking(
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateObservatory]:
+    """Brought up."""
+    with fresh_observatory(tmp_path_factory.mktemp("ready")) as observatory:
+        answer = config(observatory)
+        assert answer.code == 0, answer
+        yield observatory
+
+
+@pytest.fixture
+def look(
     ready: PrivateObservatory,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Look:
-    """For a fixture `look` of these fixtures."""
+    """For questions to it, and what else is soon done."""
     monkeypatch.chdir(ready.command_dir)
     monkeypatch.setattr(sys, "argv", ["config.py"])
 

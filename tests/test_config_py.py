@@ -33,18 +33,9 @@ from tests.config_calls import (
     write_data,
 )
 from tests.helpers import wait_for
-from tests.ready_observatory import Look, fresh_observatory, looking, restore
+from tests.ready_observatory import Look, fresh_observatory, restore
 
 EVERY_DAEMON = set(SESSION_DAEMONS)
-
-
-@pytest.fixture
-def look(
-    ready: PrivateObservatory,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Look:
-    return looking(ready, monkeypatch, capsys)
 
 
 @pytest.fixture(scope="module")

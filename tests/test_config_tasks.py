@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -48,25 +47,7 @@ from tests.config_calls import (
     write_data,
 )
 from tests.helpers import REPO, wait_for
-from tests.ready_observatory import Look, fresh_observatory, looking, restore
-
-
-@pytest.fixture
-def look(
-    ready: PrivateObservatory,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Look:
-    return looking(ready, monkeypatch, capsys)
-
-
-@pytest.fixture(scope="module")
-def ready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateObservatory]:
-    """Brought up."""
-    with fresh_observatory(tmp_path_factory.mktemp("config tasks")) as observatory:
-        answer = config(observatory)
-        assert answer.code == 0, answer
-        yield observatory
+from tests.ready_observatory import Look, restore
 
 
 @pytest.mark.long

@@ -20,7 +20,7 @@ import pytest
 
 from panoseti.runs.run_record import read_record
 from tests import node_dir
-from tests.faulty_site import FaultySite, faulty_site
+from tests.faulty_site import FaultySite
 from tests.typed_site import Done
 
 SEED = 20240725
@@ -83,20 +83,6 @@ WAYS = {
 PLAIN = Way((), 0)
 PHASES = ("start", "stop", "collect")
 MOST = 300
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultySite]:
-    """The observatory after config.py."""
-    with faulty_site(tmp_path_factory.mktemp("kill points")) as found:
-        yield found
-
-
-@pytest.fixture
-def site(built: FaultySite) -> Iterator[FaultySite]:
-    """The same, idle before and after each test."""
-    with built.case():
-        yield built
 
 
 def at_point(site: FaultySite, number: Signals, name: str, at: int) -> str:

@@ -16,19 +16,12 @@ from tests.typed_site import Shape
 
 
 @pytest.fixture(scope="module", params=[Shape.OTHER_DISK, Shape.SHARED], ids=lambda s: s.value)
-def built(
+def built_site(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[FaultySite]:
     """Head node and DAQ node are one computer: files are moved, or copied from another disk."""
     with faulty_site(tmp_path_factory.mktemp("kill points"), request.param) as found:
         yield found
-
-
-@pytest.fixture
-def site(built: FaultySite) -> Iterator[FaultySite]:
-    """The same, idle before and after each test."""
-    with built.case():
-        yield built
 
 
 @pytest.mark.long

@@ -20,27 +20,9 @@ from panoseti.runs.run_state import RUN_NAME_FILE
 from simulator.flash import FOCUS_AT_FIRST, Firmware, firmware_image
 from simulator.power_switch import PowerSwitchServer
 from simulator.private_observatory import PrivateObservatory
-from tests.config_calls import boards, check_registers, config
+from tests.config_calls import boards, check_registers
 from tests.helpers import free_port, wait_for
-from tests.ready_observatory import Look, fresh_observatory, looking, restore
-
-
-@pytest.fixture
-def look(
-    ready: PrivateObservatory,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Look:
-    return looking(ready, monkeypatch, capsys)
-
-
-@pytest.fixture(scope="module")
-def ready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateObservatory]:
-    """Brought up."""
-    with fresh_observatory(tmp_path_factory.mktemp("devices")) as observatory:
-        answer = config(observatory)
-        assert answer.code == 0, answer
-        yield observatory
+from tests.ready_observatory import Look, restore
 
 
 @contextmanager

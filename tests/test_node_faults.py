@@ -34,8 +34,6 @@ from tests.faulty_nodes import (
     Run,
     arriving,
     bulk,
-    faulty_nodes,
-    idle_before_and_after,
     policy,
 )  # fmt: skip
 from tests.helpers import wait_for
@@ -55,20 +53,6 @@ from tests.recording_truth import (
 
 CUT_S = 3.0
 ALARM_WITHIN_S = 10.0
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faults]:
-    """The observatory after config.py."""
-    with faulty_nodes(tmp_path_factory.mktemp("faults")) as found:
-        yield found
-
-
-@pytest.fixture
-def faults(built: Faults) -> Iterator[Faults]:
-    """The same, idle before and after each test."""
-    with idle_before_and_after(built):
-        yield built
 
 
 # --- nodes and pipelines ---

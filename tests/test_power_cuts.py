@@ -10,7 +10,6 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,8 +25,6 @@ from tests.faulty_nodes import (
     Run,
     arriving,
     bulk,
-    faulty_nodes,
-    idle_before_and_after,
 )  # fmt: skip
 from tests.faulty_site import FAULT_POINT
 from tests.helpers import REPO, wait_for
@@ -39,20 +36,6 @@ SEED = 20240725
 # A script has no fewer points (tests/fault_point.py) than this.
 AT_LEAST = {"start": 40, "run": 0, "stop": 14, "collect": 14}
 CUTS = [(phase, draw) for phase in AT_LEAST for draw in range(1 if phase == "run" else 2)]
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faults]:
-    """The observatory after config.py."""
-    with faulty_nodes(tmp_path_factory.mktemp("power cuts")) as found:
-        yield found
-
-
-@pytest.fixture
-def faults(built: Faults) -> Iterator[Faults]:
-    """The same, idle before and after each test."""
-    with idle_before_and_after(built):
-        yield built
 
 
 def begin_counted(faults: Faults, points: Path, phase: str, name: str) -> subprocess.Popen[str]:

@@ -25,24 +25,10 @@ from panoseti.runs.run_record import read_record
 from panoseti.runs.run_state import CONTROL_LOCK, Marker
 from simulator.private_services import make_key, public_key
 from tests import node_dir
-from tests.faulty_site import FaultySite, faulty_site
+from tests.faulty_site import FaultySite
 from tests.typed_site import Done, frames_of
 
 pytestmark = pytest.mark.long
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultySite]:
-    """The observatory after config.py."""
-    with faulty_site(tmp_path_factory.mktemp("run faults")) as found:
-        yield found
-
-
-@pytest.fixture
-def site(built: FaultySite) -> Iterator[FaultySite]:
-    """The same, idle before and after each test."""
-    with built.case():
-        yield built
 
 
 def said(done: Done) -> str:

@@ -10,7 +10,6 @@ import json
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,21 +24,7 @@ from panoseti.runs.watch_log import WATCH_LOG
 from simulator.site_writer import head_address
 from tests.helpers import REPO, wait_for
 from tests.second_head import QUICK, SecondHead, another_start_in_between, second_head
-from tests.typed_site import QUIET, Obs, frames_of, put_right, typed_site
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Obs]:
-    """The observatory after config.py."""
-    with typed_site(tmp_path_factory.mktemp("start owner")) as found:
-        yield found
-
-
-@pytest.fixture
-def obs(built: Obs) -> Iterator[Obs]:
-    """The same, idle before and after each test."""
-    with put_right(built):
-        yield built
+from tests.typed_site import QUIET, Obs, frames_of
 
 
 @pytest.fixture

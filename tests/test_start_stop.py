@@ -39,22 +39,7 @@ from panoseti.runs.run_record import read_record
 from panoseti.runs.start_checks import StartOptions
 from simulator.site_writer import head_address
 from tests.helpers import REPO, wait_for
-from tests.typed_site import QUIET, Obs, frames_of, put_right, typed_site
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Obs]:
-    """The observatory after config.py."""
-    with typed_site(tmp_path_factory.mktemp("start stop")) as found:
-        yield found
-
-
-@pytest.fixture
-def obs(built: Obs) -> Iterator[Obs]:
-    """The same, idle before and after each test."""
-    with put_right(built):
-        yield built
-
+from tests.typed_site import QUIET, Obs, frames_of
 
 # --- the way through ---
 

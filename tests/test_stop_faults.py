@@ -7,31 +7,16 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
 
 import pytest
 
 from panoseti.runs.run_state import Marker
-from tests.faulty_site import FaultySite, faulty_site
+from tests.faulty_site import FaultySite
 from tests.frame_witness import OLD_RUN
 from tests.helpers import REPO, wait_for
 from tests.typed_site import frames_of
 
 pytestmark = pytest.mark.long
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultySite]:
-    """The observatory after config.py."""
-    with faulty_site(tmp_path_factory.mktemp("stop faults")) as found:
-        yield found
-
-
-@pytest.fixture
-def site(built: FaultySite) -> Iterator[FaultySite]:
-    """The same, idle before and after each test."""
-    with built.case():
-        yield built
 
 
 # --- nobody can be told ---

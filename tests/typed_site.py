@@ -207,6 +207,20 @@ def put_right(obs: Obs) -> Iterator[None]:
         shutil.rmtree(obs.head_dir / run)
 
 
+@pytest.fixture(scope="module")
+def built_obs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Obs]:
+    """One for all tests of a file."""
+    with typed_site(tmp_path_factory.mktemp("typed site")) as found:
+        yield found
+
+
+@pytest.fixture
+def obs(built_obs: Obs) -> Iterator[Obs]:
+    """The same, put right before and after each test."""
+    with put_right(built_obs):
+        yield built_obs
+
+
 def frames_of(run_dir: Path) -> dict[tuple[int, str], int]:
     """Frames by module and product; every file must be whole and right."""
     found: dict[tuple[int, str], int] = {}
