@@ -15,8 +15,7 @@ import stat
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional, Sequence, Type
+from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional, Sequence
 
 from daq_facts import (
     EXIT_FAILED,
@@ -323,12 +322,7 @@ class Lock:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.held:
             os.ftruncate(self._fd, 0)  # the next holder is not taken for this one
         os.close(self._fd)

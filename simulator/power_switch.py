@@ -24,7 +24,6 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedIOBase
-from types import TracebackType
 from urllib.parse import parse_qsl, urlsplit
 
 OUTLETS = range(1, 9)
@@ -74,12 +73,7 @@ class PowerSwitchServer:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ending.set()
         self._server.shutdown()
         self._thread.join()

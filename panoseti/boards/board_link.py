@@ -23,7 +23,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
 
 from panoseti.boards.addresses import COMMAND_PORT
 from panoseti.boards.board_plans import Conversation, Outcome, Pause, Reply, Send, Step, outgoing
@@ -97,12 +96,7 @@ class BoardLink:
     def __enter__(self) -> BoardLink:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Nothing: each run gives back what it took."""
 
     def run(

@@ -13,7 +13,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Protocol
 
 from panoseti.boards.addresses import FOCUS_QUABO, boardloc, redis_key
@@ -88,12 +87,7 @@ class HkWatch(Protocol):
     focus: dict[str, FocusNote]
 
     def __enter__(self) -> HkWatch: ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
     def look(self, timeout_s: float) -> None:
         """Take in what there is; waits up to `timeout_s` for news."""
 
@@ -114,12 +108,7 @@ class PortWatch:
     def __enter__(self) -> PortWatch:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._socket.close()
 
     def look(self, timeout_s: float) -> None:
@@ -157,12 +146,7 @@ class StoreWatch:
         self.look(0)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._store.close()
 
     def look(self, timeout_s: float) -> None:

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from panoseti.boards.addresses import boardloc, redis_key
 from panoseti.boards.hk_socket import Datagram, HkSocket
@@ -205,12 +204,7 @@ class HkFile:
     def __enter__(self) -> HkFile:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def append(self, records: Sequence[bytes]) -> int:
