@@ -19,7 +19,7 @@ from panoseti import console
 from panoseti.configs.site_at_any_price import find_site, not_the_head_node
 from panoseti.errors import EXIT_FAILED, EXIT_OK
 from panoseti.flight import FlightRecorder, read_flight
-from panoseti.runs import observatory_status, status_report
+from panoseti.runs import status_gathering, status_report
 
 LOG_LINES = 50
 EXAMPLES = """\
@@ -65,8 +65,8 @@ def main(argv: Sequence[str]) -> int:
         return show_log(found.site.head_data_dir, args.log, out)
     flight = recorder(found.site.head_data_dir)
     flight.command(argv)
-    status = observatory_status.look(found.site, flight)
-    status_report.show(status, observatory_status.with_data_config(found.site), out)
+    status = status_gathering.look(found.site, flight)
+    status_report.show(status, status_report.with_data_config(found.site), out)
     if args.json:
         out.result({"config_notes": notes, **status.document()})
     return EXIT_FAILED if status.problems else EXIT_OK

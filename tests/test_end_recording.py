@@ -24,11 +24,11 @@ from panoseti.nodes.daq_nodes import NodeShells
 from panoseti.nodes.node_types import NodeStatus
 from panoseti.runs import activities, end_recording
 from panoseti.runs.end_recording import STOP_FLOW, Ending
-from panoseti.runs.observatory_status import look
 from panoseti.runs.run_owner import new_token
 from panoseti.runs.run_record import Expected, RunRecord, new_document
 from panoseti.runs.run_state import Holder
 from panoseti.runs.start_checks import check_activities_here
+from panoseti.runs.status_gathering import look
 from tests import node_dir
 from tests.helpers import wait_for
 from tests.site_files import DAQ, OBS, changed, write_site

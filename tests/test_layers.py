@@ -52,8 +52,8 @@ LAYERS: dict[str, str] = {
         qc_shell readiness recording_room rehearsal reset_notes run_account run_finish run_gaps
         run_order run_owner run_part run_record run_report run_restarts run_start run_state run_stop
         run_summary run_timer run_verdict run_watcher safety safety_status session session_end
-        session_setup site_at_any_price site_of_run start_checks status_report threshold_measure
-        threshold_scan verified
+        session_setup site_at_any_price site_of_run start_checks status_advice status_gathering
+        status_report threshold_measure threshold_scan verified
     """,
 }
 SIMULATOR: dict[str, str] = {

@@ -17,11 +17,11 @@ from panoseti.flight import FlightRecorder
 from panoseti.nodes.node_types import NodeRun
 from panoseti.runs import lost_runs, names, pff, run_stop
 from panoseti.runs.end_recording import STOP_RECORDING, Ending, Line
-from panoseti.runs.observatory_status import look
 from panoseti.runs.pff import BoardHeader
 from panoseti.runs.run_record import read_record
 from panoseti.runs.run_state import Marker
 from panoseti.runs.run_stop import StopOptions, StopReport
+from panoseti.runs.status_gathering import look
 from simulator.private_services import OperatorKeys, PrivateSshd, private_sshd
 from tests.helpers import REPO
 from tests.site_files import OBS, REMOVE, changed, write_site

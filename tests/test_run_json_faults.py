@@ -21,7 +21,7 @@ from panoseti.console import Console
 from panoseti.flight import FlightRecorder
 from panoseti.nodes import node_types
 from panoseti.nodes.node_types import parsed
-from panoseti.runs import observatory_status, run_finish, run_stop
+from panoseti.runs import run_finish, run_stop, status_gathering
 from panoseti.runs.end_recording import Ending
 from panoseti.runs.run_part import left_out, never_asked
 from panoseti.runs.run_record import RUN_JSON, VERSION
@@ -102,8 +102,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
 
 def stop_and_look(site: Site) -> None:
     """All that is done with a record, but for what needs a node."""
-    observatory_status._open_runs(site.head_data_dir, None)
-    observatory_status._run_status(site.head_data_dir, Holder(RUN))
+    status_gathering._open_runs(site.head_data_dir, None)
+    status_gathering._run_status(site.head_data_dir, Holder(RUN))
     stopping = run_stop._Stop(site, StopOptions(run=RUN), Console(), QUIET)
     stopping._broken_off()
     record = stopping._record(RUN)

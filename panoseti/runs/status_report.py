@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from daq.daq_facts import utc_text
 from panoseti.boards import outlets
-from panoseti.configs.load_configs import Site
+from panoseti.configs import settings
+from panoseti.configs.load_configs import Site, load_site
 from panoseti.console import Console
+from panoseti.errors import ConfigError
 from panoseti.runs.disk_room import duration_text, size_text
-from panoseti.runs.observatory_status import (
-    BoardLine,
-    NodeLine,
-    ObservatoryStatus,
-    RunStatus,
-    time_left_s,
-)
+from panoseti.runs.observatory_status import BoardLine, NodeLine, ObservatoryStatus, RunStatus
 from panoseti.runs.run_record import RUN_JSON
 from panoseti.words import shown_lines
 
@@ -22,6 +18,14 @@ NODE_COLUMNS = ("DAQ node", "modules", "state", "packets", "frames", "partial", 
 DAEMON_COLUMNS = ("daemon", "pid", "state", "age s", "problem")
 BOARD_COLUMNS = ("module", "quabo", "address", "HK age s", "detectors C", "FPGA C", "HV V", "HV",
                  "data age s")  # fmt: skip
+
+
+def with_data_config(site: Site) -> Site:
+    """The site with its data config where that can be read (for the time left on disks)."""
+    try:
+        return load_site(site.command_dir)
+    except ConfigError:
+        return site
 
 
 def show(found: ObservatoryStatus, site: Site, console: Console) -> None:
@@ -82,7 +86,7 @@ def _node_row(node: NodeLine, site: Site) -> list[object]:
     pipeline = status.pipeline
     totals = pipeline.totals if pipeline else {}
     free = min((volume.free_bytes for volume in status.volumes), default=None)
-    left_s = time_left_s(site, node)
+    left_s = _time_left_s(site, node)
     return [
         *row,
         totals.get("received"),
@@ -94,6 +98,23 @@ def _node_row(node: NodeLine, site: Site) -> list[object]:
         None if free is None else size_text(free),
         None if left_s is None else duration_text(left_s),
     ]
+
+
+def _time_left_s(site: Site, node: NodeLine) -> float | None:
+    """How long the fullest volume of a node lasts at the rate of the run's data config."""
+    if node.status is None or site.data_or_none is None:
+        return None
+    rate = settings.data_rate_bytes_s(site.data)
+    placed = {module for volume in node.status.volumes for module in volume.modules}
+    placed |= set(node.status.unusable)
+    left = []
+    for volume in node.status.volumes:
+        own = [module for module in node.modules if module in volume.modules]
+        if volume.default:
+            own += [module for module in node.modules if module not in placed]
+        if own:
+            left.append(volume.free_bytes / (rate * len(own)))
+    return min(left, default=None)
 
 
 def _board_row(board: BoardLine) -> list[object]:
