@@ -29,7 +29,7 @@ from panoseti.bringup.touched import forget_touched, note_touched, read_touched
 from panoseti.calibration.threshold_measure import measure_thresholds
 from panoseti.calibration.threshold_scan import ScanPlan
 from panoseti.configs import settings
-from panoseti.configs.board_files import read_ph_baseline
+from panoseti.configs.board_files import QUABO_UIDS, read_ph_baseline
 from panoseti.configs.load_configs import load_site
 from panoseti.flight import FlightRecorder
 from panoseti.high_voltage.alarms import standing_alarms
@@ -322,6 +322,37 @@ def test_a_board_that_does_not_obey_hides_no_other(ready: PrivateObservatory, lo
     assert "7 of 8 boards" in answer.err
     entry = read_ledger(ready.data_dir).entry(deaf, Step.MASKS)
     assert entry is not None and entry.done_unix is None, "what it holds is not known"
+    restore(ready, look)
+
+
+def test_boards_that_the_last_scan_did_not_find(ready: PrivateObservatory, look: Look) -> None:
+    """Asked for alone, nothing is done, and that is no success.  HV off is told to them all the
+    same; that nobody has heard it is none either.
+    """
+    path = ready.data_dir / QUABO_UIDS
+    text = path.read_text()
+    lost = ready.site.quabos[:4]
+    absent = json.loads(text)
+    for quabo in absent["domes"][0]["modules"][0]["quabos"]:
+        quabo["uid"] = ""
+    path.write_text(json.dumps(absent))
+    answer = look("--mask_config", "--module", "1")
+    assert answer.code == 1, answer
+    assert f"nothing is done: the last scan did not find {', '.join(lost)}; is there" in answer.err
+    for quabo in absent["domes"][1]["modules"][0]["quabos"]:
+        quabo["uid"] = ""
+    path.write_text(json.dumps(absent))
+    assert look("--hv_off").code == 0
+    with ready.client() as client:
+        client.fault(lost[0], "unreachable")
+        answer = look("--hv_off")
+        assert answer.code == 0, answer
+        assert "confirmed by 7 boards, 1 do not answer, nor did they at the last" in answer.err
+        client.fault("all", "unreachable")
+        answer = look("--hv_off")
+        assert answer.code == 1, answer
+        assert "HV off: no board has heard it; if one may have high voltage, cut" in answer.err
+    path.write_text(text)
     restore(ready, look)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from panoseti.boards.board_work import Work
+from panoseti.boards.board_work import Work, addresses
 from panoseti.configs.selection import Choice
 from panoseti.configs.site import Quabo
 from panoseti.console import Console
@@ -43,8 +43,13 @@ class Job:
         return self.work.console
 
     def boards(self) -> list[Quabo]:
-        """The boards a task is for: chosen and present."""
-        return self.work.present()
+        """The boards a task is for: chosen and present.  None at all is a fault."""
+        found = self.work.present()
+        if not found and not self.work.problems:
+            asked = addresses([quabo.ip for quabo in self.work.boards])
+            text = f"the last scan did not find {asked}; is there power? config.py looks again"
+            self.work.fault("boards", "nothing is done", text)
+        return found
 
 
 @dataclass(frozen=True)

@@ -149,8 +149,8 @@ def _state(work: Work, quabo: Quabo, hv_off: str | None) -> str:
             why = work.why(quabo, step, now_unix)
         except ConfigError as error:
             why = str(error.faults[0])
-        if step is Step.HV:
-            why = why or hv_off
+        if step is Step.HV:  # as it is now, rather than how the last try ended
+            why = hv_off or why
         if why is not None:
             return f"{step.label}: {why}"
     wrong = [f"{one.step}: {one.text}" for one in work.problems if one.where == quabo.ip]

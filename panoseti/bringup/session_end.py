@@ -69,6 +69,12 @@ def high_voltage_off(work: Work) -> set[str]:
         words.append(f"{len(told) - confirmed} were told but cannot confirm")
     if without_power:
         words.append(f"{len(without_power)} are without power")
+    gone = problems.keys() - set(told) - silent.keys() - work.site.obs.known_absent
+    if not_there := gone - without_power:
+        words.append(f"{len(not_there)} do not answer, nor did they at the last scan")
+    if not (told or without_power or unproven):
+        text = "no board has heard it; if one may have high voltage, cut the power of its module"
+        work.fault("boards", "HV off", text)
     left = _updaters_left(work)
     work.console.note(f"HV off: {', '.join(words)}; hv_updater {left or 'does not run'}")
     verified.tell(work, [seen])
