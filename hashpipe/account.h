@@ -48,10 +48,11 @@ static inline unsigned stream_index(unsigned module, unsigned quabo, unsigned st
 
 /* Written by the net thread. */
 struct net_stream_account {
-	counter received;      /* packets accepted */
-	counter last_recv_ns;  /* Unix time of the last one */
-	counter last_clock_ns; /* ... on the clock that is never set, 0: none came */
-	counter gap_ns;	       /* longest time between two of them, on that clock */
+	counter received;	/* packets accepted */
+	counter last_recv_ns;	/* Unix time of the last one */
+	counter last_clock_ns;	/* ... on the clock that is never set, 0: none came */
+	counter first_clock_ns; /* when the first one came, on that clock */
+	counter gap_ns;		/* longest time between two of them, on that clock */
 };
 
 /* Written by the compute thread. */

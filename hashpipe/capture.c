@@ -100,7 +100,9 @@ static void note_time(struct net_stream_account *stream, uint64_t clock_ns)
 
 	if (last_ns && clock_ns <= last_ns)
 		return;
-	if (last_ns && clock_ns - last_ns > counted(&stream->gap_ns))
+	if (!last_ns)
+		set_counter(&stream->first_clock_ns, clock_ns);
+	else if (clock_ns - last_ns > counted(&stream->gap_ns))
 		set_counter(&stream->gap_ns, clock_ns - last_ns);
 	set_counter(&stream->last_clock_ns, clock_ns);
 }

@@ -103,6 +103,7 @@ static void put_stream(FILE *out, const struct pipeline *pipeline, unsigned inde
 	const struct account *account = &pipeline->account;
 	unsigned board = index / STREAM_COUNT;
 	uint64_t last_ns = counted(&account->net[index].last_clock_ns);
+	uint64_t first_ns = counted(&account->net[index].first_clock_ns);
 
 	fprintf(out, "\n{\"module\":%u,\"quabo\":%u,\"mode\":%u",
 		pipeline->modules.id[board / MODULE_QUABOS], board % MODULE_QUABOS,
@@ -111,9 +112,11 @@ static void put_stream(FILE *out, const struct pipeline *pipeline, unsigned inde
 	put_count(out, "reordered", counted(&account->compute[index].reordered));
 	put_count(out, "resets", counted(&account->compute[index].resets));
 	fprintf(out,
-		",\"last_packet_unix\":%.6f,\"last_packet_age_s\":%.6f,\"longest_gap_s\":%.6f}",
+		",\"last_packet_unix\":%.6f,\"last_packet_age_s\":%.6f"
+		",\"first_packet_age_s\":%.6f,\"longest_gap_s\":%.6f}",
 		seconds(counted(&account->net[index].last_recv_ns)),
 		clock_ns > last_ns ? seconds(clock_ns - last_ns) : 0.0,
+		first_ns && clock_ns > first_ns ? seconds(clock_ns - first_ns) : 0.0,
 		seconds(counted(&account->net[index].gap_ns)));
 }
 

@@ -285,6 +285,8 @@ def test_gaps_and_age(tmp_path: Path) -> None:
     assert 0.4 <= first["longest_gap_s"] < 0.4 + 2
     assert second["longest_gap_s"] == 0  # one packet has no gap
     assert 0 <= first["last_packet_age_s"] < 5
+    assert first["first_packet_age_s"] >= first["last_packet_age_s"] + 0.44
+    assert second["first_packet_age_s"] == second["last_packet_age_s"]
 
 
 def thread_cpu_s(recorder: Recorder, name: str) -> tuple[float, float]:

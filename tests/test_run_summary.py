@@ -231,6 +231,30 @@ def test_a_node_that_died_and_a_board_that_fell_silent_are_told_without_a_watche
     assert reasons[0] == "192.168.1.101: its pipeline did not work for 30 s, until the end"
 
 
+@pytest.mark.parametrize(
+    ("longest_gap_s", "ended_unix", "silent"), [(0.5, 60, True), (30, 60, False), (0.5, 48, False)]
+)
+def test_pulse_heights_that_ceased_are_told_without_a_watcher(
+    run_dir: Path, longest_gap_s: float, ended_unix: float, silent: bool
+) -> None:
+    """By what the account says of the pauses that the board made before."""
+    write_site(run_dir, data={name: of for name, of in DATA.items() if name != "image"})
+    write_record(
+        run_dir, started_unix=START_S, recording_unix=START_S, ended_unix=START_S + ended_unix,
+        expected={"quabos": ["192.168.0.6"], "nodes": {}, "absent": []},
+    )  # fmt: skip
+    (run_dir / "hp_status_10.0.0.1.json").unlink()
+    content = json.loads(account({(1, "ph256"): 9}, updated_unix=START_S + 60.0))
+    for entry in content["quabos"]:
+        entry |= {
+            "mode": 1, "last_packet_unix": START_S + 40.0, "first_packet_age_s": 60.0,
+            "last_packet_age_s": 20.0, "longest_gap_s": longest_gap_s,
+        }  # fmt: skip
+    (run_dir / "hp_status_192.168.1.101.json").write_text(json.dumps(content))
+    span = Span(START_S + 40, START_S + ended_unix, lasting=True)
+    assert summarize(run_dir).silent == ({"192.168.0.6": [span]} if silent else {})
+
+
 # --- the verdict ---
 
 EXPECTED = ("192.168.0.4", "192.168.0.5")

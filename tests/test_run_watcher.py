@@ -31,7 +31,7 @@ from panoseti.runs.run_snapshot import read_snapshot
 from panoseti.runs.run_state import read_holder
 from panoseti.runs.run_watcher import HANGS_S
 from panoseti.runs.site_of_run import site_of_run
-from panoseti.runs.watch_log import acts, read_entries
+from panoseti.runs.watch_log import What, acts, read_entries
 from simulator.private_observatory import DATA, PrivateObservatory, private_observatory
 from tests.helpers import REPO, wait_for
 from tests.node_dir import is_alive
@@ -40,6 +40,8 @@ from tests.site_files import OBS, write_site
 
 ALARM_WITHIN_S = 10.0
 PATIENCE_S = 60.0
+# So long a board has to send pulse heights until its silence is seen that soon.
+HABIT_S = 40.0
 IMAGE = {**DATA["image"], "integration_time_usec": 10000}
 
 
@@ -199,6 +201,53 @@ def test_a_board_that_falls_silent(obs: PrivateObservatory) -> None:
     finished = stopped(obs)
     assert any(silent in reason and "silent" in reason for reason in finished["reasons"])
     assert silent in json.loads((run_dir / "run.json").read_text())["summary"]["silent"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("any_trigger", [False, True])
+def test_a_board_whose_pulse_heights_cease(obs: PrivateObservatory, any_trigger: bool) -> None:
+    """Each board has some twenty events a second; with any_trigger all those of its module."""
+    heights: dict[str, Any] = {"pe_threshold": 5.5}
+    if any_trigger:
+        heights["any_trigger"] = {"group_ph_frames": 1}
+    path = obs.command_dir / "data_config.json"
+    before = path.read_text()
+    data = {name: of for name, of in DATA.items() if name != "image"}
+    path.write_text(json.dumps({**data, "pulse_height": heights}))
+    try:
+        assert (done := typed(obs, "config.py")).returncode == 0, done.stderr
+        _see_pulse_heights_cease(obs, 0.0 if any_trigger else HABIT_S)
+    finally:
+        path.write_text(before)
+        with obs.client() as client:
+            client.fault("all", "none")
+        typed(obs, "stop.py")
+        assert (done := typed(obs, "config.py")).returncode == 0, done.stderr
+
+
+def _see_pulse_heights_cease(obs: PrivateObservatory, after_s: float) -> None:
+    run_dir = start(obs)
+    began_s = time.monotonic()
+    wait_for(lambda: time.monotonic() > began_s + after_s, "a habit", after_s + 1)
+    seen = wait_for(
+        lambda: (s := read_snapshot(obs.data_dir, run_dir.name, time.time())) and s.nodes and s,
+        "an answer of the node",
+    )
+    assert seen and not seen.findings
+    silent = obs.site.quabos[5]
+    gone_unix = time.time()
+    with obs.client() as client:
+        client.fault(silent, "unreachable")
+    found = alarm(obs, "board_silent", gone_unix)
+    assert found.subject == silent and "no pulse-height data of" in found.text
+    told = [e for e in read_entries(run_dir) if (e.what, e.kind) == (What.RAISED, "board_silent")]
+    assert [one.boards for one in told] == [(silent,)]
+    assert "no pulse-height data of" in typed(obs, "status.py").stderr
+    with obs.client() as client:
+        client.fault(silent, "none")
+    finished = stopped(obs)
+    assert any(f"{silent}: silent for" in reason for reason in finished["reasons"])
+    assert list(json.loads((run_dir / "run.json").read_text())["summary"]["silent"]) == [silent]
 
 
 @pytest.mark.long

@@ -20,7 +20,9 @@ class QuaboCounts:
     """Packets of one quabo in one acquisition mode, since the pipeline began.
 
     lost: gaps in the packet numbers; unwritten: recorded nowhere because of a write error;
-    last_packet_unix: when the last one came, Unix time.
+    last_packet_unix: when the last one came, Unix time; first_packet_age_s, last_packet_age_s: how
+    long before this account the first and the last one came, longest_gap_s: the longest time
+    between two, all on a clock that is never set (0 where a pipeline does not tell).
     """
 
     module: int
@@ -35,6 +37,9 @@ class QuaboCounts:
     reordered: int
     resets: int
     last_packet_unix: float
+    first_packet_age_s: float = 0.0
+    last_packet_age_s: float = 0.0
+    longest_gap_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -303,7 +308,13 @@ def quabo_counts(entry: Document) -> QuaboCounts:
     names = ("module", "quabo", "mode", "received", "recorded", "lost", "duplicate", "late",
              "unwritten", "reordered", "resets")  # fmt: skip
     counts = {name: int(entry[name]) for name in names}
-    return QuaboCounts(**counts, last_packet_unix=float(entry["last_packet_unix"]))
+    return QuaboCounts(
+        **counts,
+        last_packet_unix=float(entry["last_packet_unix"]),
+        first_packet_age_s=float(entry.get("first_packet_age_s", 0.0)),
+        last_packet_age_s=float(entry.get("last_packet_age_s", 0.0)),
+        longest_gap_s=float(entry.get("longest_gap_s", 0.0)),
+    )
 
 
 def _bad_source(entry: Document) -> BadSource:

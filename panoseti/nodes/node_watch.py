@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from panoseti.configs.site import Quabo
 from panoseti.nodes.node_types import NodeStatus, Pipeline
 from panoseti.nodes.node_types import Volume as NodeVolume
+from panoseti.nodes.ph_silence import BOARD_SILENT_S, IMAGE_MODE_BIT, PhSilence
 from panoseti.runs.disk_room import Volume
 from panoseti.runs.watch_facts import Finding, Kind, Look, NodeLook, Watched
 from panoseti.words import joined
@@ -18,7 +19,6 @@ NODE_SILENT_S = 6.0
 HUNG_S = 5.0
 # What lasts so long is acted on; a pipeline is ended only if its files do not grow, either.
 FOR_GOOD_S = 20.0
-BOARD_SILENT_S = 4.0
 # Drops and failed writes stand as an alarm until there were none for so long.
 QUIET_S = 30.0
 LOSS_WINDOW_S = 10.0
@@ -28,7 +28,6 @@ RATE_WINDOW_S = 30.0
 RATE_MIN_S = 3.0
 # So many looks in a row must agree before a run is ended for the sake of a disk.
 DISK_LOOKS = 2
-IMAGE_MODE_BIT = 2
 ENDING = ("draining", "ended", "failed")
 
 
@@ -141,6 +140,7 @@ class NodeWatch:
         self._node = node
         self._disks: dict[str, VolumeWatch] = {}
         self._drops, self._writes, self._losses = _Growth(), _Growth(), _Losses()
+        self._pulse_heights = PhSilence(watched.any_trigger)
         self._hung_since_s: float | None = None
         self._pid: int | None = None
         self._grew_s = 0.0
@@ -217,11 +217,14 @@ class NodeWatch:
             return [self._finding(Kind.HUNG, f"{node}: the pipeline {problem}", since)]
         if pipeline is None or pipeline.state in ENDING:
             return []
+        boards, what = self._watched.boards_of(node), "image"
+        if self._watched.images:
+            silent = self._without_images(pipeline, boards)
+        else:
+            silent, what = self._pulse_heights.look(pipeline, boards), "pulse-height"
         return [
             *self._accounts(pipeline, look.now_s),
-            *silent_boards(
-                Kind.BOARD, self._silent(pipeline), self._watched.boards_of(node), node, "image"
-            ),
+            *silent_boards(Kind.BOARD, silent, boards, node, what),
         ]
 
     def _why_hung(self, status: NodeStatus, now_s: float) -> str:
@@ -266,17 +269,15 @@ class NodeWatch:
             findings.append(self._finding(Kind.LOSS, f"{text} ({fraction:.2%})"))
         return findings
 
-    def _silent(self, pipeline: Pipeline) -> dict[str, float]:
+    def _without_images(self, pipeline: Pipeline, boards: Sequence[Quabo]) -> dict[str, float]:
         """The expected boards whose images do not come, and since when (Unix time)."""
-        if not self._watched.images:
-            return {}
         last: dict[tuple[int, int], float] = {}
         for count in pipeline.quabos:
             if count.mode & IMAGE_MODE_BIT and count.received:
                 key = count.module, count.quabo
                 last[key] = max(last.get(key, 0.0), count.last_packet_unix)
         silent = {}
-        for board in self._watched.boards_of(self._node):
+        for board in boards:
             since = last.get((board.module_id, board.index), pipeline.start_time_unix)
             if pipeline.updated_unix - since > BOARD_SILENT_S:
                 silent[board.ip] = since

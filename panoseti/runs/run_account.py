@@ -16,6 +16,7 @@ from typing import Any
 
 from daq.daq_facts import check_time
 from panoseti.nodes.node_types import Pipeline
+from panoseti.nodes.ph_silence import Habit, habit_of
 
 _STATUS = re.compile(r"hp_status_(?P<node>.+?)(?:\.part_(?P<part>[0-9]+))?\.json")
 PH_MODE = 1
@@ -41,8 +42,9 @@ class Account:
     """The sums of all pipelines of a run.
 
     frames, partial: by module and product; lost_ph: packets, by module; quabos: by module and
-    index; drops: packets dropped by the kernel, by node; restarts: by node; behind: modules whose
-    account is behind the files, since a pipeline of theirs was killed; last_unix: when the last
+    index; pulse_heights: the same, of boards that sent any; drops: packets dropped by the kernel,
+    by node; restarts: by node; behind: modules whose account is behind the files, since a pipeline
+    of theirs was killed; last_unix: when the last
     pipeline of a node wrote its last account, where that is known; seconds: how long pipelines
     worked, by module, where that is known; problems: in words.
     """
@@ -51,6 +53,7 @@ class Account:
     partial: Counter[tuple[int, str]] = field(default_factory=Counter)
     lost_ph: Counter[int] = field(default_factory=Counter)
     quabos: dict[tuple[int, int], QuaboSums] = field(default_factory=dict)
+    pulse_heights: dict[tuple[int, int], Habit] = field(default_factory=dict)
     drops: Counter[str] = field(default_factory=Counter)
     restarts: Counter[str] = field(default_factory=Counter)
     totals: Counter[str] = field(default_factory=Counter)
@@ -113,6 +116,8 @@ def _add(account: Account, node: str, status: Mapping[str, Any]) -> None:
         received, recorded, lost, unwritten = (int(entry[name]) for name in names)
         if int(entry["mode"]) == PH_MODE:
             account.lost_ph[module] += lost
+            before = account.pulse_heights.get((module, quabo), Habit())
+            account.pulse_heights[module, quabo] = before + habit_of(entry)
         old = account.quabos.get((module, quabo), QuaboSums())
         image_unix = 0.0
         if int(entry["mode"]) & IMAGE_MODE_BIT and recorded:

@@ -55,7 +55,7 @@ class ProductRow:
 @dataclass(frozen=True)
 class RunSummary:
     """rows: by module and product; quabos: by module and index; hk: by board address; silent: when
-    a board sent no images, by address; outages: when a pipeline did not work, by node; drops,
+    a board was silent, by address; outages: when a pipeline did not work, by node; drops,
     restarts: by node, where there were any.
 
     problems: in words, none = all well; missing: those of them that say what pipelines wrote and

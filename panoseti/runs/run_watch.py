@@ -5,7 +5,8 @@ What counts, and after how long (the sum of such a time, the time between two lo
 that a status takes to be written stays below 10 s):
 
 - a node that does not answer; a pipeline that has died, hangs, or writes for somebody else
-- an expected board whose images do not come; housekeeping that does not come
+- an expected board whose images do not come, or whose pulse heights are long overdue
+- housekeeping that does not come
 - packets dropped by the kernel or lost on the way, frames that could not be written
 - a disk that will soon be full
 - a daemon that has died

@@ -205,6 +205,7 @@ class RunWatcher:
             modules=modules,
             token=self._holder.token,
             images=data.image is not None,
+            any_trigger=data.pulse_height is not None and data.pulse_height.any_trigger,
             rate_bytes_s=settings.data_rate_bytes_s(data),
             hk_rate_bytes_s=settings.HK_BYTES_S * len(obs.modules),
             local=frozenset(ip for ip, node in nodes.items() if self._site.is_on_head_node(node)),

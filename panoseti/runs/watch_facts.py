@@ -33,7 +33,8 @@ class Watched:
     """What a run is to record.
 
     boards: the expected ones; modules: ids by node address; token: the run's; images: whether
-    every board must send all the time; rate_bytes_s: what a module is expected to write;
+    every board must send all the time; any_trigger: whether the boards of a module are read out
+    together; rate_bytes_s: what a module is expected to write;
     hk_rate_bytes_s: the same of housekeeping on the head node; local: nodes with the head node's
     data directory; hk: whether housekeeping is expected; max_loss: fraction of lost packets that
     is told; min_left_s: the run is ended when a disk lasts less.
@@ -44,6 +45,7 @@ class Watched:
     token: str
     images: bool
     rate_bytes_s: float
+    any_trigger: bool = False
     hk_rate_bytes_s: float = 0.0
     local: frozenset[str] = frozenset()
     hk: bool = True
