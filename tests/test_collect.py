@@ -23,7 +23,7 @@ from panoseti.nodes import daq_nodes
 from panoseti.nodes.node_types import FilesDone, NodeFile
 from panoseti.nodes.remote import Shell
 from panoseti.nodes.rsync_fetch import Fetcher
-from panoseti.runs import collect, names, pff
+from panoseti.runs import collect, collect_batch, names, pff
 from panoseti.runs.collect import Collection, NodeResult
 from simulator.private_services import OperatorKeys, PrivateSshd, private_sshd
 from tests.helpers import REPO
@@ -158,8 +158,8 @@ def test_what_is_here_already_is_on_the_disk_before_it_is_deleted_there(
     paths = [apart.record(1, 2), apart.record(254, 2)]
     assert apart.collect(delete=False).ok
     synced: list[Path] = []
-    monkeypatch.setattr(collect, "fsync_file", synced.append)
-    monkeypatch.setattr(collect, "fsync_folder", synced.append)
+    monkeypatch.setattr(collect_batch, "fsync_file", synced.append)
+    monkeypatch.setattr(collect_batch, "fsync_folder", synced.append)
     delete = daq_nodes.delete_files
     deleted: list[str] = []
 
@@ -306,7 +306,7 @@ def test_a_node_cannot_name_a_file_of_the_head_node(
     sha256 = hashlib.sha256(b"bytes" if known else b"other").hexdigest()
     told = told.format(head=apart.head)
     (apart.node / "run_files.py").write_text(LYING_HELPER % (told, sha256))
-    monkeypatch.setattr(collect, "RETRY_PAUSE_S", 0.01)
+    monkeypatch.setattr(collect_batch, "RETRY_PAUSE_S", 0.01)
     result = apart.collect()
     assert precious.read_bytes() == b"bytes", result
     ((_, why),) = result.failed
@@ -316,7 +316,7 @@ def test_a_node_cannot_name_a_file_of_the_head_node(
 
 def test_a_node_that_tells_no_hash_is_named(apart: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     path = apart.record(1, 2)
-    monkeypatch.setattr(collect, "RETRY_PAUSE_S", 0.01)
+    monkeypatch.setattr(collect_batch, "RETRY_PAUSE_S", 0.01)
     monkeypatch.setattr(daq_nodes, "hash_files", lambda *words: FilesDone((), ()))
     result = apart.collect()
     assert path.exists()
@@ -340,7 +340,7 @@ def test_a_failed_rsync_is_tried_again_and_named(
     apart: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     path = apart.record(1, 2)
-    monkeypatch.setattr(collect, "RETRY_PAUSE_S", 0.01)
+    monkeypatch.setattr(collect_batch, "RETRY_PAUSE_S", 0.01)
     script = f"""if [ ! -e $MARK ]; then touch $MARK; echo "trouble $*" >&2; exit {code}; fi
 exec $REAL "$@" """
     monkeypatch.setenv("PATH", rsync_that(tmp_path / "once", script))
@@ -359,7 +359,7 @@ def test_a_copy_that_differs_is_never_taken_for_the_file(
 ) -> None:
     path = apart.record(1, 2)
     content = path.read_bytes()
-    monkeypatch.setattr(collect, "RETRY_PAUSE_S", 0.01)
+    monkeypatch.setattr(collect_batch, "RETRY_PAUSE_S", 0.01)
     damage = damage.replace("$f", '"$f"')
     script = f'$REAL "$@" && for f in "${{@: -1}}"/*/*/*.pff; do {damage} 2>/dev/null; done'
     monkeypatch.setenv("PATH", rsync_that(tmp_path / "bin", script))
@@ -374,7 +374,7 @@ def test_an_rsync_that_is_killed_is_tried_again_and_named(
     apart: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = apart.record(1, 2)
-    monkeypatch.setattr(collect, "RETRY_PAUSE_S", 0.01)
+    monkeypatch.setattr(collect_batch, "RETRY_PAUSE_S", 0.01)
     once = 'if [ ! -e $MARK ]; then touch $MARK; kill -KILL $$; fi; exec $REAL "$@"'
     monkeypatch.setenv("PATH", rsync_that(tmp_path / "once", once))
     assert apart.collect().ok and not path.exists()
@@ -418,7 +418,7 @@ def test_a_file_that_changes_between_copy_and_hash_is_fetched_again(
         fetched.append([Path(one).name for one in paths])
         act()
 
-    monkeypatch.setattr(collect, "RETRY_PAUSE_S", 0.01)
+    monkeypatch.setattr(collect_batch, "RETRY_PAUSE_S", 0.01)
     monkeypatch.setattr(Fetcher, "fetch", fetch_and_change)
     (result,) = collect.collect(apart.collection(), [apart.shell])
     assert result.ok and fetched[1:] == [[path.name]], "again, alone"
@@ -439,7 +439,7 @@ def test_a_file_that_changes_between_hash_and_deletion_is_not_deleted(
         act()
         return done
 
-    monkeypatch.setattr(collect, "RETRY_PAUSE_S", 0.01)
+    monkeypatch.setattr(collect_batch, "RETRY_PAUSE_S", 0.01)
     monkeypatch.setattr(daq_nodes, "hash_files", hash_and_change)
     result = apart.collect()
     assert path.read_bytes() == after and "kept" in str(result.undeleted), result
@@ -458,7 +458,7 @@ def test_a_missing_rsync_is_named(
     apart: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = apart.record(1, 1)
-    monkeypatch.setattr(collect, "FETCH_TRIES", 1)
+    monkeypatch.setattr(collect_batch, "FETCH_TRIES", 1)
     monkeypatch.setenv("PATH", str(tmp_path))
     result = apart.collect()
     assert "rsync cannot be run here" in str(result.failed) and path.exists()
@@ -468,7 +468,7 @@ def test_an_rsync_missing_on_the_node_is_named(
     apart: Place, sshd: PrivateSshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = apart.record(1, 1)
-    monkeypatch.setattr(collect, "RETRY_PAUSE_S", 0.01)
+    monkeypatch.setattr(collect_batch, "RETRY_PAUSE_S", 0.01)
     programs = tmp_path / "programs"
     programs.mkdir()
     (programs / "python3").symlink_to(Path(sys.executable).resolve())
@@ -491,7 +491,7 @@ def test_files_come_in_streams_beside_each_other_for_each_disk(
 ) -> None:
     """Each rsync waits until all four have begun: two for each of the two disks."""
     monkeypatch.setattr(collect, "BATCH_FILES", 1)
-    monkeypatch.setattr(collect, "FETCH_TRIES", 1)
+    monkeypatch.setattr(collect_batch, "FETCH_TRIES", 1)
     with tempfile.TemporaryDirectory(dir="/dev/shm") as disk:
         (apart.node / "module_254").symlink_to(disk)
         for module in (1, 254, 1, 254):
@@ -634,5 +634,5 @@ def test_batches_are_bounded_by_size_and_number(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_hash_of_a_beginning(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"abcdef")
-    assert collect.sha256(tmp_path / "f") == hashlib.sha256(b"abcdef").hexdigest()
-    assert collect.sha256(tmp_path / "f", 3) == hashlib.sha256(b"abc").hexdigest()
+    assert collect_batch.sha256(tmp_path / "f") == hashlib.sha256(b"abcdef").hexdigest()
+    assert collect_batch.sha256(tmp_path / "f", 3) == hashlib.sha256(b"abc").hexdigest()

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from panoseti.high_voltage.alarms import Alarm, read_alarms
-from panoseti.runs.collect import sha256
+from panoseti.runs.collect_batch import sha256
 from panoseti.runs.pff import PRODUCTS
 from panoseti.runs.run_state import runs
 from panoseti.runs.watch_log import acts, read_entries

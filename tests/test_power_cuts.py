@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from panoseti.runs.collect import sha256
+from panoseti.runs.collect_batch import sha256
 from panoseti.runs.run_state import runs
 from tests.faulty_nodes import (
     BULK_BYTES,

@@ -33,7 +33,14 @@ from panoseti.errors import ConfigError, ObsError, RefusedError
 from panoseti.flight import FlightRecorder, read_flight
 from panoseti.nodes import daq_nodes
 from panoseti.nodes.remote import Shell
-from panoseti.runs import activities, collect, data_arrival, run_start, run_state, run_stop
+from panoseti.runs import (
+    activities,
+    collect_batch,
+    data_arrival,
+    run_start,
+    run_state,
+    run_stop,
+)
 from panoseti.runs.collect_progress import Progress, read_progress, write_progress
 from panoseti.runs.run_record import read_record
 from panoseti.runs.start_checks import StartOptions
@@ -187,8 +194,8 @@ def test_a_collection_that_fails_leaves_the_files_there_and_says_what_to_type(
     """rsync fails at every file whose path has a word in it ("" = at all); status.py tells."""
     run = obs.start_here().holder.run
     names = {path.name for path in data_on_node(obs)}
-    monkeypatch.setattr(collect, "RETRY_PAUSE_S", 0.01)
-    monkeypatch.setattr(collect, "FETCH_TRIES", 2)
+    monkeypatch.setattr(collect_batch, "RETRY_PAUSE_S", 0.01)
+    monkeypatch.setattr(collect_batch, "FETCH_TRIES", 2)
     monkeypatch.chdir(obs.command_dir)
     monkeypatch.setenv("PATH", f"{spoiled_rsync(tmp_path, code, spoiled)}:{os.environ['PATH']}")
     assert stop_script.main(["--verbose"]) == 1

@@ -7,20 +7,18 @@ For each node, all at once:
 - else: rsync to `<run>/.incoming/<node>/...`, SHA-256 on the node and here compared, fsync, rename
   into `<run>/`; only then the file is deleted on the node, if it still is what was hashed there.
 
-A file that differs is fetched again, alone.  What is there already is compared and not fetched
-again, so that a collection can be broken off anywhere and begun again.  Torn data files (of a
+What is there already is compared and not fetched again, so that a collection can be broken off
+anywhere and begun again.  Torn data files (of a
 pipeline that was killed) are cut to whole frames here, last.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,22 +29,18 @@ from panoseti.nodes import daq_nodes
 from panoseti.nodes.node_types import NodeFile, RunFiles
 from panoseti.nodes.remote import Shell
 from panoseti.nodes.rsync_fetch import Fetcher
+from panoseti.runs.collect_batch import Batch, files_timeout_s
+from panoseti.runs.collect_progress import Meter
 from panoseti.runs.names import parse_data_file
 from panoseti.runs.pff import PRODUCTS
 from panoseti.state_files import fsync_file, fsync_folder
 
 INCOMING = ".incoming"
-CHUNK = 4 << 20
-FETCH_TRIES = 3
-RETRY_PAUSE_S = 1.0
 # While one batch is hashed another one is on its way.
 STREAMS_PER_VOLUME = 2
 # What is fetched, verified and deleted in one go: the node gets its space back step by step.
 BATCH_BYTES = 500_000_000
 BATCH_FILES = 200
-SHORT_S = 60.0
-# A node that records leaves little of its processor to hashing.
-HASH_BYTES_S = 5_000_000
 
 
 @dataclass
@@ -72,54 +66,6 @@ class NodeResult:
     def ok(self) -> bool:
         """Whether every file of the node is in the run directory."""
         return not self.failed
-
-
-class Meter:
-    """How far the collection is, and whether it is given up; safe to use from several threads."""
-
-    def __init__(self) -> None:
-        self.cancelled = threading.Event()
-        self._lock = threading.Lock()
-        self._incoming: set[Path] = set()
-        self._total = self._done = 0
-
-    def expect(self, size_bytes: int) -> None:
-        """So many bytes more are to come."""
-        with self._lock:
-            self._total += size_bytes
-
-    def done(self, size_bytes: int) -> None:
-        """So many bytes more are in the run directory."""
-        with self._lock:
-            self._done += size_bytes
-
-    @contextmanager
-    def incoming(self, folder: Path) -> Iterator[None]:
-        """What lies in the folder counts as come."""
-        with self._lock:
-            self._incoming.add(folder)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._incoming.discard(folder)
-
-    def read(self) -> tuple[int, int]:
-        """Bytes that have come, and bytes in all."""
-        with self._lock:
-            folders, done, total = list(self._incoming), self._done, self._total
-        on_the_way = sum(map(_bytes_below, folders))
-        return min(done + on_the_way, total), total
-
-
-def _bytes_below(folder: Path) -> int:
-    """Size of all files below a folder; they may vanish meanwhile."""
-    size = 0
-    for here, _, names in os.walk(folder):
-        for name in names:
-            with suppress(FileNotFoundError):
-                size += os.stat(os.path.join(here, name)).st_size
-    return size
 
 
 @dataclass(frozen=True)
@@ -228,7 +174,8 @@ class _Node:
         for batch in _batches(files):
             size = sum(file.bytes for file in batch)
             paths = [file.path for file in batch]
-            moved = daq_nodes.move_files(self._shell, self._collection.run, paths, _timeout_s(size))
+            patience_s = files_timeout_s(size)
+            moved = daq_nodes.move_files(self._shell, self._collection.run, paths, patience_s)
             self._result.failed += [(problem.path, problem.error) for problem in moved.problems]
             for file in moved.files:
                 if (self._run_dir / file.name).is_file():
@@ -239,7 +186,9 @@ class _Node:
             self._meter.done(size)
             left = moved.left
         if not files:  # directories that an earlier collection left
-            left = daq_nodes.move_files(self._shell, self._collection.run, [], SHORT_S).left
+            left = daq_nodes.move_files(
+                self._shell, self._collection.run, [], files_timeout_s(0)
+            ).left
         self._result.left += left
         fsync_folder(self._run_dir)
 
@@ -283,7 +232,7 @@ class _Node:
         """One batch: fetched, verified, in its place, then deleted on the node."""
         if self._meter.cancelled.is_set():
             raise RemoteError(f"{self._shell.node.ip_addr}: collection was broken off")
-        verified, failed = _Batch(self._collection, self._shell, files, target).fetch()
+        verified, failed = _batch(self._collection, self._shell, files, target).fetch()
         kept: list[str] = []
         if self._collection.delete and verified:
             gone = daq_nodes.delete_files(self._shell, self._collection.run, verified, run_dir=True)
@@ -303,12 +252,14 @@ def fetch_ahead(collection: Collection, shell: Shell, names: Container[str]) -> 
     target = collection.run_dir / INCOMING / shell.node.ip_addr
     listing = daq_nodes.list_files(shell, collection.run)
     files = [file for file in listing.files if not file.in_module_dir and file.name in names]
-    _Batch(collection, shell, files, target).fetch()
+    _batch(collection, shell, files, target).fetch()
     _remove_emptied(collection.run_dir / INCOMING)
 
 
-def _timeout_s(size_bytes: int) -> float:
-    return SHORT_S + size_bytes / HASH_BYTES_S
+def _batch(collection: Collection, shell: Shell, files: list[NodeFile], target: Path) -> Batch:
+    meter = collection.meter
+    fetcher = Fetcher(shell.node, collection.obs, collection.flight, meter.cancelled)
+    return Batch(shell, fetcher, files, target, collection.run_dir, meter)
 
 
 def _batches(files: Sequence[NodeFile]) -> Iterator[list[NodeFile]]:
@@ -322,140 +273,6 @@ def _batches(files: Sequence[NodeFile]) -> Iterator[list[NodeFile]]:
         size += file.bytes
     if batch:
         yield batch
-
-
-class _Batch:
-    """Files of a node on their way, by way of the folder `target`, into the run directory."""
-
-    def __init__(
-        self, collection: Collection, shell: Shell, files: list[NodeFile], target: Path
-    ) -> None:
-        self._run_dir = collection.run_dir
-        self._meter = collection.meter
-        self._shell = shell
-        self._files = files
-        self._target = target
-        self._fetcher = Fetcher(
-            shell.node, collection.obs, collection.flight, collection.meter.cancelled
-        )
-        self._verified: list[NodeFile] = []
-        self._failed: dict[str, str] = {}
-
-    def fetch(self) -> tuple[list[NodeFile], list[tuple[str, str]]]:
-        """The files that are in the run directory now (as hashed), and those that are not."""
-        known = [file for file in self._files if (self._run_dir / file.name).exists()]
-        wanted = [file for file in self._files if file not in known]
-        wanted += self._compare(known)
-        for again in range(FETCH_TRIES):
-            if not wanted or (again and self._meter.cancelled.wait(RETRY_PAUSE_S * again)):
-                break
-            # After a failure each file for itself: one bad file does not hold up others.
-            groups = [[file] for file in wanted] if again else [wanted]
-            wanted = [file for group in groups for file in self._attempt(group)]
-        return self._verified, list(self._failed.items())
-
-    def _compare(self, known: list[NodeFile]) -> list[NodeFile]:
-        """Take what is here already and equal; those that must be fetched after all."""
-        hashed = self._hashed(known)
-        differing, same = [], []
-        for file in known:
-            here, there = self._run_dir / file.name, hashed.get(file.path)
-            if (
-                there is not None
-                and here.stat().st_size == there.bytes
-                and sha256(here) == there.sha256
-            ):
-                # Whoever brought it may have died before it, or its name, was on the disk.
-                fsync_file(here)
-                same.append(there)
-            else:
-                differing.append(file)
-        if same:
-            fsync_folder(self._run_dir)
-        for file in same:
-            self._take(file)
-        return differing
-
-    def _attempt(self, files: list[NodeFile]) -> list[NodeFile]:
-        """Fetch and verify files; those that shall be tried again."""
-        self._target.mkdir(parents=True, exist_ok=True)
-        problem = ""
-        try:
-            self._fetcher.fetch([file.path for file in files], self._target)
-        except RemoteError as error:
-            problem = str(error)
-        hashed = self._hashed(files)
-        wanted = []
-        for file in files:
-            there = hashed.get(file.path)
-            unhashed = self._failed.get(file.path, "the node told no hash of it")
-            why = unhashed if there is None else self._arrived(there)
-            if why:
-                self._failed[file.path] = f"{why}; {problem}" if problem else why
-                wanted.append(file)
-        return [file for file in wanted if file.path not in self._hopeless]
-
-    @property
-    def _hopeless(self) -> set[str]:
-        return {path for path, why in self._failed.items() if _KEPT in why}
-
-    def _hashed(self, files: list[NodeFile]) -> dict[str, NodeFile]:
-        """The files as they are on the node, with their hashes; failures are noted."""
-        if not files:
-            return {}
-        size = sum(file.bytes for file in files)
-        paths = [file.path for file in files]
-        done = daq_nodes.hash_files(self._shell, self._run_dir.name, paths, _timeout_s(size))
-        for problem in done.problems:
-            self._failed[problem.path] = problem.error
-        return {file.path: file for file in done.files}
-
-    def _arrived(self, there: NodeFile) -> str:
-        """Put a copy that equals the original into its place; else why not."""
-        copy, place = self._target / there.path, self._run_dir / there.name
-        if not copy.is_file():
-            return "did not arrive"
-        if copy.stat().st_size < there.bytes:
-            return f"only {copy.stat().st_size} of {there.bytes} bytes arrived"
-        if sha256(copy) != there.sha256:
-            copy.unlink()
-            return "arrived differing from the original"
-        if place.exists() and not _continues(copy, place):
-            copy.unlink()
-            return f"differs from {place}, which was collected before; {_KEPT}: compare them"
-        fsync_file(copy)
-        copy.replace(place)
-        fsync_folder(self._run_dir)
-        self._take(there)
-        return ""
-
-    def _take(self, file: NodeFile) -> None:
-        self._failed.pop(file.path, None)
-        self._verified.append(file)
-        self._meter.done(file.bytes)
-
-
-_KEPT = "both are kept"
-
-
-def _continues(longer: Path, shorter: Path) -> bool:
-    """Whether a file begins with all of another: one that grew, or was cut to whole frames."""
-    length = shorter.stat().st_size
-    return longer.stat().st_size >= length and sha256(longer, length) == sha256(shorter)
-
-
-def sha256(path: Path, length: int | None = None) -> str:
-    """SHA-256 of a file, or of its first bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    left = length
-    with path.open("rb", buffering=0) as file:
-        while left is None or left > 0:
-            data = file.read(CHUNK if left is None else min(CHUNK, left))
-            if not data:
-                break
-            digest.update(data)
-            left = None if left is None else left - len(data)
-    return digest.hexdigest()
 
 
 def _remove_emptied(folder: Path) -> None:

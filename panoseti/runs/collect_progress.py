@@ -1,18 +1,70 @@
-"""How far a collection is: a small file in the run directory, for whoever looks (status.py).
+"""How far a collection is: counted while it goes on, and told to whoever looks (status.py).
 
-Rewritten every second or two, removed in the end; worth nothing once the process is gone.
+It is told in a small file in the run directory, rewritten every second or two, removed in the end;
+worth nothing once the process is gone.
 """
 
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from panoseti.runs.disk_room import duration_text, size_text
 
 PROGRESS_FILE = ".collecting.json"
+
+
+class Meter:
+    """How far the collection is, and whether it is given up; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self.cancelled = threading.Event()
+        self._lock = threading.Lock()
+        self._incoming: set[Path] = set()
+        self._total = self._done = 0
+
+    def expect(self, size_bytes: int) -> None:
+        """So many bytes more are to come."""
+        with self._lock:
+            self._total += size_bytes
+
+    def done(self, size_bytes: int) -> None:
+        """So many bytes more are in the run directory."""
+        with self._lock:
+            self._done += size_bytes
+
+    @contextmanager
+    def incoming(self, folder: Path) -> Iterator[None]:
+        """What lies in the folder counts as come."""
+        with self._lock:
+            self._incoming.add(folder)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._incoming.discard(folder)
+
+    def read(self) -> tuple[int, int]:
+        """Bytes that have come, and bytes in all."""
+        with self._lock:
+            folders, done, total = list(self._incoming), self._done, self._total
+        on_the_way = sum(map(_bytes_below, folders))
+        return min(done + on_the_way, total), total
+
+
+def _bytes_below(folder: Path) -> int:
+    """Size of all files below a folder; they may vanish meanwhile."""
+    size = 0
+    for here, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                size += os.stat(os.path.join(here, name)).st_size
+    return size
 
 
 @dataclass(frozen=True)
