@@ -15,7 +15,7 @@ import pytest
 
 from panoseti.configs.site import DaqNode, ObsConfig, PipelineTuning
 from panoseti.errors import RefusedError, RemoteError
-from panoseti.nodes import daq_nodes, node_init, node_types
+from panoseti.nodes import daq_nodes, node_documents, node_init
 from panoseti.nodes.daq_nodes import NodeShells, Order
 from panoseti.nodes.node_types import NodeStatus
 from panoseti.nodes.remote import Shell, UnreachableError
@@ -261,4 +261,4 @@ def test_clock_offset(time_unix: float, offset: float) -> None:
                 "started_by": None, "started_unix": None, "pid": None, "processes": [],
                 "pipeline": None, "files": [], "volumes": [], "problems": [], "helpers": "x",
                 "time_unix": time_unix}  # fmt: skip
-    assert node_types.node_status(document, 100.0, 102.0).clock_offset_s == offset
+    assert node_documents.node_status(document, 100.0, 102.0).clock_offset_s == offset

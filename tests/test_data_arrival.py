@@ -9,7 +9,8 @@ import pytest
 
 from panoseti.configs.site import DaqNode, Quabo
 from panoseti.nodes.daq_nodes import NodeOutcome
-from panoseti.nodes.node_types import NodeStatus, node_status
+from panoseti.nodes.node_documents import node_status
+from panoseti.nodes.node_types import NodeStatus
 from panoseti.runs.data_arrival import Arrival, why_not_recording
 
 NODE = DaqNode("127.0.0.1", "obs", "/data", (1,))

@@ -11,7 +11,8 @@ import pytest
 
 from panoseti.configs import settings
 from panoseti.configs.load_configs import Site, load_site
-from panoseti.nodes.node_types import NodeStatus, node_status
+from panoseti.nodes.node_documents import node_status
+from panoseti.nodes.node_types import NodeStatus
 from panoseti.runs.recording_room import Room, rooms
 from tests import node_dir
 from tests.site_files import DATA, OBS, write_site

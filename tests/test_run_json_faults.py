@@ -19,8 +19,8 @@ import pytest
 from panoseti.configs.load_configs import Site, frozen_copies, load_site
 from panoseti.console import Console
 from panoseti.flight import FlightRecorder
-from panoseti.nodes import node_types
-from panoseti.nodes.node_types import parsed
+from panoseti.nodes import node_documents
+from panoseti.nodes.node_documents import parsed
 from panoseti.runs import run_finish, run_stop, status_gathering
 from panoseti.runs.end_recording import Ending
 from panoseti.runs.run_part import left_out, never_asked
@@ -163,7 +163,9 @@ def test_an_account_with_a_number_beyond_all_numbers(site: Site, field: str) -> 
 def test_an_answer_of_a_node_with_a_number_beyond_all_numbers() -> None:
     """Which ended the thread that asks the node again and again."""
     with pytest.raises(ValueError, match="infinity"):
-        parsed(node_types.node_runs, {"runs": [{"run": RUN, "files": float("inf"), "bytes": 0}]})
+        parsed(
+            node_documents.node_runs, {"runs": [{"run": RUN, "files": float("inf"), "bytes": 0}]}
+        )
 
 
 @pytest.mark.long

@@ -12,7 +12,8 @@ from panoseti.boards.addresses import boardloc
 from panoseti.configs.site import Quabo
 from panoseti.errors import ObsError
 from panoseti.nodes import daq_nodes
-from panoseti.nodes.node_types import NodeStatus, node_status
+from panoseti.nodes.node_documents import node_status
+from panoseti.nodes.node_types import NodeStatus
 from panoseti.nodes.node_watch import NODE_SILENT_S
 from panoseti.runs.reset_notes import ResetNotes
 from panoseti.runs.run_restarts import Restarts

@@ -31,7 +31,7 @@ from daq.daq_facts import (
 from panoseti.configs.site import DaqNode, ObsConfig, PipelineTuning
 from panoseti.errors import ObsError, RefusedError, RemoteError
 from panoseti.flight import FlightRecorder
-from panoseti.nodes import node_types
+from panoseti.nodes import node_documents
 from panoseti.nodes.node_types import (
     Document,
     FilesDone,
@@ -133,7 +133,7 @@ def _document(shell: Shell, script: str, result: Result, step: str) -> dict[str,
 
 def _parse(shell: Shell, build: Callable[[Document], T], document: Document, step: str) -> T:
     try:
-        return node_types.parsed(build, document)
+        return node_documents.parsed(build, document)
     except ValueError as error:
         why = f"its answer is not understood ({error})"
         raise shell.error(
@@ -183,7 +183,7 @@ def start_recording(
         data = json.dumps({name: text.decode() for name, text in copies.items()}).encode()
     step, timeout_s = "start recording", node.ready_deadline_s + MARGIN_S
     document = _helper(shell, "start_daq.py", words, timeout_s, step, data)
-    return _parse(shell, node_types.started, document, step)
+    return _parse(shell, node_documents.started, document, step)
 
 
 def stop_recording(
@@ -217,7 +217,7 @@ def stop_recording(
         if run is None and over is None and _no_hashpipe_runs(shell):
             return _nothing_to_stop(shell)
         raise
-    return _parse(shell, node_types.stopped, document, step)
+    return _parse(shell, node_documents.stopped, document, step)
 
 
 def _no_hashpipe_runs(shell: Shell) -> bool:
@@ -247,7 +247,7 @@ def status(
     answered_unix = time.time()
     return _parse(
         shell,
-        lambda found: node_types.node_status(found, asked_unix, answered_unix),
+        lambda found: node_documents.node_status(found, asked_unix, answered_unix),
         document,
         step,
     )
@@ -261,14 +261,14 @@ def list_runs(shell: Shell) -> tuple[NodeRun, ...]:
     step = "list its runs"
     words = ["runs", "--data_dir", shell.node.data_dir]
     document = _helper(shell, "run_files.py", words, 2 * MARGIN_S, step)
-    return _parse(shell, node_types.node_runs, document, step)
+    return _parse(shell, node_documents.node_runs, document, step)
 
 
 def list_files(shell: Shell, run: str) -> RunFiles:
     """The files of a run on the node."""
     step = f"list the files of {run}"
     document = _helper(shell, "run_files.py", _verb(shell, "list", run), 2 * MARGIN_S, step)
-    return _parse(shell, lambda found: node_types.run_files(found, run), document, step)
+    return _parse(shell, lambda found: node_documents.run_files(found, run), document, step)
 
 
 def hash_files(shell: Shell, run: str, paths: Sequence[str], timeout_s: float) -> FilesDone:
@@ -278,7 +278,7 @@ def hash_files(shell: Shell, run: str, paths: Sequence[str], timeout_s: float) -
         shell, "run_files.py", _verb(shell, "hash", run), timeout_s, step,
         _entries(list(paths)), partly=True,
     )  # fmt: skip
-    return _parse(shell, lambda found: node_types.files_done(found, run), document, step)
+    return _parse(shell, lambda found: node_documents.files_done(found, run), document, step)
 
 
 def move_files(shell: Shell, run: str, paths: Sequence[str], timeout_s: float) -> FilesDone:
@@ -290,7 +290,7 @@ def move_files(shell: Shell, run: str, paths: Sequence[str], timeout_s: float) -
         shell, "run_files.py", _verb(shell, "move", run), timeout_s, step,
         _entries(list(paths)), partly=True,
     )  # fmt: skip
-    return _parse(shell, lambda found: node_types.files_done(found, run), document, step)
+    return _parse(shell, lambda found: node_documents.files_done(found, run), document, step)
 
 
 def delete_files(
@@ -310,7 +310,7 @@ def delete_files(
     )
 
     def build(found: Document) -> FilesDone:
-        problems = node_types.file_problems(found)
+        problems = node_documents.file_problems(found)
         kept = {problem.path for problem in problems}
         gone = tuple(file for file in files if file.path not in kept)
         return FilesDone(gone, problems, tuple(found["removed"]), tuple(found["left"]))

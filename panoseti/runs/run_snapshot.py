@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from panoseti.nodes.node_types import NodeStatus, node_status, parsed
+from panoseti.nodes.node_documents import node_status, parsed
+from panoseti.nodes.node_types import NodeStatus
 
 SNAPSHOT = "run_watch.json"
 VERSION = 1
