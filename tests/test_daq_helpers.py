@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from daq import daq_facts
-from panoseti.boards.packets import SciencePacket, build_science
+from panoseti.boards.science_packets import SciencePacket, build_science
 from tests import node_dir
 from tests.helpers import REPO, wait_for
 from tests.node_dir import OTHER_RUN, RUN, Answer, NodeDir, end_hashpipes, hashpipe_pids, is_alive

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panoseti.boards.packets import SciencePacket, parse_science
+from panoseti.boards.science_packets import SciencePacket, parse_science
 from panoseti.runs import names, pff
 from panoseti.runs.pff import BoardHeader, Frame
 from simulator import sky

@@ -18,14 +18,13 @@ from panoseti.boards.addresses import boardloc
 from panoseti.boards.commands import AcqMode, encode
 from panoseti.boards.packets import (
     HkPacket,
-    SciencePacket,
     hk_record,
     parse_focus_report,
     parse_hk,
     parse_ph_baseline,
     parse_ph_frame,
-    parse_science,
 )
+from panoseti.boards.science_packets import SciencePacket, parse_science
 from panoseti.configs.board_files import SHIPPED
 from panoseti.configs.quabo_config import parse_quabo_config
 from simulator import sky

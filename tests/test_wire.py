@@ -12,6 +12,13 @@ from hypothesis import strategies as st
 
 from panoseti.boards import addresses, commands, packets
 from panoseti.boards.commands import AcqMode, Command, decode, encode
+from panoseti.boards.science_packets import (
+    SciencePacket,
+    build_science,
+    nearest_unix_ns,
+    parse_science,
+    wr_to_unix_ns,
+)
 from tests.helpers import golden
 
 
@@ -521,31 +528,31 @@ def test_what_is_no_focus_report_is_refused() -> None:
 
 
 @st.composite
-def science_packets(draw: st.DrawFn) -> packets.SciencePacket:
+def science_packets(draw: st.DrawFn) -> SciencePacket:
     acq_mode = draw(st.sampled_from([1, 2, 3, 6, 7]))
     packet_ver = draw(st.integers(0, 1))
     low, high = 0, 255 if acq_mode >= 6 else 65535
     if acq_mode == 1 and packet_ver == 1:
         low, high = -32768, 32767
     seed = draw(st.lists(st.integers(low, high), min_size=4, max_size=16))
-    return packets.SciencePacket(
+    return SciencePacket(
         acq_mode, packet_ver, draw(words), draw(words), draw(st.integers(0, 1023)),
         draw(st.integers(0, 0xFFFFFFFF)), tuple(seed[n % len(seed)] for n in range(256)),
     )  # fmt: skip
 
 
 @given(science_packets())
-def test_science_packets_come_back(packet: packets.SciencePacket) -> None:
-    data = packets.build_science(packet)
+def test_science_packets_come_back(packet: SciencePacket) -> None:
+    data = build_science(packet)
     assert len(data) == (272 if packet.acq_mode >= 6 else 528)
-    assert packets.parse_science(data) == packet
+    assert parse_science(data) == packet
     assert packet.module * 4 + packet.quabo == packet.boardloc
 
 
 def test_only_ten_bits_of_the_seconds_count() -> None:
-    data = bytearray(packets.build_science(packets.SciencePacket(2, 0, 1, 4, 5, 6, (0,) * 256)))
+    data = bytearray(build_science(SciencePacket(2, 0, 1, 4, 5, 6, (0,) * 256)))
     data[7:10] = b"\xfc\xff\xff"
-    assert packets.parse_science(bytes(data)).tai == 5
+    assert parse_science(bytes(data)).tai == 5
 
 
 @pytest.mark.parametrize(
@@ -555,7 +562,7 @@ def test_only_ten_bits_of_the_seconds_count() -> None:
 )  # fmt: skip
 def test_what_is_no_science_packet_is_refused(mode: int, length: int) -> None:
     with pytest.raises(ValueError, match=r"acq_mode|too short"):
-        packets.parse_science((bytes((mode,)) + bytes(600))[:length])
+        parse_science((bytes((mode,)) + bytes(600))[:length])
 
 
 @pytest.mark.parametrize(
@@ -564,9 +571,9 @@ def test_what_is_no_science_packet_is_refused(mode: int, length: int) -> None:
      {"pixels": (-1,) * 256}],
 )  # fmt: skip
 def test_science_values_that_do_not_fit_are_refused(change: dict[str, Any]) -> None:
-    packet = packets.SciencePacket(2, 0, 1, 4, 5, 6, (0,) * 256)
+    packet = SciencePacket(2, 0, 1, 4, 5, 6, (0,) * 256)
     with pytest.raises(ValueError, match=r"tai|science packet"):
-        packets.build_science(replace(packet, **change))
+        build_science(replace(packet, **change))
 
 
 # --- time ---
@@ -577,9 +584,9 @@ def test_unix_time_of_a_packet(case: dict[str, Any]) -> None:
     numbers_in = case["pkt_tai"], case["pkt_nsec"], case["tv_sec"]
     if case["unix"] is None:
         with pytest.raises(ValueError, match="cannot be reconciled"):
-            packets.wr_to_unix_ns(*numbers_in)
+            wr_to_unix_ns(*numbers_in)
     else:
-        assert abs(packets.wr_to_unix_ns(*numbers_in) / 1e9 - case["unix"]) < 1.3e-6
+        assert abs(wr_to_unix_ns(*numbers_in) / 1e9 - case["unix"]) < 1.3e-6
 
 
 @given(
@@ -590,13 +597,13 @@ def test_time_survives_clocks_that_differ_by_less_than_a_second(unix_ns: int, of
     second, nsec = divmod(unix_ns, 10**9)
     tai = (second + 37) % 1024
     tv_sec = (unix_ns + off_ns) // 10**9
-    assert packets.wr_to_unix_ns(tai, nsec, tv_sec) == unix_ns
+    assert wr_to_unix_ns(tai, nsec, tv_sec) == unix_ns
 
 
 @given(st.integers(2, 1022), st.integers(0, 1 << 32))
 def test_clocks_further_apart_are_an_error(behind_s: int, tv_sec: int) -> None:
     with pytest.raises(ValueError, match=f"Unix {tv_sec}"):
-        packets.wr_to_unix_ns((tv_sec + 37 - behind_s) % 1024, 0, tv_sec)
+        wr_to_unix_ns((tv_sec + 37 - behind_s) % 1024, 0, tv_sec)
 
 
 @given(st.integers(10**18, 4 * 10**18), st.integers(-499_999, 499_999))
@@ -604,5 +611,5 @@ def test_time_without_white_rabbit_is_that_nearest_to_the_computers(
     unix_ns: int, off_us: int
 ) -> None:
     tv_sec, left_ns = divmod(unix_ns + off_us * 1000, 10**9)
-    found = packets.nearest_unix_ns(unix_ns % 10**9, tv_sec, left_ns // 1000)
+    found = nearest_unix_ns(unix_ns % 10**9, tv_sec, left_ns // 1000)
     assert found == unix_ns

@@ -20,7 +20,8 @@ from panoseti.boards.board_link import Step as LinkStep
 from panoseti.boards.board_work import Work
 from panoseti.boards.commands import CHIPS, AcqMode, Acquisition
 from panoseti.boards.hk_socket import HkSocket
-from panoseti.boards.packets import PIXELS, parse_science
+from panoseti.boards.packets import PIXELS
+from panoseti.boards.science_packets import parse_science
 from panoseti.boards.science_socket import ScienceSocket
 from panoseti.calibration.threshold_fit import NOISE_SHARE
 from panoseti.calibration.threshold_proposal import BoardScan

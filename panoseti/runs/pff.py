@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
-from panoseti.boards.packets import NS_PER_S, nearest_unix_ns, wr_to_unix_ns
+from panoseti.boards.science_packets import NS_PER_S, nearest_unix_ns, wr_to_unix_ns
 
 SEPARATOR = b"\n\n*"
 QUABOS = 4
