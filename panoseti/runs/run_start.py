@@ -8,14 +8,12 @@ Success means data: packets of every board that is expected are being recorded.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from panoseti.boards.board_link import Outcome, open_link
 from panoseti.boards.data_flow import (
@@ -24,10 +22,8 @@ from panoseti.boards.data_flow import (
     start_acquisition,
     stop_data_flow,
 )
-from panoseti.bringup.board_setup import quabo_config_file
 from panoseti.bringup.readiness import load_settings
-from panoseti.configs.board_files import PH_BASELINE, QUABO_UIDS
-from panoseti.configs.load_configs import Site, frozen_copies
+from panoseti.configs.load_configs import Site
 from panoseti.configs.site import DaqNode
 from panoseti.console import Console
 from panoseti.errors import ObsError, RefusedError
@@ -35,27 +31,21 @@ from panoseti.flight import FlightRecorder
 from panoseti.interrupts import uninterrupted
 from panoseti.launch import launch, log_dir
 from panoseti.nodes import daq_nodes
-from panoseti.nodes.daq_nodes import NodeOutcome, NodeShells
-from panoseti.nodes.remote import Shell
+from panoseti.nodes.daq_nodes import NodeShells
 from panoseti.runs import activities, run_state, run_stop
-from panoseti.runs.collect import Collection, collect
+from panoseti.runs.begin_recording import Recording
 from panoseti.runs.data_arrival import wait_for_data
 from panoseti.runs.names import run_dir_name
-from panoseti.runs.run_order import order_of
-from panoseti.runs.run_part import RECORD
+from panoseti.runs.run_copies import copy_learnt, write_copies
 from panoseti.runs.run_record import RunRecord, new_document
 from panoseti.runs.run_state import ControlLock, Holder, new_holder
 from panoseti.runs.start_checks import Checked, StartOptions, check_head_and_run, check_rest
 from panoseti.software import sw_info
-from panoseti.state_files import fsync_folder, write_state
+from panoseti.state_files import fsync_folder
 from panoseti.words import joined
 
-SW_INFO = "sw_info.json"
 PROGRAM = "start.py"
 LOGS = ("hp_stdout_", "hp_log_")
-# How long a start waits for another one, of the same moment, to give its nodes back.
-SHARED_OUT_S = 30.0
-POLL_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -153,11 +143,18 @@ class _Start:
         self._data_dir = site.head_data_dir
         self._undo: list[tuple[str, Callable[[], None]]] = []
         self._record: RunRecord | None = None
-        self._begun_on: tuple[DaqNode, ...] = ()
         self._flowing = False
         self._confirmed: set[str] = set()
-        self.holder = Holder("")
-        self.data_kept = False
+        self.holder = Holder("")  # _claim makes the real one
+        self._recording = self._recording_of(self.holder)
+
+    def _recording_of(self, holder: Holder) -> Recording:
+        return Recording(self._site, self._part, holder, self._shells, self._console, self._flight)
+
+    @property
+    def data_kept(self) -> bool:
+        """Whether a start that was taken back has recorded something."""
+        return self._recording.data_kept
 
     @property
     def _run(self) -> str:
@@ -185,7 +182,7 @@ class _Start:
             raise kind(self._failed_text(error, left)) from error
 
     def _acts(self, record: RunRecord) -> None:
-        self._act(record, "copy the configs", self._copies)
+        self._act(record, "copy the configs", lambda: write_copies(self._site, self._run_dir))
         # Both come up while the pipelines do; the watcher waits until the run records.
         with ThreadPoolExecutor(2, "daemon") as pool:
             watcher = self._begin(pool, record, "start the watcher", self._watcher,
@@ -195,8 +192,8 @@ class _Start:
                                        self._end_recorder)  # fmt: skip
             self._act(record, "point the links here", self._links, self._unlink)
             if self._options.data:
-                what = "start recording"
-                self._act(record, what, lambda: self._recording(record), self._stop_recording)
+                self._act(record, "start recording", lambda: self._record_on_nodes(record),
+                          lambda: self._recording.take_back(self._run_dir))  # fmt: skip
             if self._options.redis:
                 recorder.result()
             if self._options.data:
@@ -243,6 +240,7 @@ class _Start:
                 break
             time.sleep(1 - now % 1)  # a run of this very second is there: the next one, then
         self.holder = new_holder(name, self._site.command_dir.resolve(), self._data_dir)
+        self._recording = self._recording_of(self.holder)
         self._undo.append(("give the observatory back", self._release))
         run_state.claim(self._data_dir, self.holder)
         self._flight.note("run_name", run=name, token=self.holder.token)
@@ -270,22 +268,8 @@ class _Start:
             if not set(bad) <= {board.ip for board in boards}:
                 raise ObsError(problem)
             self._leave_out(bad, {}, problem)
-        self._copies_of_learnt()
+        copy_learnt(self._site, self._run_dir)
         return ", ".join(f"{step.label}: {len(ips)}" for step, ips in loaded.boards.items())
-
-    def _copies(self) -> None:
-        """Frozen copies of the configs and of what bring-up learnt from the boards."""
-        for name, text in frozen_copies(self._site).items():
-            write_state(self._run_dir / name, text.encode())
-        write_state(self._run_dir / SW_INFO, (json.dumps(sw_info(), indent=4) + "\n").encode())
-        self._copies_of_learnt()
-
-    def _copies_of_learnt(self) -> None:
-        learnt = [self._data_dir / QUABO_UIDS, self._data_dir / PH_BASELINE]
-        learnt += [quabo_config_file(self._data_dir, q.ip) for q in self._site.obs.quabos]
-        for path in learnt:
-            with suppress(FileNotFoundError):
-                write_state(self._run_dir / path.name, path.read_bytes())
 
     def _recorder(self) -> str:
         command_dir, words = self._site.command_dir, ["--run", self._run]
@@ -298,52 +282,8 @@ class _Start:
         except OSError as error:  # links are a convenience; a run does not fail for them
             self._console.warn(f"{error.filename}: {error.strerror}")
 
-    def _recording(self, record: RunRecord) -> None:
-        """Recording on all nodes at once; a start that failed on a node has undone itself."""
-        copies = {name: text.encode() for name, text in frozen_copies(self._site).items()}
-        self._begun_on = self._part.nodes
-
-        def begin(shell: Shell) -> str:
-            node = shell.node
-            order = order_of(self._site, self.holder, self._part.modules_of(node))
-            with record.act("start", RECORD, node.ip_addr) as act:
-                away = not self._site.is_on_head_node(node)
-                started = daq_nodes.start_recording(shell, order, copies if away else {})
-                act.text = f"pid {started.pid}, ready after {started.ready_s:.1f} s"
-            return act.text
-
-        with self._console.progress("recording", len(self._begun_on)) as progress:
-            outcomes = self._shells.each(
-                begin,
-                self._begun_on,
-                done=lambda one: progress.advance(f"{one.node.ip_addr} {one.result or ''}"),
-            )
-        end_s = time.monotonic() + SHARED_OUT_S
-        while refused := self._shared_out(outcomes):
-            if time.monotonic() > end_s or not self._comes_first(refused):
-                break
-            time.sleep(POLL_S)
-            outcomes |= self._shells.each(begin, refused)
-        if any(isinstance(outcome.problem, RefusedError) for outcome in outcomes.values()):
-            _raise_problems(outcomes.values())
-        self._leave_out({}, {n: str(o.problem) for n, o in outcomes.items() if o.problem})
-
-    @staticmethod
-    def _shared_out(outcomes: Mapping[DaqNode, NodeOutcome[str]]) -> list[DaqNode]:
-        """The nodes that refused while others record for us: two starts at the same moment."""
-        refused = [n for n, o in outcomes.items() if isinstance(o.problem, RefusedError)]
-        ours = [node for node, outcome in outcomes.items() if outcome.ok]
-        return refused if ours and len(ours) + len(refused) == len(outcomes) else []
-
-    def _comes_first(self, refused: Sequence[DaqNode]) -> bool:
-        """Of starts that got some nodes each, the one of the lowest token waits for the others
-        to give theirs back, which all others do.
-        """
-        statuses = self._shells.each(daq_nodes.status, refused).values()
-        recording = [o.result for o in statuses if o.result is not None and o.result.running]
-        # While the other's helper is still at work, nobody can tell whose it will be: ask again.
-        owners = [status.owner for status in recording if status.owner is not None]
-        return all(self.holder.token <= owner for owner in owners)
+    def _record_on_nodes(self, record: RunRecord) -> None:
+        self._leave_out({}, self._recording.begin(record))
 
     def _destinations(self) -> None:
         with open_link(self._site, self._flight) as link:
@@ -376,7 +316,7 @@ class _Start:
         if self._flowing:
             with suppress(ObsError), link_to_stop(self._site, self._flight) as link:
                 stop_data_flow(self._site, link, dropped)
-        self._shells.each(self._end_pipeline, nodes)  # where it cannot be told, stop.py will see
+        self._recording.end_on(nodes)
 
     def _dead_nodes(self, boards: Mapping[str, str]) -> dict[DaqNode, str]:
         """Nodes that are dead, if none of their boards is well: it is not the fault of boards."""
@@ -387,9 +327,6 @@ class _Start:
 
     def _node_of(self, ip: str) -> DaqNode:
         return self._site.node_of(self._site.obs.quabo(ip).module_id)
-
-    def _end_pipeline(self, shell: Shell) -> None:
-        daq_nodes.stop_recording(shell, self._run, self.holder.token, over=self._run)
 
     def _watcher(self) -> str:
         """A run without its watcher is better than none."""
@@ -461,35 +398,6 @@ class _Start:
         if problems:
             raise ObsError(joined(list(problems.values())))
 
-    def _stop_recording(self) -> None:
-        """Stop all nodes; what recorded nothing leaves no files behind."""
-
-        def stop(shell: Shell) -> bool:
-            try:
-                daq_nodes.stop_recording(shell, self._run, self.holder.token, over=self._run)
-            except RefusedError:
-                if daq_nodes.status(shell).run == self._run:
-                    return False  # of another head node, begun in the same second
-            found = daq_nodes.list_files(shell, self._run)
-            if any(file.bytes for file in found.files if file.name.endswith(".pff")):
-                return True
-            empty.append(shell)
-            return False
-
-        empty: list[Shell] = []
-        outcomes = self._shells.each(stop, self._begun_on)
-        # Why a pipeline recorded nothing is in its log, which is not deleted before it is here.
-        kept = [
-            result.node
-            for result in collect(Collection(self._run_dir, self._site.obs, self._flight), empty)
-            if result.failed or result.undeleted
-        ]
-        # Of a node that cannot be asked it is not known that it recorded nothing.
-        self.data_kept = bool(kept) or any(
-            outcome.result or outcome.problem is not None for outcome in outcomes.values()
-        )
-        _raise_problems(outcomes.values())
-
     def _end_recorder(self) -> None:
         ended = activities.end(activities.hk_recorders(self._data_dir), self._flight)
         left = [str(one) for one, how in ended if how == "still runs"]
@@ -526,11 +434,3 @@ class _Start:
 def _silent(outcomes: Mapping[str, Outcome]) -> dict[str, str]:
     """The boards that have a problem, and which."""
     return {ip: outcome.problem for ip, outcome in outcomes.items() if outcome.problem}
-
-
-def _raise_problems(outcomes: Iterable[NodeOutcome[Any]]) -> None:
-    problems = [outcome.problem for outcome in outcomes if outcome.problem is not None]
-    if problems:
-        refused = all(isinstance(problem, RefusedError) for problem in problems)
-        text = joined([str(problem) for problem in problems])
-        raise RefusedError(text) if refused else ObsError(text)
