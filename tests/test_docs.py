@@ -14,6 +14,17 @@ from panoseti.runs.watch_facts import Kind
 from tests.helpers import REPO
 
 PAGES = [REPO / "README.md", *sorted((REPO / "docs").rglob("*.md"))]
+FOLDERS = (
+    "daemons",
+    "daq",
+    "docs",
+    "hashpipe",
+    "panoseti",
+    "quabos",
+    "simulator",
+    "tests",
+    "tools",
+)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))
@@ -31,6 +42,46 @@ def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)]+)\)", page.read_text())
     files = [link.partition("#")[0] for link in links if "://" not in link]
     assert not [file for file in files if file and not (page.parent / file).exists()]
+
+
+def sources() -> list[Path]:
+    """Python and C of the scripts and all folders."""
+    found = list(REPO.glob("*.py"))
+    for folder in FOLDERS:
+        found += [path for kind in ("*.py", "*.[ch]") for path in (REPO / folder).rglob(kind)]
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))
+def test_places_that_are_named_exist(page: Path) -> None:
+    """Folders and files of the program, such as panoseti/runs (quabos/ can be a site's own)."""
+    folders = "|".join(sorted(set(FOLDERS) - {"quabos"}))
+    named = re.findall(rf"(?<![\w/.<>~-])(?:{folders})/[\w/.]*", page.read_text())
+    assert not [place for place in named if not (REPO / place.rstrip(".")).exists()]
+
+
+def test_files_that_are_named_exist() -> None:
+    """In pages, comments and docstrings; tests make names up."""
+    there = {path.name for path in sources()}
+    product = [path for path in sources() if REPO / "tests" not in path.parents]
+    missing = [
+        f"{path.relative_to(REPO)}: {name}"
+        for path in [*PAGES, *product]
+        for name in re.findall(r"(?<![\w*])\w+\.(?:py|c)\b", path.read_text())
+        if name not in there
+    ]
+    assert not missing
+
+
+def test_the_map_of_folders_is_whole() -> None:
+    """Each package of panoseti/ and each other folder has its line in README.md."""
+    text = (REPO / "README.md").read_text()
+    packages = {
+        f"panoseti/{path.parent.name}" for path in (REPO / "panoseti").glob("*/__init__.py")
+    }
+    wanted = packages | {f"{folder}/" for folder in FOLDERS}
+    assert len(packages) > 5
+    assert not [place for place in wanted if f"\n| `{place}` |" not in text]
 
 
 def test_every_alarm_is_described() -> None:
