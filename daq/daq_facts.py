@@ -30,6 +30,7 @@ HELPERS = (
     "daq_facts.py",
     "daq_files.py",
     "daq_launch.py",
+    "daq_leftovers.py",
     "daq_node.py",
     "daq_process.py",
     "only_daq.py",

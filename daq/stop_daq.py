@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import daq_facts
+import daq_leftovers
 from daq_node import (
     A_START,
     DaqError,
@@ -209,6 +210,9 @@ def main(argv: Sequence[str]) -> Document:
             problems.append(may_begin)
         elif not here:
             notes += _remove_state(named, endings)
+        if lock.held and not problems and not find_pipelines():
+            cleared = daq_leftovers.clear()
+            notes += [] if endings else cleared  # one that was ended in order leaves it, too
     document: Document = {
         "run": state.run if state is not None else status_run,
         "owner": state.owner if state is not None else None,

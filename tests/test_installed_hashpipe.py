@@ -9,10 +9,12 @@ with pauses of 0.1 instead of 3 s.
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import wait_for
+from tests.helpers import REPO, wait_for
 from tests.pipeline import (
     HASHPIPE,
     RUN,
@@ -106,7 +108,8 @@ class Shared:
         self.folder = folder
         self.environment = {"HASHPIPE_KEYFILE": str(folder)}
 
-    def _ring_key(self, ring: int, instance: int) -> int:
+    def ring_key(self, ring: int, instance: int) -> int:
+        """Its key, as the C library's ftok() makes it."""
         return int(libc.ftok(str(self.folder).encode(), 0x80 | instance)) + ring - 1
 
     def _status_key(self, instance: int) -> int:
@@ -117,11 +120,19 @@ class Shared:
 
     def ring(self, ring: int, instance: int = 0) -> int:
         """Segment of a ring (they count from 1); -1: there is none."""
-        return int(libc.shmget(self._ring_key(ring, instance), 0, 0))
+        return int(libc.shmget(self.ring_key(ring, instance), 0, 0))
+
+    def semaphores(self, ring: int) -> int:
+        """Those of a ring; -1: there are none."""
+        return int(libc.semget(self.ring_key(ring, 0), 0, 0))
+
+    def has_lock(self) -> bool:
+        """Whether the status buffer's lock is there."""
+        return Path(f"/dev/shm/sem.{self._lock_name(0)[1:]}").exists()
 
     def make_ring(self, ring: int, instance: int) -> int:
         """A segment of some size; its number."""
-        key = self._ring_key(ring, instance)
+        key = self.ring_key(ring, instance)
         found = int(libc.shmget(key, 8192, IPC_CREAT | 0o600))
         assert found >= 0
         return found
@@ -163,7 +174,7 @@ class Shared:
         for instance in (0, 1):
             for ring in (1, 2):
                 libc.shmctl(self.ring(ring, instance), IPC_RMID, None)
-                libc.semctl(libc.semget(self._ring_key(ring, instance), 0, 0), 0, IPC_RMID)
+                libc.semctl(libc.semget(self.ring_key(ring, instance), 0, 0), 0, IPC_RMID)
             libc.shmctl(self.status(instance), IPC_RMID, None)
             libc.sem_unlink(self._lock_name(instance).encode())
 
@@ -411,3 +422,50 @@ def test_a_lock_that_is_never_given_back_holds_nothing_up(programs: Path, shared
         assert time.monotonic() - begin < 10
         check_frames(recorder, 10)
         assert (recorder.folder / RUN).is_dir()
+
+
+def stop(shared: Shared, recorder: Recorder) -> str:
+    """What the helper that stops this node says."""
+    done = subprocess.run(
+        [sys.executable, str(REPO / "daq" / "stop_daq.py"), "--data_dir", str(recorder.folder)],
+        env=os.environ | shared.environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return " ".join(json.loads(done.stdout)["notes"])
+
+
+def test_a_stop_removes_what_a_dead_pipeline_has_left(programs: Path, shared: Shared) -> None:
+    """What is another instance's stays."""
+    with run(programs, shared) as recorder:
+        recorder.end(signal.SIGKILL)
+    other = shared.make_ring(1, instance=1)
+    assert shared.ring(2) >= 0 and shared.semaphores(2) >= 0 and shared.has_lock()
+    said = stop(shared, recorder)
+    assert "removed shared memory that a dead pipeline had left: ring 1 (" in said
+    for ring in (1, 2):
+        assert shared.ring(ring) == shared.semaphores(ring) == -1
+    assert shared.status() == -1 and not shared.has_lock()
+    assert shared.ring(1, instance=1) == other
+    assert stop(shared, recorder) == ""
+    with run(programs, shared, "two") as recorder, boards(recorder) as senders:
+        send_frames(senders, 10)
+        recorder.stop()
+        check_frames(recorder, 10)
+
+
+def test_a_stop_leaves_what_may_be_in_use(programs: Path, shared: Shared) -> None:
+    """Somebody is attached; the maker lives; or it is nothing that a pipeline makes."""
+    with run(programs, shared) as recorder:
+        recorder.end(signal.SIGKILL)
+    segment, status = shared.ring(1), shared.status()
+    with shared.attached(segment), shared.attached(status):
+        assert "ring 1" not in (said := stop(shared, recorder)) and "ring 2" in said
+    assert (shared.ring(1), shared.status()) == (segment, status)
+    assert shared.semaphores(1) >= 0 and shared.has_lock()
+    alive = shared.make_ring(2, instance=0)
+    stop(shared, recorder)
+    assert shared.ring(1) == shared.status() == -1 and shared.ring(2) == alive
+    libc.shmctl(alive, IPC_RMID, None)
+    make = f"import ctypes; ctypes.CDLL(None).shmget({shared.ring_key(1, 0)}, 8192, 0o1600)"
+    subprocess.run([sys.executable, "-c", make], check=True)
+    strange = shared.ring(1)
+    assert strange >= 0 and stop(shared, recorder) == "" and shared.ring(1) == strange
