@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from panoseti.boards.board_work import Work
-from panoseti.bringup import readiness, session, session_setup
+from panoseti.bringup import board_settings, readiness, session, session_setup
+from panoseti.bringup.board_settings import BoardSettings
 from panoseti.bringup.daemon_inputs import UNKNOWN, wanted_inputs, why_start
 from panoseti.bringup.ledger import Ledger, differences
 from panoseti.bringup.ledger_file import LedgerFile
@@ -27,7 +28,13 @@ from panoseti.bringup.session_setup import (
     nominal_volts,
     why_hv_off,
 )
-from panoseti.configs.board_files import QUABO_UIDS, SHIPPED, quabo_uids_text
+from panoseti.configs.board_files import (
+    QUABO_UIDS,
+    SHIPPED,
+    BoardDb,
+    load_board_db,
+    quabo_uids_text,
+)
 from panoseti.configs.load_configs import Site, load_site
 from panoseti.configs.site import Quabo
 from panoseti.console import Console
@@ -223,7 +230,29 @@ def test_another_alarm_hook_is_no_reason_to_refuse_a_start(site: Site, working: 
     told = readiness.in_words(readiness.readiness(site, need_redis=False))
     assert not any("hv_updater" in line for line in told), told
     line = "hv_updater works with other configs: alarm_hook changed in obs_config.json"
-    assert f"{line}; after the run: config.py" in readiness.warnings_before_run(site)
+    assert f"{line}; after the run: config.py" in readiness.warnings_before_run(
+        site, BoardSettings(site)
+    )
+
+
+def test_board_files_are_read_once_for_all_checks_of_a_start(
+    site: Site, working: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tenths of a second where there are many boards."""
+    updater_says(site, *[ON] * 8)
+    write_uids(site)
+    read = []
+
+    def load(folder: Path) -> BoardDb:
+        read.append(folder)
+        return load_board_db(folder)
+
+    monkeypatch.setattr(board_settings, "load_board_db", load)
+    monkeypatch.setattr(readiness, "_daemon_lacks", lambda *_: [])
+    wanted = BoardSettings(site)
+    readiness.readiness(site, need_redis=False, wanted=wanted)
+    readiness.warnings_before_run(site, wanted)
+    assert read == [site.command_dir]
 
 
 def test_board_files_of_the_command_directory_are_others(site: Site, working: None) -> None:

@@ -70,11 +70,18 @@ class Lack:
         return f"{self.what}; run: {self.mend}"
 
 
-def readiness(site: Site, need_hv: bool = True, need_redis: bool = True) -> list[Lack]:
+def readiness(
+    site: Site,
+    need_hv: bool = True,
+    need_redis: bool = True,
+    wanted: BoardSettings | None = None,
+) -> list[Lack]:
     """What keeps a run from being started, each with the command that mends it; [] = ready.
 
     Settings that `load_settings` would load are none of it.  ConfigError when a file is broken.
+    wanted: of this site, whose files are then read only once for all who are given it.
     """
+    wanted = wanted or BoardSettings(site)
     try:
         uids = read_quabo_uids(site.head_data_dir / QUABO_UIDS, site.obs).by_ip
     except ConfigError as error:
@@ -84,7 +91,7 @@ def readiness(site: Site, need_hv: bool = True, need_redis: bool = True) -> list
         return [Lack("", "no board answered the last scan; switch them on", MEND_ALL)]
     ledger = read_ledger(site.head_data_dir)
     lacks = _boots_seen(site, boards, ledger) if need_redis else []
-    judge = _Judge(site, ledger, uids)
+    judge = _Judge(site, ledger, uids, wanted)
     for quabo in boards:
         lacks += judge.lacks(quabo)
     if need_redis:
@@ -93,22 +100,25 @@ def readiness(site: Site, need_hv: bool = True, need_redis: bool = True) -> list
     no_daemon = _daemon_lacks(site, need_hv, need_redis)
     lacks += no_daemon
     if need_hv and not no_daemon:
-        lacks += _hv_lacks(site, boards)
+        lacks += _hv_lacks(site, boards, wanted)
     return [replace(lack, of=len(boards)) for lack in lacks]
 
 
 def hv_lacks_of_start(site: Site, boards: Sequence[Quabo]) -> list[str]:
     """The part of `readiness` that concerns high voltage, while hv_updater works."""
-    return in_words([replace(lack, of=len(boards)) for lack in _hv_lacks(site, boards)])
+    lacks = _hv_lacks(site, boards, BoardSettings(site))
+    return in_words([replace(lack, of=len(boards)) for lack in lacks])
 
 
 class _Judge:
     """What the ledger says about boards under the present configs."""
 
-    def __init__(self, site: Site, ledger: Ledger, uids: Mapping[str, str]) -> None:
+    def __init__(
+        self, site: Site, ledger: Ledger, uids: Mapping[str, str], wanted: BoardSettings
+    ) -> None:
         self._ledger = ledger
         self._uids = uids
-        self._settings = BoardSettings(site)
+        self._settings = wanted
         self._records_ph = site.data.pulse_height is not None
         self._now_unix = time.time()
 
@@ -224,9 +234,9 @@ def _daemon_lacks(site: Site, need_hv: bool, need_redis: bool) -> list[Lack]:
     return lacks
 
 
-def _hv_lacks(site: Site, boards: Sequence[Quabo]) -> list[Lack]:
+def _hv_lacks(site: Site, boards: Sequence[Quabo], asked: BoardSettings) -> list[Lack]:
     """High voltage that will be there soon, or is nowhere; one board without it is a warning."""
-    off = _hv_off(site, boards)
+    off = _hv_off(site, boards, asked)
     # Those that were left out on purpose do not count, unless nobody has asked for any.
     wanted = [q.ip for q in boards if q.ip not in off or off[q.ip].asked]
     if wanted:
@@ -239,10 +249,10 @@ def _hv_lacks(site: Site, boards: Sequence[Quabo]) -> list[Lack]:
     ]
 
 
-def _hv_off(site: Site, boards: Sequence[Quabo]) -> dict[str, HvLack]:
+def _hv_off(site: Site, boards: Sequence[Quabo], wanted: BoardSettings) -> dict[str, HvLack]:
     """Boards whose high voltage is not what the present configs ask for."""
     uids = read_quabo_uids(site.head_data_dir / QUABO_UIDS, site.obs).by_ip
-    return hv_lacks(site, boards, nominal_volts(BoardSettings(site), uids, boards))
+    return hv_lacks(site, boards, nominal_volts(wanted, uids, boards))
 
 
 def in_words(lacks: Sequence[Lack]) -> list[str]:
@@ -261,11 +271,11 @@ def in_words(lacks: Sequence[Lack]) -> list[str]:
     return lines
 
 
-def warnings_before_run(site: Site) -> list[str]:
+def warnings_before_run(site: Site, wanted: BoardSettings) -> list[str]:
     """What does not keep a run from being started, but should be known: boards without HV, and
     that alarms still go where an old config says.
     """
-    off = _hv_off(site, present_boards(site))
+    off = _hv_off(site, present_boards(site), wanted)
     found = [f"{ip}: HV {lack.reason}" for ip, lack in off.items()]
     for name in SESSION_DAEMONS:
         if why := why_start(site, name):

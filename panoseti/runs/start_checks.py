@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from panoseti.bringup import session
+from panoseti.bringup.board_settings import BoardSettings
 from panoseti.bringup.ledger_file import held_ledger
 from panoseti.bringup.readiness import (
     Lack,
@@ -97,7 +98,8 @@ def check_rest(site: Site, options: StartOptions, shells: NodeShells) -> Checked
     with held_ledger(site.head_data_dir, "start.py"):
         pass  # RefusedError when config.py is at work
     hv = options.hv and options.redis
-    lacks = readiness(site, need_hv=hv, need_redis=options.redis)
+    wanted = BoardSettings(site)
+    lacks = readiness(site, need_hv=hv, need_redis=options.redis, wanted=wanted)
     if any(lack.of_all or not lack.ip for lack in lacks):
         raise RefusedError(_not_ready(lacks))
     boards = present_boards(site)
@@ -113,7 +115,7 @@ def check_rest(site: Site, options: StartOptions, shells: NodeShells) -> Checked
     problems = [str(text) for node in part.nodes for text in statuses[node].problems]
     warnings = [*problems, *warnings]
     if hv:
-        warnings += warnings_before_run(site)
+        warnings += warnings_before_run(site, wanted)
     if options.data:
         warnings += shutter_warnings(site, part.boards, look=options.redis)
     return Checked(part, tuple(warnings), tuple(volumes))
