@@ -12,7 +12,7 @@
 | reordering | | every second answer or HK packet comes 50 ms later, after its successor |
 | rebooting | | the board reboots now, by itself; it forgets what a reboot forgets |
 | hot | temp1_c (65.0) | the detector temperature; TEMP2 is 30 degrees above |
-| odd_hk | temp1_c, temp2_c, hvmon_v (none), every (1) | what every so-manyth HK packet says |
+| odd_hk | temp1_c, temp2_c, hvmon_v, hvimon_a (none), every (1) | what every so-manyth HK says |
 | wrong_firmware | version ("0104"), time (0x20000000) | what HK reports after a reboot |
 | wrong_uid | uid ("badbadbad") | what /flashuid says |
 | tftp_stall | block (1) | TFTP transfers hang after so many datagrams of the client |
@@ -43,7 +43,7 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     "slow": {"delay_s": 1.0},
     "lossy": {"fraction": 0.3, "seed": 0},
     "hot": {"temp1_c": 65.0},
-    "odd_hk": {"temp1_c": None, "temp2_c": None, "hvmon_v": None, "every": 1},
+    "odd_hk": {"temp1_c": None, "temp2_c": None, "hvmon_v": None, "hvimon_a": None, "every": 1},
     "wrong_firmware": {"version": "0104", "time": 0x20000000},
     "wrong_uid": {"uid": "badbadbad"},
     "tftp_stall": {"block": 1},
@@ -63,6 +63,7 @@ class OddHk:
     temp1_c: float | None
     temp2_c: float | None
     hvmon_v: float | None
+    hvimon_a: float | None
     every: int
     _turn: int = 0
 
@@ -71,7 +72,9 @@ class OddHk:
         self._turn += 1
         if (self._turn - 1) % self.every:
             return readings
-        said: dict[str, Any] = {"temp1_c": self.temp1_c, "temp2_c": self.temp2_c}
+        said: dict[str, Any] = {
+            "temp1_c": self.temp1_c, "temp2_c": self.temp2_c, "hvimon_a": self.hvimon_a,
+        }  # fmt: skip
         if self.hvmon_v is not None:
             said["volts"] = (self.hvmon_v,) * 4
         return replace(readings, **{n: value for n, value in said.items() if value is not None})
@@ -141,11 +144,11 @@ class Faults:
         elif name == "hot":
             self.hot_c = float(values["temp1_c"])
         elif name == "odd_hk":
-            temp1_c, temp2_c, hvmon_v = (
+            temp1_c, temp2_c, hvmon_v, hvimon_a = (
                 None if values[key] is None else float(values[key])
-                for key in ("temp1_c", "temp2_c", "hvmon_v")
+                for key in ("temp1_c", "temp2_c", "hvmon_v", "hvimon_a")
             )
-            self.odd_hk = OddHk(temp1_c, temp2_c, hvmon_v, max(1, int(values["every"])))
+            self.odd_hk = OddHk(temp1_c, temp2_c, hvmon_v, hvimon_a, max(1, int(values["every"])))
         elif name == "wrong_firmware":
             self.firmware = Firmware(values["version"], int(values["time"]))
         elif name == "wrong_uid":

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from panoseti import console
+from panoseti.boards.addresses import redis_key
 from panoseti.boards.board_link import open_link
 from panoseti.boards.board_tftp import read_flash
 from panoseti.boards.data_flow import start_data_flow, stop_data_flow
@@ -34,6 +35,7 @@ from panoseti.configs.load_configs import load_site
 from panoseti.flight import FlightRecorder
 from panoseti.high_voltage.alarms import standing_alarms
 from panoseti.high_voltage.hv_asked import ask
+from panoseti.housekeeping.store import Store
 from panoseti.runs.run_state import RUN_NAME_FILE
 from qc import main as qc_main
 from simulator.flash import Firmware, firmware_image
@@ -712,6 +714,24 @@ def test_readiness_says_what_mends_it(
     (ready.data_dir / "quabo_uids.json").rename(ready.data_dir / "aside")
     assert "run: config.py" in lacks()[0]
     (ready.data_dir / "aside").rename(ready.data_dir / "quabo_uids.json")
+
+
+def test_a_broken_current_monitor_is_warned_of(ready: PrivateObservatory, look: Look) -> None:
+    odd = ready.site.quabos[2]
+    with ready.client() as client:
+        client.fault(odd, "odd_hk", hvimon_a=5e-6)
+    boardloc = load_site(ready.command_dir).obs.quabo(odd).boardloc
+
+    def microamperes() -> float:
+        with Store(port=ready.site.redis_port) as store:
+            return float(store.get_record(redis_key(boardloc))["HVIMON3"]) * 1e6
+
+    wait_for(lambda: microamperes() < 6, "its housekeeping")
+    answer = look()
+    assert answer.code == 0, answer
+    told = [line for line in answer.err.splitlines() if "its bleeder alone takes" in line]
+    assert len(told) == 1 and f"warning: {odd}: HV: HVIMON of chip 0 shows 5 uA" in told[0], answer
+    restore(ready, look)
 
 
 def test_a_short_walk(ready: PrivateObservatory, look: Look) -> None:

@@ -24,10 +24,10 @@ LAYERS: dict[str, str] = {
     # Values and bytes: no file, socket, clock, process or output.
     "facts": """
         addresses board_plans capabilities command_forms commands config_words cross_checks
-        disk_room errors firmware_images hk_trust hv_off hv_ramp json_document json_formats
-        known_hosts ledger maroc names node_documents node_types node_watch packets pff ph_compare
-        ph_silence pixel_maps pixel_masks quabo_config run_watch science_packets selection settings
-        site site_builder threshold_fit threshold_proposal watch_facts words
+        disk_room errors firmware_images hk_trust hv_currents hv_off hv_ramp json_document
+        json_formats known_hosts ledger maroc names node_documents node_types node_watch packets
+        pff ph_compare ph_silence pixel_maps pixel_masks quabo_config run_watch science_packets
+        selection settings site site_builder threshold_fit threshold_proposal watch_facts words
     """,
     # What lies on this computer: files, locks, processes, its names and its terminal.
     "local": """

@@ -81,6 +81,7 @@ class Scene:
         self.firmware = {ip: Firmware("0208", "0x28b4667a") for ip in uids}
         self.firmware[self.ips[3]] = Firmware("0209", "0x28b4667a")
         self.pcbrev = dict.fromkeys(uids, 0)
+        self.amperes: tuple[float, ...] = (1.1e-4,) * 4
         self.watch = FakeWatch({}, {})
         self.updater_works = True
         monkeypatch.setattr(verified, "_watch", lambda work, boards: self.watch)
@@ -97,7 +98,7 @@ class Scene:
         packets = {}
         for ip in self.ips:
             packets[ip] = [
-                Shown(time.time() + n, these, (1e-4,) * 4, 0, self.pcbrev[ip])
+                Shown(time.time() + n, these, self.amperes, 0, self.pcbrev[ip])
                 for n, these in enumerate(volts if ip == self.ips[0] else (ON_V,))
             ]
         self.watch = FakeWatch(packets, self.firmware)
@@ -124,6 +125,38 @@ def test_high_voltage_of_other_files_is_wrong_though_hvmon_agrees(scene: Scene) 
     check = scene.look(ON_V)["HV"]
     assert check.good == scene.ips[1:]
     assert check.wrong[first].startswith("set for 56 56 56 56 V at 25 degC, but the files ask for")
+
+
+@pytest.mark.parametrize(
+    ("ampere", "odd"), [(1.1e-4, ""), (9.9e-5, ""), (9.7e-5, "97"), (5e-6, "5")]
+)
+def test_a_current_below_that_of_the_bleeder_is_odd(scene: Scene, ampere: float, odd: str) -> None:
+    """54.1 V at the bleeder are 108.4 uA; a detector may draw something beside it."""
+    scene.amperes = (1.1e-4, 1.5e-4, ampere, 1.1e-4)
+    check = scene.look(ON_V)["HV"]
+    assert (check.good, check.wrong) == (scene.ips, {}), "a warning, no fault"
+    said = (
+        f"HVIMON of chip 2 shows {odd} uA, its bleeder alone takes 108 uA at 54.1 V: the current"
+        " monitor or the HV line of that chip is broken"
+    )
+    assert check.odd == (dict.fromkeys(scene.ips, said) if odd else {})
+
+
+def test_a_current_without_a_voltage_is_odd(scene: Scene) -> None:
+    first = scene.ips[0]
+    scene.states[first] = {"hv": "off", "codes": [0] * 4, "reason": "too hot"}
+    assert scene.look((20.0,) * 4)["HV"].odd == {}, "on its way down"
+    assert scene.look(OFF_V)["HV"].odd == {
+        first: "; ".join(
+            f"HVIMON of chip {chip} shows 110 uA, but HVMON 0.0 V: one of the two monitors is"
+            " broken; if it is HVMON, that chip may have HV"
+            for chip in range(4)
+        )
+    }
+    off = verified.see_hv_off(scene.work, [first], 0.0)
+    assert (off.good, set(off.odd)) == ([first], {first})
+    scene.amperes = (0.0, 9e-6, 0.0, 0.0)
+    assert first not in scene.look(OFF_V)["HV"].odd
 
 
 def test_high_voltage_that_nobody_keeps_is_not_verified(scene: Scene) -> None:

@@ -24,7 +24,7 @@ from panoseti.bringup.session import CAPTURE_HK, HV_UPDATER
 from panoseti.bringup.session_setup import nominal_volts, other_volts
 from panoseti.configs.site import Quabo
 from panoseti.errors import ObsError
-from panoseti.high_voltage import hv_ramp
+from panoseti.high_voltage import hv_currents, hv_ramp
 from panoseti.high_voltage.hv_off import OFF_BELOW_V
 from panoseti.housekeeping.hk_watch import Shown, StoreWatch, open_watch, wait_shown
 from panoseti.housekeeping.store import Store
@@ -157,6 +157,9 @@ def see_hv_off(work: Work, ips: Sequence[str], since_unix: float, listen: bool =
         check.unknown = dict.fromkeys(ips, str(error))
         return check
     check.good = [ip for ip in ips if ip not in left]
+    for ip in check.good:
+        if odd := hv_currents.odd_when_off(watch.shown[ip].hv_v, watch.shown[ip].hv_a):
+            check.odd[ip] = odd
     if seen:
         check.shown = f"HVMON at most {max(max(shown.hv_v) for shown in seen):.2f} V"
     for ip, shown in left.items():
@@ -381,7 +384,10 @@ def _listed_builds(work: Work) -> dict[str, str]:
 
 
 def _hv(work: Work, boards: Sequence[Quabo], seen: Mapping[str, Shown], why: str) -> Check:
-    """HVMON against what hv_updater has set, and that against what the files ask for."""
+    """HVMON against what hv_updater has set, and that against what the files ask for.
+
+    A current that does not fit the voltage is odd, whatever else is so.
+    """
     check, states = Check("HV"), _hv_states(work)
     asked = nominal_volts(work.settings, work.uids, boards)
     for quabo in boards:
@@ -392,12 +398,16 @@ def _hv(work: Work, boards: Sequence[Quabo], seen: Mapping[str, Shown], why: str
         elif state is None or not state.on:
             reason = "hv_updater does not keep it" if state is None else f"off: {state.reason}"
             check.unknown[ip] = f"{reason}; HVMON shows {max(shown.hv_v):.1f} V"
+            if odd := hv_currents.odd_when_off(shown.hv_v, shown.hv_a):
+                check.odd[ip] = odd
         elif reason := other_volts(state.nominal_v, asked.get(ip)):
             check.wrong[ip] = reason
         elif not state.fits(shown):
             check.wrong[ip] = hv_ramp.difference(shown.hv_v, state.codes)
         else:
             check.good.append(ip)
+            if odd := hv_currents.odd_when_on(shown.hv_v, shown.hv_a):
+                check.odd[ip] = odd
     volts = [volt for ip in check.good for volt in seen[ip].hv_v]
     amperes = [ampere for ip in check.good for ampere in seen[ip].hv_a]
     if volts:
