@@ -21,7 +21,8 @@ from pathlib import Path
 
 from panoseti import console
 from panoseti.boards.firmware_load import TOLD_TWICE
-from panoseti.bringup import config_tasks, off_first
+from panoseti.bringup import config_run, off_first
+from panoseti.bringup.config_request import Request
 from panoseti.bringup.config_words import TASKS, VALUES
 from panoseti.bringup.ledger import Step
 from panoseti.bringup.node_setup import NODES
@@ -101,18 +102,18 @@ def main(argv: Sequence[str]) -> int:
     args = parse_args(argv)
     out = console.Console(args.json, args.verbose)
     words = " ".join(["config.py", *argv])
-    request = config_tasks.Request(
+    request = Request(
         args.tasks, args.choices or (), args.redo, args.dry_run, words, args.golden_is_meant,
         args.values,
     )  # fmt: skip
     off = "hv_off" in args.tasks and not args.dry_run
     problems = off_first.switch_off(Path.cwd(), out, argv) if off else []
     if off and len(args.tasks) == 1:
-        return config_tasks.finish(out, problems, {})
-    site = load_site(Path.cwd(), config_tasks.needs_data(request))
+        return config_run.finish(out, problems, {})
+    site = load_site(Path.cwd(), config_run.needs_data(request))
     flight = FlightRecorder(None if args.dry_run else site.head_data_dir, "config.py")
     flight.command(argv)
-    return config_tasks.run(site, request, out, flight, problems)
+    return config_run.run(site, request, out, flight, problems)
 
 
 if __name__ == "__main__":

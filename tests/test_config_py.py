@@ -16,7 +16,8 @@ import pytest
 
 from panoseti.boards.board_link import Send, open_link
 from panoseti.boards.commands import HkDestination
-from panoseti.bringup import bring_up, config_tasks, config_words
+from panoseti.bringup import bring_up, config_run, config_tasks, config_words
+from panoseti.bringup.config_request import Request
 from panoseti.bringup.ledger import SEEN, Step
 from panoseti.bringup.ledger_file import LEDGER_FILE, read_ledger
 from panoseti.bringup.readiness import in_words, readiness
@@ -316,7 +317,7 @@ def test_every_word_of_the_script_is_a_task_and_every_task_a_word() -> None:
     """None may fall back to the whole bring-up by a slip."""
     assert set(config_words.TASKS) == {task.name for task in config_tasks.TASKS}
     for name in config_words.TASKS:
-        assert [t.name for t in config_tasks.chosen_tasks(config_tasks.Request([name]))] == [name]
+        assert [t.name for t in config_run.chosen_tasks(Request([name]))] == [name]
 
 
 @pytest.mark.long

@@ -14,8 +14,8 @@ import pytest
 
 from panoseti.boards.board_work import Work
 from panoseti.boards.verified import Check
-from panoseti.bringup import config_tasks, session, session_end
-from panoseti.bringup.config_tasks import Request
+from panoseti.bringup import config_run, session, session_end
+from panoseti.bringup.config_request import Request
 from panoseti.bringup.session import CAPTURE_HK, HV_UPDATER, SESSION_DAEMONS, TEMPERATURE_GUARD
 from panoseti.console import Console
 from panoseti.errors import RefusedError
@@ -103,12 +103,12 @@ def test_nothing_but_its_end_is_done_beside_an_older_session(
     here = replace(site, addresses={**site.addresses, site.daq.head_node_ip_addr: "127.0.0.1"})
     for tasks in ([], ["hv_on"], ["ack_hv"], ["redis_daemons"], ["shutdown", "reboot"]):
         with pytest.raises(RefusedError) as refusal:
-            config_tasks.run(here, Request(tasks), Console(), flight)
+            config_run.run(here, Request(tasks), Console(), flight)
         assert named in str(refusal.value) and "config.py --shutdown" in str(refusal.value)
     with NodeShells([], here.obs, flight) as shells:  # no node is in another run
         with pytest.raises(RefusedError, match=f"pid {pid}"):
             start_checks.check_rest(here, StartOptions(), shells)
-    config_tasks.run(here, Request(["shutdown"], dry_run=True), Console(), flight)
+    config_run.run(here, Request(["shutdown"], dry_run=True), Console(), flight)
     assert named in capsys.readouterr().err
     assert runs(pid)
 

@@ -164,7 +164,8 @@ class _Kept(Console):
 def shut_down(site: Site, console: Console, flight: FlightRecorder) -> tuple[int, Any]:
     """What config.py --shutdown does: its exit code, and its JSON document where one is wanted."""
     # All of the bring-up, which nothing else of a start needs.
-    from panoseti.bringup.config_tasks import Request, run
+    from panoseti.bringup.config_request import Request
+    from panoseti.bringup.config_run import run
 
     kept = _Kept(console.json_output, console.verbose)
     request = Request(["shutdown"], (), [], False, "start.py --stop_session")
