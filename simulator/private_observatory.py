@@ -23,14 +23,8 @@ from panoseti.errors import ObsError
 from simulator import leftovers
 from simulator.client import SimulatorClient
 from simulator.make_boards import write_boards
-from simulator.private_services import (
-    OperatorKeys,
-    PrivateRedis,
-    PrivateSshd,
-    private_redis,
-    private_sshd,
-    simulated_boards,
-)
+from simulator.private_services import PrivateRedis, private_redis, simulated_boards
+from simulator.private_sshd import OperatorKeys, PrivateSshd, private_sshd
 from simulator.site_writer import SimulatedSite, free_prefix, head_address
 
 MODULES = (1, 254)  # those the shipped board files describe

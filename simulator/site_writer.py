@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from panoseti.boards.addresses import COMMAND_PORT, QUABOS_PER_MODULE, SCIENCE_PORT
-from simulator.private_services import OperatorKeys
+from simulator.private_sshd import OperatorKeys
 
 TFTP_PORT = 6969  # ports below 1024 are for root
 VERSIONS = ("qfp", "qfp", "qfp", "bga")  # as the shipped board files have it

@@ -31,14 +31,13 @@ from panoseti.local_host import resolve
 from panoseti.runs.run_state import run_name_path
 from simulator import leftovers
 from simulator.private_services import (
-    OperatorKeys,
     Service,
     ServiceError,
     private_redis,
-    private_sshd,
     simulated_boards,
     user_name,
 )
+from simulator.private_sshd import OperatorKeys, private_sshd
 
 STATE_FOLDER = "panoseti-sim"  # in the home directory
 TIME_SCALE = 4.0

@@ -31,7 +31,7 @@ import psutil
 import pytest
 
 from panoseti.configs.site import DaqNode, ObsConfig
-from simulator.private_services import OperatorKeys, PrivateSshd
+from simulator.private_sshd import OperatorKeys, PrivateSshd
 from tests.helpers import wait_for
 from tests.nodes import obs_config
 

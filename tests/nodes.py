@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from panoseti.configs.site import DaqNode, ObsConfig
-from simulator.private_services import OperatorKeys, PrivateSshd
+from simulator.private_sshd import OperatorKeys, PrivateSshd
 
 
 def obs_config(keys: OperatorKeys) -> ObsConfig:

@@ -16,7 +16,7 @@ from panoseti.configs.site import DaqNode
 from panoseti.nodes import node_init
 from panoseti.nodes.capabilities import CAP_NET_RAW, has_capability, setcap_words
 from panoseti.nodes.remote import Result, Shell
-from simulator.private_services import OperatorKeys
+from simulator.private_sshd import OperatorKeys
 from tests.node_dir import pipeline_built
 from tests.nodes import obs_config
 

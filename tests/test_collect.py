@@ -25,7 +25,7 @@ from panoseti.nodes.remote import Shell
 from panoseti.nodes.rsync_fetch import Fetcher
 from panoseti.runs import collect, collect_batch, names, pff
 from panoseti.runs.collect import Collection, NodeResult
-from simulator.private_services import OperatorKeys, PrivateSshd, private_sshd
+from simulator.private_sshd import OperatorKeys, PrivateSshd, private_sshd
 from tests.helpers import REPO
 
 RUN = "obs_Test.start_2024-07-25T04:34:06Z.runtype_sci-data.pffd"

@@ -19,7 +19,7 @@ from panoseti.nodes import daq_nodes, node_documents, node_init
 from panoseti.nodes.daq_nodes import NodeShells, Order
 from panoseti.nodes.node_types import NodeStatus
 from panoseti.nodes.remote import Shell, UnreachableError
-from simulator.private_services import OperatorKeys, PrivateSshd, private_sshd
+from simulator.private_sshd import OperatorKeys, PrivateSshd, private_sshd
 from tests.helpers import free_port, wait_for
 from tests.node_dir import OTHER_RUN, RUN, end_hashpipes, hashpipe_pids, is_alive, pipeline_built
 from tests.nodes import daq_node, obs_config

@@ -110,7 +110,7 @@ from pathlib import Path
 from panoseti.nodes import daq_nodes, node_init
 from panoseti.nodes.daq_nodes import NodeShells, Order
 from panoseti.configs.site import DaqNode
-from simulator.private_services import OperatorKeys
+from simulator.private_sshd import OperatorKeys
 from tests.nodes import obs_config
 verbs, key, known_hosts, run, *ips = sys.argv[1:]
 nodes = [DaqNode(ip, "root", "/srv/data", (1,), ip) for ip in ips]

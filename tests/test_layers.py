@@ -64,7 +64,8 @@ SIMULATOR: dict[str, str] = {
     """,
     # A whole observatory around them, driven as an operator would.
     "services": """
-        bench_bringup leftovers night private_observatory private_services site_writer standing
+        bench_bringup leftovers night private_observatory private_services private_sshd site_writer
+        standing
     """,
 }
 

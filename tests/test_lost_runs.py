@@ -22,7 +22,7 @@ from panoseti.runs.run_record import read_record
 from panoseti.runs.run_state import Marker
 from panoseti.runs.run_stop import StopOptions, StopReport
 from panoseti.runs.status_gathering import look
-from simulator.private_services import OperatorKeys, PrivateSshd, private_sshd
+from simulator.private_sshd import OperatorKeys, PrivateSshd, private_sshd
 from tests.helpers import REPO
 from tests.site_files import OBS, REMOVE, changed, write_site
 

@@ -31,7 +31,7 @@ from panoseti.nodes.remote import Shell
 from panoseti.nodes.rsync_fetch import OPTIONS
 from panoseti.nodes.ssh_argv import rsync_argv, ssh_command
 from simulator.private_observatory import DATA, private_observatory
-from simulator.private_services import OperatorKeys, PrivateSshd, private_sshd
+from simulator.private_sshd import OperatorKeys, PrivateSshd, private_sshd
 from simulator.site_writer import head_address
 from tests.helpers import REPO, wait_for
 from tests.node_dir import RUN, end_hashpipes, hashpipe_pids, pipeline_built

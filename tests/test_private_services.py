@@ -12,14 +12,8 @@ import psutil
 import pytest
 
 from panoseti.housekeeping.store import Store
-from simulator.private_services import (
-    OperatorKeys,
-    PrivateSshd,
-    ServiceError,
-    free_port,
-    private_redis,
-    private_sshd,
-)
+from simulator.private_services import ServiceError, free_port, private_redis
+from simulator.private_sshd import OperatorKeys, PrivateSshd, private_sshd
 from tests.helpers import REPO
 
 
@@ -128,7 +122,8 @@ def test_a_program_that_is_missing_is_named(
 def test_they_end_even_when_who_started_them_is_killed(tmp_path: Path) -> None:
     script = f"""
 from pathlib import Path
-from simulator.private_services import OperatorKeys, private_redis, private_sshd
+from simulator.private_services import private_redis
+from simulator.private_sshd import OperatorKeys, private_sshd
 folder = Path({str(tmp_path)!r})
 with private_redis(folder) as redis, private_sshd(folder, OperatorKeys.make(folder)) as sshd:
     print(redis.pid, sshd.pid, flush=True)

@@ -31,7 +31,7 @@ from panoseti.flight import FlightRecorder, read_flight
 from panoseti.nodes.known_hosts import PinnedKey, fingerprint, pinned_keys
 from panoseti.nodes.remote import Shell, UnreachableError
 from panoseti.nodes.ssh_argv import rsync_argv
-from simulator.private_services import OperatorKeys, PrivateSshd, make_key, private_sshd, public_key
+from simulator.private_sshd import OperatorKeys, PrivateSshd, make_key, private_sshd, public_key
 from tests.helpers import free_port, wait_for
 from tests.nodes import daq_node, obs_config
 

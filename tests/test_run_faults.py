@@ -23,7 +23,7 @@ import pytest
 from panoseti.runs import activities, run_start
 from panoseti.runs.run_record import read_record
 from panoseti.runs.run_state import CONTROL_LOCK, Marker
-from simulator.private_services import make_key, public_key
+from simulator.private_sshd import make_key, public_key
 from tests import node_dir
 from tests.faulty_site import FaultySite
 from tests.typed_site import Done, frames_of

@@ -29,7 +29,7 @@ from panoseti.flight import FlightRecorder
 from panoseti.runs import activities, names, pff, run_start, run_state, run_stop
 from panoseti.runs.start_checks import StartOptions
 from simulator.private_observatory import DATA, MODULES, PrivateObservatory, private_observatory
-from simulator.private_services import PrivateSshd, private_sshd
+from simulator.private_sshd import PrivateSshd, private_sshd
 from simulator.site_writer import head_address
 from tests.helpers import REPO, wait_for
 

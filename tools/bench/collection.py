@@ -27,7 +27,7 @@ from panoseti.nodes.rsync_fetch import OPTIONS
 from panoseti.nodes.ssh_argv import rsync_argv
 from panoseti.runs import collect, names
 from panoseti.runs.collect import Collection
-from simulator.private_services import OperatorKeys, private_sshd
+from simulator.private_sshd import OperatorKeys, private_sshd
 from tools.bench.programs import BenchError
 
 RUN = "obs_Bench.start_2024-07-25T04:34:06Z.runtype_collection.pffd"
