@@ -35,6 +35,7 @@ SCRIPTS = (
 # that begins such a file last keeps the others waiting.  (pytest --durations=0 tells the times.)
 LONGEST = (
     "test_start_stop",
+    "test_start_faults",
     "test_topologies",
     "test_pipeline",
     "test_daq_helpers",
