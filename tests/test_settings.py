@@ -119,13 +119,6 @@ def test_golden_hv(case: dict[str, Any]) -> None:
     assert settings.hv_codes(tuple(case["nominal_V"]), case["temp_C"]) == tuple(case["dac"])
 
 
-@pytest.mark.parametrize("case", golden("hv")["switch_on"])
-def test_golden_hv_switch_on(case: dict[str, Any]) -> None:
-    codes = settings.hv_switch_on_codes(tuple(case["nominal_V"]))
-    packet = bytes.fromhex(case["command_hex"])
-    assert codes == tuple(int.from_bytes(packet[n : n + 2], "little") for n in (2, 4, 6, 8))
-
-
 # --- thresholds and gains ---
 
 
@@ -314,8 +307,6 @@ def test_hv_codes_are_the_formula_cut_off(
 def test_hv_out_of_range_is_refused(volts: float, temp_c: float, detector: int) -> None:
     with pytest.raises(ValueError, match=f"of detector {detector} is outside 0..65535"):
         settings.hv_codes((54.0, 54.0, volts, 54.0), temp_c)
-    with pytest.raises(ValueError, match="of detector 3 is outside 0..65535"):
-        settings.hv_switch_on_codes((54.0, 54.0, 54.0, 74.72))
 
 
 def test_data_rate() -> None:

@@ -28,7 +28,6 @@ DAC_MAX, GAIN_MAX, HV_CODE_MAX = 1023, 255, 0xFFFF
 # Detector data sheet; scale and offset of the supply as measured in the field.
 BIAS_V_PER_K, REFERENCE_C = 0.054, 25.0
 HV_OFFSET_V, HV_V_PER_CODE = 1.073, 0.0011453
-SWITCH_ON_V_PER_CODE = 0.00114
 
 # Word 8 of the channel mask: OR1 and OR2 of each chip, then the trigger of the other boards.
 ALL_ORS, ANY_TRIGGER = 0xFF, 0x100
@@ -210,24 +209,16 @@ def hv_codes(nominal_v: tuple[float, float, float, float], temp_c: float) -> Cod
     ValueError when a code is outside 0..65535.
     """
     rise_v = (temp_c - REFERENCE_C) * BIAS_V_PER_K
-    return _hv_codes([(volts + rise_v + HV_OFFSET_V) / HV_V_PER_CODE for volts in nominal_v])
+    counts = [(volts + rise_v + HV_OFFSET_V) / HV_V_PER_CODE for volts in nominal_v]
+    for chip, count in enumerate(counts):
+        if not (math.isfinite(count) and 0 <= count < HV_CODE_MAX + 1):
+            raise ValueError(f"HV code {count:g} of detector {chip} is outside 0..{HV_CODE_MAX}")
+    return _four(int(count) for count in counts)
 
 
 def set_point_v(code: int) -> float:
     """The magnitude of the bias that an HV code asks for, V."""
     return max(0.0, code * HV_V_PER_CODE - HV_OFFSET_V)
-
-
-def hv_switch_on_codes(nominal_v: tuple[float, float, float, float]) -> Codes:
-    """HV codes of the one-shot command, without temperature (scale 1.14 mV per count)."""
-    return _hv_codes([volts / SWITCH_ON_V_PER_CODE for volts in nominal_v])
-
-
-def _hv_codes(counts: list[float]) -> Codes:
-    for chip, count in enumerate(counts):
-        if not (math.isfinite(count) and 0 <= count < HV_CODE_MAX + 1):
-            raise ValueError(f"HV code {count:g} of detector {chip} is outside 0..{HV_CODE_MAX}")
-    return _four(int(count) for count in counts)
 
 
 def data_rate_bytes_s(data: DataConfig) -> float:
