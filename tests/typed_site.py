@@ -22,8 +22,9 @@ from typing import Any
 
 import pytest
 
+from panoseti.bringup import session
 from panoseti.bringup.readiness import hv_lacks_of_start, present_boards
-from panoseti.configs.load_configs import load_site
+from panoseti.configs.load_configs import Site, load_site
 from panoseti.console import Console
 from panoseti.flight import FlightRecorder
 from panoseti.runs import activities, names, pff, run_start, run_state, run_stop
@@ -178,6 +179,17 @@ def typed_site(folder: Path, shape: Shape = Shape.APART) -> Iterator[Obs]:
         yield found
 
 
+def has_hv(site: Site) -> bool:
+    """Whether every board has it: one that has lost it for a moment is soon on its way up again,
+    and then a start is refused.
+    """
+    boards = present_boards(site)
+    beat = session.state(session.HV_UPDATER, site.head_data_dir).beat
+    states = beat.details.get("boards", {}) if beat is not None else {}
+    on = all(states.get(board.ip, {}).get("hv") == "on" for board in boards)
+    return on and not hv_lacks_of_start(site, boards)
+
+
 @contextmanager
 def put_right(obs: Obs) -> Iterator[None]:
     """Idle before and after what is done with it, with high voltage; runs are forgotten."""
@@ -185,7 +197,7 @@ def put_right(obs: Obs) -> Iterator[None]:
     assert obs.is_idle()
     site = load_site(obs.command_dir)
     # What was done before may have taken it away, such as a Redis that was killed.
-    wait_for(lambda: not hv_lacks_of_start(site, present_boards(site)), "high voltage", 60)
+    wait_for(lambda: has_hv(site), "high voltage of every board", 60)
     yield
     for child in obs.children:
         if child.poll() is None:
