@@ -23,6 +23,7 @@ from panoseti.runs.start_checks import Checked, StartOptions
 from tests.typed_site import QUIET, Obs
 
 QUICK: dict[str, Any] = {"hv": False, "redis": False}
+"""Options of a start without the daemons."""
 LEARNT = ("quabo_uids.json", "quabo_ph_baseline.json", "bringup.json")
 
 

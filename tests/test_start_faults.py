@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +25,14 @@ from panoseti.runs import activities, data_arrival, run_start, run_state
 from panoseti.runs.start_checks import StartOptions
 from simulator.site_writer import head_address
 from tests.helpers import REPO, wait_for
+from tests.second_head import QUICK, SecondHead, second_head
 from tests.typed_site import QUIET, Obs, frames_of
 
 # --- refusals ---
 
 
-@dataclass
-class Variant:
+class Variant(SecondHead):
     """A copy of command and data directories in which something is not as it should be."""
-
-    command_dir: Path
-    data_dir: Path
-
-    def change(self, config: str, **fields: Any) -> None:
-        path = self.command_dir / f"{config}_config.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
 
     def change_node(self, **fields: Any) -> None:
         nodes = json.loads((self.command_dir / "daq_config.json").read_text())["daq_nodes"]
@@ -67,15 +59,8 @@ def tree(folder: Path) -> set[str]:
 def variant(obs: Obs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Variant:
     # The session of the original goes on beside it: see test_data_dir_changed.py.
     monkeypatch.setattr(session, "elsewhere", lambda site, names=(): [])
-    data_dir = tmp_path / "data"
-    keep = ("quabo_uids.json", "quabo_ph_baseline.json", "bringup.json")
-    data_dir.mkdir()
-    for name in keep:
-        shutil.copy(obs.head_dir / name, data_dir)
-    shutil.copytree(obs.command_dir, tmp_path / "site")
-    found = Variant(tmp_path / "site", data_dir)
-    found.change("daq", head_node_data_dir=str(data_dir))
-    return found
+    copy = second_head(obs, tmp_path)
+    return Variant(copy.command_dir, copy.data_dir)
 
 
 def spoil_baseline_date(variant: Variant) -> None:
@@ -102,7 +87,6 @@ def link_to_nowhere(variant: Variant) -> None:
     variant.change_node(data_dir=str(folder))
 
 
-NO_DAEMONS: dict[str, Any] = {"hv": False, "redis": False}
 REFUSALS: dict[str, tuple[Callable[[Variant], object], dict[str, Any], Sequence[str]]] = {
     "not the head node": (
         lambda v: v.change("daq", head_node_ip_addr="192.0.2.1"), {},
@@ -118,29 +102,29 @@ REFUSALS: dict[str, tuple[Callable[[Variant], object], dict[str, Any], Sequence[
     "daemons": (lambda v: None, {}, ("capture_hk does not run", "hv_updater does not run")),
     "daemons without HV": (lambda v: None, {"hv": False}, ("capture_hk does not run",)),
     "never scanned": (
-        lambda v: (v.data_dir / "quabo_uids.json").unlink(), NO_DAEMONS, ("run: config.py",)),
+        lambda v: (v.data_dir / "quabo_uids.json").unlink(), QUICK, ("run: config.py",)),
     "nothing in the ledger": (
-        lambda v: (v.data_dir / "bringup.json").unlink(), NO_DAEMONS, ("not ready", "config.py")),
+        lambda v: (v.data_dir / "bringup.json").unlink(), QUICK, ("not ready", "config.py")),
     "no baseline": (
-        lambda v: (v.data_dir / "quabo_ph_baseline.json").unlink(), NO_DAEMONS,
+        lambda v: (v.data_dir / "quabo_ph_baseline.json").unlink(), QUICK,
         ("quabo_ph_baseline.json", "config.py --calibrate_ph")),
     "old baseline": (
-        spoil_baseline_date, NO_DAEMONS, ("25.0 h old (limit 24 h)", "config.py --calibrate_ph")),
+        spoil_baseline_date, QUICK, ("25.0 h old (limit 24 h)", "config.py --calibrate_ph")),
     "threshold changed with PH on": (
-        lambda v: v.change("data", gain=61), NO_DAEMONS, ("PH baseline", "--calibrate_ph")),
+        lambda v: v.change("data", gain=61), QUICK, ("PH baseline", "--calibrate_ph")),
     "node unreachable": (
-        lambda v: v.change_node(ssh_port=1), NO_DAEMONS, ("no ssh server", "ssh_port")),
+        lambda v: v.change_node(ssh_port=1), QUICK, ("no ssh server", "ssh_port")),
     "node without directory": (
-        lambda v: v.change_node(data_dir="/nowhere"), NO_DAEMONS, ("/nowhere", "init_daq_nodes")),
+        lambda v: v.change_node(data_dir="/nowhere"), QUICK, ("/nowhere", "init_daq_nodes")),
     "helpers of another version": (
-        other_helpers, NO_DAEMONS, ("another version", "init_daq_nodes")),
+        other_helpers, QUICK, ("another version", "init_daq_nodes")),
     "link to a disk that is not there": (
-        link_to_nowhere, NO_DAEMONS, ("module_254 (a link to /not/mounted)", "mount that disk")),
+        link_to_nowhere, QUICK, ("module_254 (a link to /not/mounted)", "mount that disk")),
     "disk too small": (
-        lambda v: v.change("obs", recording_min_h=1000), NO_DAEMONS,
+        lambda v: v.change("obs", recording_min_h=1000), QUICK,
         ("of recording left", "1000.0 h")),
     "run too long": (
-        lambda v: None, {**NO_DAEMONS, "duration_s": 9e6}, ("of recording left", "run needs")),
+        lambda v: None, {**QUICK, "duration_s": 9e6}, ("of recording left", "run needs")),
 }  # fmt: skip
 
 
@@ -158,20 +142,20 @@ def test_a_board_that_is_absent_is_missing_unless_a_config_says_so(variant: Vari
     uids = read_quabo_uids(path, load_site(variant.command_dir).obs)
     gone = load_site(variant.command_dir).obs.quabos[5].ip
     path.write_text(path.read_text().replace(f'"{uids.by_ip[gone]}"', '""'))
-    text = variant.refusal(**NO_DAEMONS)
+    text = variant.refusal(**QUICK)
     for word in (f"{gone}: absent at the last scan", "config.py", "absent_quabos"):
         assert word in text
-    variant.refusal(**NO_DAEMONS, partial=True)
+    variant.refusal(**QUICK, partial=True)
     variant.change("obs", run_policy={"may_be_missing": {"boards": 1}})
-    assert "start.py --partial records without it" in variant.refusal(**NO_DAEMONS)
-    options = StartOptions(**NO_DAEMONS, partial=True)
+    assert "start.py --partial records without it" in variant.refusal(**QUICK)
+    options = StartOptions(**QUICK, partial=True)
     part = run_start.plan(load_site(variant.command_dir), options, QUIET).part
     assert part.missing == {gone: "absent at the last scan"} and len(part.boards) == 7
     assert part.expected(True).missing == part.missing and part.expected(True).absent == ()
     domes = json.loads((variant.command_dir / "obs_config.json").read_text())["domes"]
     [module for dome in domes for module in dome["modules"]][1]["absent_quabos"] = [1]
     variant.change("obs", domes=domes)
-    part = run_start.plan(load_site(variant.command_dir), StartOptions(**NO_DAEMONS), QUIET).part
+    part = run_start.plan(load_site(variant.command_dir), StartOptions(**QUICK), QUIET).part
     assert part.missing == {} and part.expected(True).absent == (gone,)
 
 
@@ -199,7 +183,7 @@ def test_a_node_whose_clock_is_wrong_is_refused(obs: Obs, variant: Variant, tmp_
     sshd.restrictions = f'command="export LD_PRELOAD={library}; eval \\"$SSH_ORIGINAL_COMMAND\\""'
     sshd.write_authorized_keys()
     try:
-        text = variant.refusal(**NO_DAEMONS)
+        text = variant.refusal(**QUICK)
     finally:
         sshd.restrictions = ""
         sshd.write_authorized_keys()
@@ -211,7 +195,7 @@ def test_a_module_whose_disk_is_not_there_can_be_left_out(variant: Variant) -> N
     """The others of its node record."""
     link_to_nowhere(variant)
     variant.change("obs", run_policy={"may_be_missing": {"modules": 1}})
-    options = StartOptions(**NO_DAEMONS, partial=True)
+    options = StartOptions(**QUICK, partial=True)
     checked = run_start.plan(load_site(variant.command_dir), options, QUIET)
     assert list(checked.part.missing) == ["module 254"]
     assert checked.part.modules_of(checked.nodes[0]) == (1,)
@@ -220,12 +204,12 @@ def test_a_module_whose_disk_is_not_there_can_be_left_out(variant: Variant) -> N
 
 
 def test_the_variant_itself_is_ready(variant: Variant) -> None:
-    checked = run_start.plan(load_site(variant.command_dir), StartOptions(**NO_DAEMONS), QUIET)
+    checked = run_start.plan(load_site(variant.command_dir), StartOptions(**QUICK), QUIET)
     assert len(checked.boards) == 8 and len(checked.nodes) == 1
     assert all(is_loopback(node.ip_addr) for node in checked.nodes)
     variant.change("data", pulse_height={"pe_threshold": 12.5}, max_file_size_mb=5)
     variant.change("obs", recording_warn_h=1000)
-    checked = run_start.plan(load_site(variant.command_dir), StartOptions(**NO_DAEMONS), QUIET)
+    checked = run_start.plan(load_site(variant.command_dir), StartOptions(**QUICK), QUIET)
     assert any("of recording left" in warning for warning in checked.warnings)
 
 
