@@ -19,6 +19,7 @@ from panoseti.boards.addresses import redis_key
 from panoseti.boards.board_link import LOCK_NAME
 from panoseti.boards.port_lock import turn
 from panoseti.flight import read_flight
+from panoseti.high_voltage.alarms import read_alarms
 from panoseti.high_voltage.hv_trips import TRIPS_FILE, acknowledge
 from panoseti.housekeeping.store import Value
 from tests.helpers import REPO
@@ -251,12 +252,14 @@ MORE_SENSORS: list[tuple[str, str, Cause]] = [
     ("a temperature jumps to and fro with every packet", "TEMP2 reads 50-75-50-75 degC",
      odd_hk(4, temp2_c=75.0, every=2)),
 ]  # fmt: skip
+REDIS_KILLED = ("Redis is killed", "Redis killed", redis_killed)
+GUARD_HANGS = ("temperature_guard hangs", "temperature_guard hangs", hanging(GUARD))
 PROGRAMS: list[tuple[str, str, Cause]] = [
     ("temperature_guard is killed or ends", "temperature_guard killed", killed(GUARD)),
     ("hv_updater is killed or ends", "hv_updater killed", killed(UPDATER)),
     ("updater and guard are killed together", "updater and guard killed", killed(UPDATER, GUARD)),
-    ("Redis is killed", "Redis killed", redis_killed),
-    ("temperature_guard hangs", "temperature_guard hangs", hanging(GUARD)),
+    REDIS_KILLED,
+    GUARD_HANGS,
 ]
 CAPTURE_HK_KILLED = ("capture_hk is killed or hangs", "capture_hk killed", killed("capture_hk"))
 MORE: list[tuple[str, str, Cause]] = [
@@ -287,12 +290,16 @@ def one_after_the_other(folder: Path, causes: list[tuple[str, str, Cause]]) -> N
             night.wait_on()
 
 
-def test_sensor_faults_and_no_housekeeping_any_more(tmp_path: Path) -> None:
+def test_sensor_faults_and_programs_that_end_or_hang(tmp_path: Path) -> None:
+    """A sample of all causes."""
     with hv_night(tmp_path) as night:
         night.hv_on()
         measure_together(night, SENSORS)
-        night.wait_on()
-        measure(night, *CAPTURE_HK_KILLED)
+        for cause in (CAPTURE_HK_KILLED, REDIS_KILLED, GUARD_HANGS):
+            night.wait_on()
+            measure(night, *cause)
+        why = [alarm.text for alarm in read_alarms(night.data_dir) if alarm.kind == "interlock"]
+        assert any("temperature_guard (pid" in text and "hangs" in text for text in why), why
 
 
 @pytest.mark.long
