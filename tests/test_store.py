@@ -134,6 +134,10 @@ def test_a_boot_that_was_found_out_is_noted_unless_it_is_known(store: Store) -> 
     assert not store.infer_boot(1016, 200.0, 203.0), "its boot packet has come"
     assert store.boot_note(1016) == BootNote(200.5, "0210", "0x29")
     assert store.infer_boot(1016, 201.0, 204.0), "another boot"
+    assert not store.infer_boot(1016, 190.0, 193.0), "the same by another clock"
+    assert store.infer_boot(1016, 100.0, 103.0), "another boot, the clock having been set back"
+    note = store.boot_note(1016)
+    assert note is not None and note.utc_s == 103.0
 
 
 def test_a_foreign_key_of_the_same_name_is_refused_by_name(

@@ -38,6 +38,8 @@ Record = dict[str, str]
 BOOT_TIME_FIELD = "BootUTC"
 FOCUS_TIME_FIELD = "FocusUTC"
 _SCAN_COUNT = 2000
+# Who infers a boot may go by the clock of a DAQ node; the note is by that of the head node.
+_CLOCKS_DIFFER_S = 30.0
 
 
 class StoreError(ObsError):
@@ -194,10 +196,10 @@ class Store:
         """Note a boot that something else than a boot packet has shown; whether it is news.
 
         It happened after `after_utc_s` and was seen at `utc_s` (Unix times): a boot that is noted
-        since then is that one.
+        since then is that one.  One noted for later is from before the clock was set back.
         """
         known = self.boot_note(boardloc)
-        if known is not None and known.utc_s >= after_utc_s:
+        if known is not None and after_utc_s <= known.utc_s <= utc_s + _CLOCKS_DIFFER_S:
             return False
         record = self.get_record(redis_key(boardloc))
         said = {name: record.get(name, "") for name in ("FWVER", "FWTIME")}
