@@ -30,6 +30,8 @@ EXAMPLES = """\
   ./stop.py --run obs_Lick.start_2024-07-25T04:34:06Z.runtype_sci-data.pffd
                             collect an old run (again); a run in progress goes on.
                             Its directory here may be lost: then the nodes are asked
+  ./stop.py --run NAME --check_all
+                            look at every frame of it; the verdict is written anew
 Run it in the command directory (the one with the three configs) on the head node."""
 
 
@@ -41,6 +43,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add("--no_cleanup", action="store_true", help="collect, but delete nothing on the DAQ nodes")
     add("--background", action="store_true", help="do not wait for the collection")
     add("--run", type=run_name, metavar="NAME", help="collect this run (again)")
+    add("--check_all", action="store_true",
+        help="look at every frame for the verdict, however long that takes")  # fmt: skip
     add(
         "--if_in_progress",
         action="store_true",
@@ -62,6 +66,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.background and args.no_collect:
         parser.error("--background is about the collection, and --no_collect wants none")
+    if args.check_all and args.no_collect:
+        parser.error("--check_all is about the files here, and --no_collect leaves them there")
     if args.if_in_progress and args.run is None:
         parser.error("--if_in_progress is about the run that --run names")
     return args
@@ -88,6 +94,7 @@ def main(argv: Sequence[str]) -> int:
     options = StopOptions(
         collect=not args.no_collect, cleanup=not args.no_cleanup, background=args.background,
         run=args.run, if_in_progress=args.if_in_progress, force=args.force,
+        check_all=args.check_all,
     )  # fmt: skip
     report = run_stop.stop(found.site, options, out, flight)
     run_report.show_stop(report, out)

@@ -46,9 +46,9 @@ LAYERS: dict[str, str] = {
         begin_recording board_settings board_setup board_work boot bring_up calibration_report
         collect collect_batch config_request config_run config_tasks control_turn daemon_inputs
         daq_nodes data_arrival data_flow device_tasks end_recording file_checks firmware
-        firmware_load hk_coverage hk_watch housekeeping hv hv_service hv_witness interlock
-        lost_record lost_runs mechanics node_init node_setup observatory_status off_first outlets
-        overview ph_baselines power qc_commands qc_session qc_shell readiness recording_room
+        firmware_load frame_crew hk_coverage hk_watch housekeeping hv hv_service hv_witness
+        interlock lost_record lost_runs mechanics node_init node_setup observatory_status off_first
+        outlets overview ph_baselines power qc_commands qc_session qc_shell readiness recording_room
         rehearsal reset_notes run_account run_copies run_finish run_gaps run_order run_owner
         run_part run_record run_report run_restarts run_start run_state run_stop run_summary
         run_timer run_verdict run_watcher safety safety_status session session_end session_setup
@@ -87,6 +87,7 @@ RESERVED: dict[str, set[str]] = {
     "jsonschema": {"json_document", "json_formats"},
     "subprocess": {
         "alarms",
+        "frame_crew",
         "launch",
         "reach",
         "rsync_fetch",

@@ -8,20 +8,28 @@ the run.  Files are looked at where they lie, not read into memory.
 
 from __future__ import annotations
 
-import mmap
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from panoseti.runs import pff
+from panoseti.runs.frame_crew import Crew, Piece, crew, processors
 from panoseti.runs.names import DataFile, parse_data_file
 
 BUDGET_S = 60.0
-# Measured: one processor looks at some 70 000 a second; of slow disks it is learnt on the way.
+# Measured: a processor looks at some 70 000 a second; of slow disks it is learnt on the way.
 FRAMES_PER_S = 20_000
 # The clock is looked at between pieces of so many frames.
 PIECE_FRAMES = 2000
+# Of fewer frames one processor has seen all before others had begun.
+CREW_FRAMES = 200_000
+CREW_BEGINS_S = 1.0
+# What a process is given to look at, and how much of it lies ready for each.
+CREW_PIECE_FRAMES = 20_000
+AHEAD = 2
 BLOCK_FRAMES = 16
 # Clocks of boards and computers agree within a second; a run begins and ends within seconds.
 TIME_SLACK_S = 5.0
@@ -66,28 +74,46 @@ def data_files(directory: Path) -> list[tuple[Path, DataFile]]:
 class _Pace:
     """What share of the frames that are left can be looked at in the time that is left."""
 
-    def __init__(self, frames: int, budget_s: float) -> None:
-        self._left = frames
+    def __init__(self, frames: int, budget_s: float, processors: int) -> None:
+        self._frames = self._left = frames
         self._budget_s = budget_s
+        self._processors = processors
         self._begin_s = time.monotonic()
         self._looked_at = 0
 
     @property
-    def over(self) -> bool:
-        """Whether the time has been used up."""
-        return time.monotonic() - self._begin_s >= self._budget_s
+    def until_s(self) -> float:
+        """When the time has been used up, on the monotonic clock."""
+        return self._begin_s + self._budget_s
+
+    @property
+    def fraction(self) -> float:
+        """How much was passed."""
+        return 1.0 - self._left / self._frames if self._frames else 1.0
 
     def share(self) -> float:
-        """Of the files that were not passed yet."""
+        """Of the files that were not begun yet."""
         used_s = time.monotonic() - self._begin_s
-        rate = self._looked_at / used_s if self._looked_at > FRAMES_PER_S else FRAMES_PER_S
+        known = self._looked_at > FRAMES_PER_S * self._processors
+        rate = self._looked_at / used_s if known else FRAMES_PER_S * self._processors
         possible = max(0.0, self._budget_s - used_s) * rate
         return min(1.0, possible / self._left) if self._left else 1.0
 
     def passed(self, frames: int, looked_at: int) -> None:
-        """A file is done."""
+        """So many frames are done, and so many of them were looked at."""
         self._left -= frames
         self._looked_at += looked_at
+
+
+@dataclass
+class _File:
+    """One file: its frames, and bytes after the last whole one; check: of what was looked at."""
+
+    path: Path
+    size_bytes: int
+    frames: int
+    torn: int
+    check: pff.FileCheck
 
 
 def check_files(
@@ -95,22 +121,30 @@ def check_files(
     begin_unix: float | None,
     end_unix: float | None,
     budget_s: float = BUDGET_S,
+    progress: Callable[[float], object] | None = None,
 ) -> list[ProductCheck]:
     """Look through all data files of a run, by module and product.
 
     begin_unix, end_unix: of the run, None where that is not known; budget_s: how long it may take,
-    about.
+    about; progress: is told now and then what fraction was passed.
     """
-    groups: dict[tuple[int, str], list[Path]] = {}
-    total = 0
+    groups: dict[tuple[int, str], list[_File]] = {}
     for path, file in data_files(directory):
-        groups.setdefault((file.module, file.product), []).append(path)
-        total += path.stat().st_size // pff.PRODUCTS[file.product].frame_bytes
-    pace = _Pace(total, budget_s)
+        size = path.stat().st_size
+        frames, torn = divmod(size, pff.PRODUCTS[file.product].frame_bytes)
+        none = pff.check_frames(file.product, b"", 0, 0)
+        one = _File(path.absolute(), size, frames, torn, none)
+        groups.setdefault((file.module, file.product), []).append(one)
+    total = sum(file.frames for files in groups.values() for file in files)
+    many = total > CREW_FRAMES and budget_s > CREW_BEGINS_S
+    with crew(processors() if many else 1) as looking:
+        pace = _Pace(total, budget_s, looking.size)
+        _look(looking, [file for _, files in sorted(groups.items()) for file in files], pace,
+              progress or (lambda fraction: None))  # fmt: skip
     limits = _ns(begin_unix, -TIME_SLACK_S), _ns(end_unix, TIME_SLACK_S)
     return [
-        _check_product(module, product, paths, pace, limits)
-        for (module, product), paths in sorted(groups.items())
+        _judged(module, product, files, limits)
+        for (module, product), files in sorted(groups.items())
     ]
 
 
@@ -118,17 +152,42 @@ def _ns(unix: float | None, slack_s: float) -> int | None:
     return None if unix is None else int((unix + slack_s) * NS_PER_S)
 
 
-def _check_product(
+def _look(
+    looking: Crew, files: Sequence[_File], pace: _Pace, progress: Callable[[float], object]
+) -> None:
+    """Look at the frames of all files, piece by piece, some pieces at a time."""
+    begun: deque[tuple[_File, int, Future[pff.FileCheck]]] = deque()
+
+    def take_first() -> None:
+        file, frames, future = begun.popleft()
+        found = future.result()
+        file.check = file.check.then(found)
+        pace.passed(frames, found.frames)
+        progress(pace.fraction)
+
+    for file in files:
+        product = file.check.product
+        share, passed = pace.share(), 0
+        for blocks in _pieces(file.frames, share):
+            piece = Piece(str(file.path), product, file.frames, blocks, pace.until_s)
+            end = blocks[-1][1]
+            begun.append((file, end - passed, looking.look(piece)))
+            passed = end
+            while len(begun) > AHEAD * looking.size:
+                take_first()
+    while begun:
+        take_first()
+
+
+def _judged(
     module: int,
     product: str,
-    paths: Sequence[Path],
-    pace: _Pace,
+    files: Sequence[_File],
     limits: tuple[int | None, int | None],
 ) -> ProductCheck:
-    found = ProductCheck(module, product, files=len(paths))
-    for path in paths:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            _check_file(found, path.name, data, pace)
+    found = ProductCheck(module, product, files=len(files))
+    for file in files:
+        _add(found, file)
     earliest, latest = limits
     first, last = found.first_unix_ns, found.last_unix_ns
     what = f"module {module}: {product} frames"
@@ -141,18 +200,12 @@ def _check_product(
     return found
 
 
-def _check_file(found: ProductCheck, name: str, data: mmap.mmap, pace: _Pace) -> None:
-    frames, torn = divmod(len(data), pff.PRODUCTS[found.product].frame_bytes)
-    found.size_bytes += len(data)
-    found.frames += frames
-    if torn:
-        found.problems.append(f"{name}: {torn} bytes after the last whole frame")
-    check = pff.check_frames(found.product, data, 0, 0)
-    for begin, end in _blocks(frames, pace.share()):
-        last = end == frames
-        if not pace.over or begin == 0 or last:
-            check = check.then(pff.check_frames(found.product, data, begin, end))
-    pace.passed(frames, check.frames)
+def _add(found: ProductCheck, file: _File) -> None:
+    name, check = file.path.name, file.check
+    found.size_bytes += file.size_bytes
+    found.frames += file.frames
+    if file.torn:
+        found.problems.append(f"{name}: {file.torn} bytes after the last whole frame")
     found.looked_at += check.frames
     found.partial += check.partial_frames
     found.problems += [f"{name}: {problem}" for problem in check.problems]
@@ -163,6 +216,20 @@ def _check_file(found: ProductCheck, name: str, data: mmap.mmap, pace: _Pace) ->
     if found.first_unix_ns is None:
         found.first_unix_ns = check.first_unix_ns
     found.last_unix_ns = check.last_unix_ns
+
+
+def _pieces(frames: int, share: float) -> Iterator[list[tuple[int, int]]]:
+    """The blocks of a file that are looked at, some at a time."""
+    piece: list[tuple[int, int]] = []
+    size = 0
+    for begin, end in _blocks(frames, share):
+        piece.append((begin, end))
+        size += end - begin
+        if size >= CREW_PIECE_FRAMES:
+            yield piece
+            piece, size = [], 0
+    if piece:
+        yield piece
 
 
 def _blocks(frames: int, share: float) -> Iterator[tuple[int, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for_futures
 from contextlib import ExitStack, contextmanager
@@ -81,17 +81,19 @@ def finish(
     console: Console,
     flight: FlightRecorder,
     accounts: Mapping[str, Pipeline] | None = None,
+    check_all: bool = False,
 ) -> Finished:
     """Collect a run that has ended, as far as asked for; what fails is in the result.
 
     trouble: what failed as the run was stopped (for the verdict); accounts: the last words of the
-    pipeline of each node.  The caller is the `only_collector`.  May be repeated.
+    pipeline of each node; check_all: look at every frame, however long that takes.  The caller is
+    the `only_collector`.  May be repeated.
     """
     run_dir = record.path.parent
     done = Finished(run_dir)
     if collect:
         _collect(site, record, nodes, cleanup, done, console, flight)
-    _judge(record, done, trouble, accounts or {})
+    _judge(record, done, trouble, accounts or {}, console if check_all else None)
     if collect:
         _links(site, done)
         ended = _recording_ended(done)
@@ -306,15 +308,26 @@ def _shown(wanted: Collection, shells: NodeShells, console: Console) -> list[Nod
 
 
 def _judge(
-    record: RunRecord, done: Finished, trouble: Sequence[str], accounts: Mapping[str, Pipeline]
+    record: RunRecord,
+    done: Finished,
+    trouble: Sequence[str],
+    accounts: Mapping[str, Pipeline],
+    console: Console | None,
 ) -> None:
-    """The verdict, from what is here; of files that were left on the nodes by the accounts."""
+    """The verdict, from what is here; of files that were left on the nodes by the accounts.
+
+    console: every frame is looked at, and there it is shown how far that is.
+    """
     collected = run_state.is_marked(done.run_dir, Marker.COLLECT_COMPLETE)
     left = None if done.collected or collected else accounts
     if left == {} and record.document.get("verdict") is not None:
         return  # stopped before, and judged then
     try:
-        done.summary = summarize(done.run_dir, left=left)
+        if console is None:
+            done.summary = summarize(done.run_dir, left=left)
+        else:
+            with _check_shown(record, console) as progress:
+                done.summary = summarize(done.run_dir, math.inf, left=left, progress=progress)
     except OSError as error:
         done.problems.append(f"{error.filename}: {error.strerror}")
         return
@@ -328,6 +341,26 @@ def _judge(
             "checked": done.summary.checked,
         },
     )
+
+
+@contextmanager
+def _check_shown(record: RunRecord, console: Console) -> Iterator[Callable[[float], None]]:
+    """Shows what fraction of the frames was looked at, also to those who wait for this collector
+    (`signs_of_life`).
+    """
+    percent, told_s = 0, time.monotonic()
+    with console.progress("checking", PERCENT) as progress:
+
+        def show(fraction: float) -> None:
+            nonlocal percent, told_s
+            while percent < int(PERCENT * fraction):
+                percent += 1
+                progress.advance("")
+            if time.monotonic() - told_s > TELL_S:
+                told_s = time.monotonic()
+                record.set()
+
+        yield show
 
 
 def _links(site: Site, done: Finished) -> None:

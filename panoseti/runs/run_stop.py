@@ -46,7 +46,8 @@ class StopOptions:
     another process collects; run: finish this run (collect it again), whatever is in progress;
     if_in_progress: not where somebody else has ended it (of the watcher, which may wait for him);
     only: stop only the run of this holder (of --nsecs); force: stop what another head node has
-    begun, too.
+    begun, too; check_all: look at every frame for the verdict; a run that is complete is not
+    collected again.
     """
 
     collect: bool = True
@@ -56,6 +57,7 @@ class StopOptions:
     if_in_progress: bool = False
     only: Holder | None = None
     force: bool = False
+    check_all: bool = False
 
 
 @dataclass
@@ -157,6 +159,8 @@ class _Stop:
         if not any((folder / name).exists() for name in (RUN_JSON, DAQ_CONFIG)):
             self._take_up_lost(folder)
         self._report.run = run
+        if self._options.check_all and self._is_marked(folder, Marker.RUN_COMPLETE):
+            self._options = replace(self._options, collect=False)
         self._finish(folder, None)
 
     def _take_up_lost(self, folder: Path) -> None:
@@ -196,9 +200,14 @@ class _Stop:
     def _end_old(self, run: str) -> Ending:
         """End it where a node could not be told before."""
         ending = self._ending(run)
-        if ending.record is not None:
+        if ending.record is not None and not self._is_only_checked:
             self._ended(ending.record, ending.run_is_over())
         return ending
+
+    @property
+    def _is_only_checked(self) -> bool:
+        """Whether all that is asked of a run is to look at its files: no node is needed."""
+        return self._options.check_all and not self._options.collect
 
     def _ended(self, record: RunRecord, over: bool) -> None:
         if over:
@@ -374,6 +383,7 @@ class _Stop:
             console=self._console,
             flight=self._flight,
             accounts=ending.accounts,
+            check_all=self._options.check_all,
         )
         if record.problem:
             self._note(record.problem)
@@ -381,9 +391,10 @@ class _Stop:
             self._judge_new_folder(record)
 
     def _collects_in_background(self, folder: Path) -> bool:
-        cleanup, run = self._options.cleanup, folder.name
+        run, words = folder.name, [] if self._options.cleanup else ["--no_cleanup"]
+        words += ["--check_all"] if self._options.check_all else []
         try:
-            pid = collect_in_background(self._site.command_dir, self._data_dir, run, cleanup)
+            pid = collect_in_background(self._site.command_dir, self._data_dir, run, words)
         except OSError as error:
             self._note(f"stop.py cannot be started in the background ({error}); collecting here")
             return False

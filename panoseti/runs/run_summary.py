@@ -8,7 +8,7 @@ own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -142,12 +142,13 @@ def summarize(
     budget_s: float = file_checks.BUDGET_S,
     ended_unix: float | None = None,
     left: Mapping[str, Pipeline] | None = None,
+    progress: Callable[[float], object] | None = None,
 ) -> RunSummary:
     """Look through a collected run.
 
     budget_s: how long the frames may be looked at, about; ended_unix: when it ended, where run.json
     does not say so yet; left: where the files were left on the nodes, the last words of the
-    pipeline of each node.
+    pipeline of each node; progress: is told what fraction of the frames was passed.
     """
     problems: list[str] = []
     try:
@@ -162,7 +163,7 @@ def summarize(
     problems += account.problems
     missing: list[str] = []
     if left is None:
-        checks = file_checks.check_files(directory, begin, end, budget_s)
+        checks = file_checks.check_files(directory, begin, end, budget_s, progress)
         rows = tuple(_row(check, account, site, problems) for check in checks)
         missing = _missing(account, checks)
         problems += missing

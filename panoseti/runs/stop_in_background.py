@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from panoseti.flight import FlightRecorder
@@ -94,12 +95,13 @@ class StopInBackground:
         return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
 
-def collect_in_background(config_dir: Path, data_dir: Path, run: str, cleanup: bool) -> int:
+def collect_in_background(config_dir: Path, data_dir: Path, run: str, more: Sequence[str]) -> int:
     """Let another stop.py collect a run, whatever becomes of this shell; its pid.
 
-    What it says goes to `collect_output`.  OSError when it cannot be started.
+    more: words of its command line.  What it says goes to `collect_output`.  OSError when it cannot
+    be started.
     """
-    words = ["--run", run, "--data_dir", str(data_dir), *([] if cleanup else ["--no_cleanup"])]
+    words = ["--run", run, "--data_dir", str(data_dir), *more]
     with collect_output(data_dir, run).open("ab") as out:
         child = subprocess.Popen(
             [sys.executable, str(STOP_SCRIPT), *words],
