@@ -1,56 +1,29 @@
-"""The whole bring-up on bad links and with wrong boards: nothing is lost, nothing is claimed."""
+"""The whole bring-up on bad links and with wrong boards: nothing is lost, nothing is claimed.
+
+A sample, with 5 % of all packets lost: the bring-up that the tests of test_config_tasks.py share.
+"""
 
 from __future__ import annotations
 
-import random
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from panoseti.bringup.ledger import Step
-from panoseti.bringup.ledger_file import read_ledger
 from panoseti.flight import read_flight
 from simulator.flash import Firmware, firmware_image
 from simulator.private_observatory import PrivateObservatory, private_observatory
-from tests.config_calls import Answer, boards, check_registers, config
+from tests.config_calls import (
+    REBOOT_TIMEOUT_S,
+    config,
+    lose,
+    ready_in_the_end,
+)
 
-LOSS = 0.05
 # The silver image that the boards hold and run, and the firmware that one of them says it runs.
 IMAGE, IMAGE_NAME = Firmware("0208", 0x28B4667A), "quabo_0208_28b4667a.bin"
-CALLS = 4
-
-
-def ready_in_the_end(
-    observatory: PrivateObservatory, but: Collection[tuple[str, str]] = ()
-) -> Answer:
-    """Call config.py until all is well; before that it may only claim what is true.
-
-    but: (address, step) of what it cannot mend, and must name.
-    """
-    for _ in range(CALLS):
-        answer = config(observatory, "--json", timeout_s=110)
-        problems = [(one["where"], one["step"]) for one in answer.json["problems"]]
-        assert answer.code == (1 if problems else 0), answer
-        if problems == list(but):
-            check_registers(observatory)
-            return answer
-        check_claims(observatory)
-    raise AssertionError((answer.code, answer.err[-3000:]))
-
-
-def check_claims(observatory: PrivateObservatory) -> None:
-    """What the ledger says is done, boards have done."""
-    ledger = read_ledger(observatory.data_dir)
-    for ip, board in boards(observatory).items():
-        done = {step for step in Step if ledger.done(ip, step)}
-        assert (board["phase"] == "silver") or Step.REBOOT not in done, ip
-        for step, name in ((Step.MAROC, "maroc"), (Step.PH_BASELINE, "baseline")):
-            assert board[name] is not None or step not in done, (ip, step)
-        if Step.HK_DEST in done:
-            assert board["hk_destination"] == observatory.site.head
 
 
 def commands_sent(observatory: PrivateObservatory) -> Counter[str]:
@@ -65,19 +38,11 @@ def observatory(tmp_path: Path) -> Iterator[PrivateObservatory]:
     """Four boards as after power-on, whose QFP image the config names."""
     image = tmp_path / IMAGE_NAME
     image.write_bytes(firmware_image(IMAGE, 0x20000))
-    fields: dict[str, Any] = {"firmware": {"qfp": str(image)}}
+    fields: dict[str, Any] = {"firmware": {"qfp": str(image)}, "reboot_timeout_s": REBOOT_TIMEOUT_S}
     with private_observatory(
         tmp_path / "night", modules=(254,), time_scale=50, obs_fields=fields
     ) as found:
         yield found
-
-
-def lose(observatory: PrivateObservatory, seed: int) -> None:
-    """Each packet from and to any board may be lost, from now on."""
-    dice = random.Random(seed)
-    with observatory.client() as client:
-        for ip in boards(observatory):
-            client.fault(ip, "lossy", fraction=LOSS, seed=dice.randrange(1 << 30))
 
 
 @pytest.mark.long
@@ -110,7 +75,10 @@ def test_bad_links_and_a_board_with_other_firmware(observatory: PrivateObservato
 @pytest.mark.parametrize("seed", range(3))
 def test_five_percent_of_all_packets_are_lost(tmp_path: Path, seed: int) -> None:
     """Of 64 boards, the commands, answers, TFTP and housekeeping."""
-    with private_observatory(tmp_path, modules=tuple(range(16)), time_scale=20) as observatory:
+    fields = {"reboot_timeout_s": REBOOT_TIMEOUT_S}
+    with private_observatory(
+        tmp_path, modules=tuple(range(16)), time_scale=20, obs_fields=fields
+    ) as observatory:
         lose(observatory, seed)
         ready_in_the_end(observatory)
         assert config(observatory, "--ping").code == 0

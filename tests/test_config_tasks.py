@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,13 +44,32 @@ from simulator.power_switch import PowerSwitchServer
 from simulator.private_observatory import DATA, PrivateObservatory
 from tests.bringup_walk import sample
 from tests.config_calls import (
+    REBOOT_TIMEOUT_S,
     boards,
     check_registers,
     config,
+    lose,
+    ready_in_the_end,
     write_data,
 )
 from tests.helpers import REPO, wait_for
-from tests.ready_observatory import Look, restore
+from tests.ready_observatory import Look, fresh_observatory, restore
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateObservatory]:
+    """Brought up while 5 % of all packets were lost: a sample of test_bringup_faults.py."""
+    with fresh_observatory(tmp_path_factory.mktemp("config tasks")) as observatory:
+        path = observatory.command_dir / "obs_config.json"
+        text = path.read_text()
+        path.write_text(json.dumps({**json.loads(text), "reboot_timeout_s": REBOOT_TIMEOUT_S}))
+        lose(observatory, seed=5)
+        ready_in_the_end(observatory)
+        assert all("lossy" in board["faults"] for board in boards(observatory).values())
+        with observatory.client() as client:
+            client.fault("all", "none")
+        path.write_text(text)
+        yield observatory
 
 
 @pytest.mark.long
