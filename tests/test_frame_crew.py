@@ -185,7 +185,11 @@ def test_every_frame_of_a_complete_run_is_looked_at_when_asked_for(
     for name, text in frozen_copies(site).items():
         (folder / name).write_text(text)
     (folder / "hp_status_192.168.1.101.json").write_text(account({(1, "img16"): FRAMES}))
-    write_record(folder, verdict={"word": "good", "reasons": [], "checked": "2 of 40 frames"})
+    trouble = ["quabo 192.168.0.4: no answer to acquisition"]
+    judged = {"word": "partial", "reasons": trouble, "checked": "2 of 40", "trouble": trouble}
+    start = {"phase": "start", "what": "record", "subject": "", "intent_unix": 1.0,
+             "result_unix": 1.0, "ok": True}  # fmt: skip
+    write_record(folder, verdict=judged, steps=[start], recording_unix=1.0)
     for marker in Marker:
         (folder / marker).touch()
     options = StopOptions(run=folder.name, check_all=True)
@@ -193,4 +197,5 @@ def test_every_frame_of_a_complete_run_is_looked_at_when_asked_for(
     assert report.ok and report.lines == []
     verdict = read_record(folder).document["verdict"]
     assert verdict["checked"] == f"all {FRAMES} frames checked"
+    assert verdict["word"] == "partial" and verdict["reasons"][0] == trouble[0]
     assert all((folder / marker).exists() for marker in Marker)

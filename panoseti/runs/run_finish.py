@@ -339,6 +339,7 @@ def _judge(
             "word": str(done.verdict),
             "reasons": done.reasons,
             "checked": done.summary.checked,
+            "trouble": [*trouble],
         },
     )
 

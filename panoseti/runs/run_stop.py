@@ -373,6 +373,8 @@ class _Stop:
 
     def _collect(self, ending: Ending, record: RunRecord) -> None:
         failed = [f"{line.what}: {line.now}" for line in self._report.lines if not line.ok]
+        if self._is_only_checked:  # what failed as it was stopped, its files do not tell
+            failed = _trouble_of(record)
         self._report.finished = finish(
             self._site,
             record,
@@ -433,3 +435,10 @@ class _Stop:
                 self._flight.note("run_name_removed", run=run)
         except (OSError, StateError) as error:
             self._report.lines.append(Line("run_name", "remove", str(error), False))
+
+
+def _trouble_of(record: RunRecord) -> list[str]:
+    """What failed as a run was stopped, by its last verdict."""
+    verdict = record.document.get("verdict")
+    trouble = verdict.get("trouble") if isinstance(verdict, dict) else None
+    return [str(text) for text in trouble] if isinstance(trouble, list) else []
