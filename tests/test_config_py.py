@@ -150,6 +150,30 @@ def test_boards_that_booted_behind_our_back_get_back_what_they_lost(
     check_registers(ready)
 
 
+def test_a_board_that_loses_power_after_a_boot_of_its_own_is_rebooted(
+    ready: PrivateObservatory, look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its boot was noted, and explains nothing of its silence afterwards."""
+    monkeypatch.setattr(bring_up, "LISTEN_S", 2.0)
+    ip = ready.site.quabos[6]
+    with ready.client() as client:
+        client.fault(ip, "rebooting")
+        wait_for(lambda: boards(ready)[ip]["phase"] == "silver", "the board to be back")
+        rebooted = f"{ip}: HK destination: rebooted at"
+        wait_for(
+            lambda: rebooted in " ".join(in_words(readiness(load_site(ready.command_dir)))),
+            "its boot to be noted",
+        )
+        client.power(ip, on=False)
+        client.power(ip, on=True)
+    wait_for(lambda: boards(ready)[ip]["phase"] == "gold", "the golden firmware")
+    answer = look("--json")
+    assert answer.code == 0, answer
+    done = {(item["step"], item["where"]): item["reason"] for item in answer.json["plan"]}
+    assert done["reboot", ip] == "answers ping but sends no housekeeping any more"
+    check_registers(ready)
+
+
 LOST_BY_REBOOT = {"HK destination", "masks", "MAROC", "PH baseline", "HV"}
 
 

@@ -209,7 +209,8 @@ class BringUp:
         news = self.work.ledger.saw_reboot(quabo.ip, found.utc_s, facts, is_note)
         if news:
             self.work.console.warn(f"{quabo.ip} rebooted by itself")
-            self._suspicions.pop(quabo.ip, None)
+            if self._dry_run:  # else it was asked just now: its silence has another reason
+                self._suspicions.pop(quabo.ip, None)
         return news
 
     def _astray(self, watch: HkWatch, boards: Sequence[Quabo]) -> set[str]:
