@@ -97,6 +97,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell starts what it puts in the background so; programs under test would inherit it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        # So does nohup.  The tests themselves still take no notice of it.
+        signal.signal(signal.SIGHUP, lambda number, frame: None)
     for process in _ours_to_see(("hashpipe",), SCRIPTS[:1]):
         pytest.exit(
             f"{process.info['name']} (pid {process.pid}) is running; the tests would disturb it,"

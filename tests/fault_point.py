@@ -95,8 +95,11 @@ def after(method: Callable[..., None], then: Callable[..., None]) -> Callable[..
 
 def main(argv: list[str]) -> None:
     """Run the script."""
-    number, at, first_phase, *sys.argv = argv
-    points = Points(signal.Signals[number], int(at), first_phase)
+    name, at, first_phase, *sys.argv = argv
+    number = signal.Signals[name]
+    if signal.getsignal(number) is signal.SIG_IGN:
+        sys.exit(f"{name} is ignored here, as under nohup: it would be a test of nothing")
+    points = Points(number, int(at), first_phase)
     note, store = FlightRecorder.note, RunRecord._store
     FlightRecorder.note = after(  # type: ignore[method-assign]
         note, lambda self, what, **fields: points.noted(what, fields)

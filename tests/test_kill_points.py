@@ -92,6 +92,7 @@ def at_point(site: FaultySite, number: Signals, name: str, at: int) -> str:
     with way.setting(site):
         done, point = site.hit(number, at, way.phase, *way.words)
     check_end(done, number, point, way)
+    print(f"{at} {number.name} {point}: {done.code}", flush=True)
     site.recover(before)
     return "" if name == "stop" and point.startswith("collect") else point
 
@@ -117,7 +118,6 @@ def sweep(site: FaultySite, number: Signals, phase: str) -> None:
             point = at_point(site, number, phase, at)
             if not point:
                 break
-            print(f"{at} {point}", flush=True)
         except AssertionError as error:
             failed.append(f"{phase} {at}: {error}")
             print(f"FAILED: {failed[-1]}", flush=True)
