@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import functools
 import hashlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -344,6 +346,28 @@ def test_a_board_that_does_not_obey_hides_no_other(ready: PrivateObservatory, lo
     assert "7 of 8 boards" in answer.err
     entry = read_ledger(ready.data_dir).entry(deaf, Step.MASKS)
     assert entry is not None and entry.done_unix is None, "what it holds is not known"
+    restore(ready, look)
+
+
+def test_a_step_is_done_once_what_is_kept_of_it_is_on_the_disk(
+    ready: PrivateObservatory, look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one who is killed in between leaves a file for good that is not what the board holds."""
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for task, step, where in (
+        ("--calibrate_ph", Step.PH_BASELINE, "panoseti.calibration.ph_baselines.write_state"),
+        ("--maroc_config", Step.MAROC, "panoseti.bringup.board_setup.write_states"),
+        ("--mask_config", Step.MASKS, "panoseti.bringup.board_setup.write_states"),
+    ):
+        with monkeypatch.context() as disk:
+            disk.setattr(where, full)
+            answer = look(task)
+        assert answer.code == 1 and "No space left" in answer.err, answer
+        ledger = read_ledger(ready.data_dir)
+        assert not any(ledger.done(ip, step) for ip in ready.site.quabos), task
     restore(ready, look)
 
 

@@ -175,10 +175,13 @@ class Work:
         action: Action,
         inputs: Inputs | None = None,
         limit_s: float | None = None,
+        keep: Callable[[Sequence[Quabo]], None] | None = None,
     ) -> list[Quabo]:
         """Do a step to boards; those it was done to.  The others are faults, and have failed.
 
-        inputs: None = as the configs ask for now; limit_s: when boards are given up.
+        inputs: None = as the configs ask for now; limit_s: when boards are given up; keep: writes
+        what is kept of the boards it was done to, before the ledger says so: whoever is killed in
+        between does the step again.
         """
         wanted = self._wanted(step, boards, inputs)
         able = [quabo for quabo in boards if quabo.ip in wanted]
@@ -192,6 +195,8 @@ class Work:
         with self.console.progress(step.label, len(able), limit_s) as progress:
             results = action(able, lambda ip: progress.advance())
         good = [quabo for quabo in able if not results[quabo.ip].problem]
+        if keep is not None and good:
+            keep(good)
         now_unix = time.time()
         for quabo in good:
             facts = dict(results[quabo.ip].facts)

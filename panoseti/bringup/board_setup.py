@@ -57,9 +57,10 @@ def load_masks(work: Work, boards: Sequence[Quabo]) -> list[Quabo]:
     def plan(quabo: Quabo) -> list[LinkStep]:
         return [Send(command) for command in masks[quabo.ip]]
 
-    good = work.carry_out(Step.MASKS, boards, partial(_tell, work, plan))
-    _record(work, {quabo.ip: _Told(masks=masks[quabo.ip]) for quabo in good})
-    return good
+    def keep(good: Sequence[Quabo]) -> None:
+        _record(work, {quabo.ip: _Told(masks=masks[quabo.ip]) for quabo in good})
+
+    return work.carry_out(Step.MASKS, boards, partial(_tell, work, plan), keep=keep)
 
 
 def load_maroc(work: Work, boards: Sequence[Quabo]) -> list[Quabo]:
@@ -86,9 +87,10 @@ def load_maroc(work: Work, boards: Sequence[Quabo]) -> list[Quabo]:
                 work.console.warn(warning)
         return {**run_plans(work, plans, through), **faults}
 
-    good = work.carry_out(Step.MAROC, boards, action)
-    _record(work, {quabo.ip: _Told(registers[quabo.ip]) for quabo in good})
-    return good
+    def keep(good: Sequence[Quabo]) -> None:
+        _record(work, {quabo.ip: _Told(registers[quabo.ip]) for quabo in good})
+
+    return work.carry_out(Step.MAROC, boards, action, keep=keep)
 
 
 def maroc_plan(settings_now: BoardSettings, ip: str, uid: str) -> tuple[Registers, list[LinkStep]]:
@@ -112,7 +114,6 @@ def calibrate_ph(work: Work, boards: Sequence[Quabo]) -> dict[str, ph_baselines.
     """Measure the PH baselines, with shutters closed; the summary of each board."""
     with dark(work, with_present_maroc(work, boards), Step.PH_BASELINE) as able:
         new = _measure_baselines(work, able)
-        _keep_baselines(work, new)
     return {ip: ph_baselines.summary(values) for ip, values in new.items()}
 
 
@@ -178,7 +179,7 @@ def dark(
 
 
 def _measure_baselines(work: Work, boards: Sequence[Quabo]) -> dict[str, tuple[int, ...]]:
-    """The values of each board that has measured them."""
+    """The values of each board that has measured them, which are kept."""
     new: dict[str, tuple[int, ...]] = {}
     plan = [Send(commands.CalibratePhBaseline())]
 
@@ -189,13 +190,14 @@ def _measure_baselines(work: Work, boards: Sequence[Quabo]) -> dict[str, tuple[i
                 new[ip] = packets.parse_ph_baseline(outcome.replies[-1])
         return {ip: of_outcome(outcome) for ip, outcome in outcomes.items()}
 
-    good = work.carry_out(Step.PH_BASELINE, boards, action)
+    def keep(good: Sequence[Quabo]) -> None:
+        _keep_baselines(work, {quabo.ip: new[quabo.ip] for quabo in good})
+
+    good = work.carry_out(Step.PH_BASELINE, boards, action, keep=keep)
     return {quabo.ip: new[quabo.ip] for quabo in good}
 
 
 def _keep_baselines(work: Work, new: Mapping[str, tuple[int, ...]]) -> None:
-    if not new:
-        return
     data_dir = work.site.head_data_dir
     try:
         earlier = ph_baselines.earlier_baselines(data_dir)
