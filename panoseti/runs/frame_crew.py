@@ -25,7 +25,6 @@ from panoseti.runs import pff
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = "panoseti.runs.frame_crew"
-END_S = 5.0
 
 
 @dataclass(frozen=True)
